@@ -1,0 +1,55 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need in $(VENV).
+# Another interpreter: make test PYTHON=python3.13 VENV=.venv313
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+
+BIN := $(VENV)/bin
+DEMO := $(VENV)/.ready-demo
+TEST := $(VENV)/.ready-test
+DEV := $(VENV)/.ready-dev
+
+.PHONY: help demo test lint types check bench clean
+
+help:
+	@echo "make demo    train the demo models; figures and metrics.json go to $(OUT)/"
+	@echo "make test    run all tests"
+	@echo "make check   lint, types and tests"
+	@echo "make bench   paired timings (minutes, wants a quiet machine)"
+	@echo "make clean   remove $(VENV) and $(OUT)"
+
+demo: $(DEMO)
+	$(BIN)/python scripts/train.py --out $(OUT)
+
+test: $(TEST)
+	$(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: $(DEMO)
+	$(BIN)/python scripts/bench.py
+
+clean:
+	rm -rf $(VENV) $(OUT)
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON). Install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "too old: $$($(PYTHON) --version). wdjax needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: the venv module of $(PYTHON). On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One rule for the three sets of extras: .ready-demo, .ready-test, .ready-dev.
+$(DEMO): EXTRAS := plot,examples
+$(TEST): EXTRAS := test
+$(DEV): EXTRAS := dev
+$(DEMO) $(TEST) $(DEV): $(BIN)/python pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' || { echo "pip could not install wdjax[$(EXTRAS)]: see its message above; it needs a reachable package index (PyPI)"; exit 1; }
+	@touch $@

@@ -1,0 +1,330 @@
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wdjax
+from wdjax import gates, penalties
+
+FACTORIES = {
+    "sgd": optax.sgd,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "adagrad": optax.adagrad,
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "adabelief": optax.adabelief,
+    "rmsprop": optax.rmsprop,
+    "lion": optax.lion,
+    "lamb": optax.lamb,
+    "muon": optax.contrib.muon,
+    "nadam": optax.nadam,
+    "adafactor": optax.adafactor,
+    "lars": optax.lars,
+}
+every = pytest.mark.parametrize("name", FACTORIES)
+
+PARAMS = {
+    "dense": {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4), "bias": jnp.ones(4)},
+    "embedding": jnp.full((5, 3), 0.5),
+}
+
+
+def grads_at(t):
+    return jax.tree.map(lambda p: jnp.sin(3 * p + t), PARAMS)
+
+
+def trajectory(optimizer, steps=5, params=PARAMS):
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for t in range(steps):
+        updates, state = update(grads_at(t), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@every
+def test_decay_is_the_factory_s_own_step_minus_the_fraction(name):
+    """θ⁺ − θ = Δ − s m θ, with Δ the step of the factory without decay."""
+    factory = FACTORIES[name]
+    off = {k: 0.0 for k in ("weight_decay",) if k in inspect.signature(factory).parameters}
+    plain, ours = factory(0.01, **off), wdjax.decayed(factory)(0.01, weight_decay=0.5)
+    want, _ = plain.update(grads_at(0), plain.init(PARAMS), PARAMS)
+    got, _ = ours.update(grads_at(0), ours.init(PARAMS), PARAMS)
+    pull = 0.01 * 0.5 * PARAMS["dense"]["kernel"]
+    assert np.allclose(got["dense"]["kernel"], want["dense"]["kernel"] - pull, rtol=1e-5, atol=1e-8)
+    for path in (("dense", "bias"), ("embedding",)):
+        one, two = got, want
+        for key in path:
+            one, two = one[key], two[key]
+        assert np.array_equal(one, two)  # multiplier 0: bit for bit
+
+
+@every
+def test_weight_decay_zero_is_the_optimizer_without_decay(name):
+    factory = FACTORIES[name]
+    off = {k: 0.0 for k in ("weight_decay",) if k in inspect.signature(factory).parameters}
+    ours = wdjax.decayed(factory)(0.01, weight_decay=0.0)
+    chex.assert_trees_all_close(trajectory(ours), trajectory(factory(0.01, **off)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("learning_rate", [0.02, optax.cosine_decay_schedule(0.02, 10)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (wdjax.decayed(optax.adam), optax.adamw),
+        (wdjax.adamw, optax.adamw),
+        (wdjax.decayed(optax.nadam), optax.nadamw),
+        (wdjax.lionw, optax.lion),
+    ],
+    ids=["adam", "alias", "nadam", "lion"],
+)
+def test_it_equals_optax_s_own_decay_with_the_same_mask(ours, theirs, learning_rate):
+    rules = (("kernel", 1.0), ("**", 0.0))
+    mine = trajectory(ours(learning_rate, weight_decay=0.3, rules=rules))
+    other = trajectory(theirs(learning_rate, weight_decay=0.3, mask=wdjax.mask(rules)))
+    chex.assert_trees_all_close(mine, other, rtol=2e-6, atol=1e-7)
+    plain = trajectory(theirs(learning_rate, weight_decay=0.0))
+    assert not np.allclose(mine["dense"]["kernel"], plain["dense"]["kernel"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("law", [wdjax.lr_scaled, wdjax.fixed, wdjax.lr_squared])
+def test_the_law_decides_how_the_schedule_enters(law):
+    eta = optax.linear_schedule(0.1, 0.0, 4)
+    optimizer = wdjax.decayed(optax.sgd)(eta, weight_decay=0.5, law=law)
+    params = {"kernel": jnp.ones((1, 1))}
+    state, kept = optimizer.init(params), 1.0
+    for t in range(4):
+        updates, state = optimizer.update({"kernel": jnp.zeros((1, 1))}, state, params)
+        params = optax.apply_updates(params, updates)
+        rate = 0.1 * (1 - t / 4)
+        kept *= 1 - {wdjax.lr_scaled: 0.5 * rate, wdjax.fixed: 0.5, wdjax.lr_squared: 0.5 * rate**2}[law]
+        assert np.isclose(params["kernel"].item(), kept, rtol=1e-6)
+
+
+def test_laws_with_a_peak_come_by_partial_and_ask_for_it():
+    law = functools.partial(wdjax.schedule_scaled, peak=0.1)
+    optimizer = wdjax.decayed(optax.sgd)(0.05, weight_decay=0.2, law=law)
+    params = {"kernel": jnp.ones((1, 1))}
+    updates, _ = optimizer.update({"kernel": jnp.zeros((1, 1))}, optimizer.init(params), params)
+    assert np.isclose(updates["kernel"].item(), -0.1)
+    with pytest.raises(TypeError, match=r"partial\(wdjax.corrected, peak=...\)"):
+        wdjax.decayed(optax.sgd)(0.05, weight_decay=0.2, law=wdjax.corrected)
+
+
+def test_the_implicit_form_gives_exact_zeros():
+    optimizer = wdjax.decayed(optax.sgd)(0.1, weight_decay=2.0, penalty=penalties.l1, implicit=True)
+    params = {"kernel": jnp.array([[0.1, -1.0]])}
+    state = optimizer.init(params)
+    updates, _ = optimizer.update({"kernel": jnp.zeros((1, 2))}, state, params)
+    assert optax.apply_updates(params, updates)["kernel"].tolist() == [[0.0, pytest.approx(-0.8)]]
+
+
+def test_a_gate_gets_the_raw_gradient():
+    def gate(z, update, grad):
+        return grad > 0  # Adam's first update has no magnitude left: only g can be 3.0
+
+    optimizer = wdjax.decayed(optax.adam)(0.1, weight_decay=1.0, gate=gate)
+    params = {"kernel": jnp.ones((1, 2))}
+    grads = {"kernel": jnp.array([[3.0, -3.0]])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert np.allclose(updates["kernel"], [[-0.1 - 0.1, 0.1]], atol=1e-6)
+
+
+def test_inject_hyperparams_shows_learning_rate_and_weight_decay_and_keeps_rules_static():
+    rules = (("kernel", 1.0), ("**", 0.0))
+    build = optax.inject_hyperparams(wdjax.decayed(optax.adam))
+    optimizer = build(learning_rate=0.1, weight_decay=0.5, rules=rules)
+    state = optimizer.init(PARAMS)
+    assert {"learning_rate", "weight_decay"} <= set(state.hyperparams)
+    assert not {"rules", "law", "penalty", "gate", "anchor"} & set(state.hyperparams)
+    want = trajectory(wdjax.decayed(optax.adam)(0.1, weight_decay=0.5, rules=rules))
+    # float32 arrays in place of Python floats: b1, b2 round differently
+    chex.assert_trees_all_close(trajectory(optimizer), want, rtol=1e-4)
+    state.hyperparams["weight_decay"] = jnp.asarray(0.0)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = optimizer.update(zero, state, PARAMS)
+    assert not np.any(updates["dense"]["kernel"])
+
+
+def test_inject_hyperparams_takes_a_law_and_a_gate_as_static_arguments():
+    build = optax.inject_hyperparams(wdjax.decayed(optax.adam), static_args=("law", "gate"))
+    optimizer = build(0.1, weight_decay=0.5, law=wdjax.fixed, gate=gates.cautious)
+    want = wdjax.decayed(optax.adam)(0.1, weight_decay=0.5, law=wdjax.fixed, gate=gates.cautious)
+    chex.assert_trees_all_close(trajectory(optimizer), trajectory(want), rtol=1e-4)
+
+
+def test_the_signature_shows_both_argument_lists():
+    parameters = inspect.signature(wdjax.decayed(optax.lion)).parameters
+    assert list(parameters)[:3] == ["learning_rate", "b1", "b2"]
+    assert {"weight_decay", "law", "penalty", "rules", "gate", "anchor"} <= set(parameters)
+    assert "mask" not in parameters
+    assert "see `wdjax.decayed`" in wdjax.decayed(optax.lion).__doc__
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: wdjax.decayed(optax.adam(1e-3)), r"`factory` must be a function that builds an"),
+        (lambda: wdjax.decayed("adam"), r"`factory` must be a function that builds an optimizer"),
+        (lambda: wdjax.adamw(1e-3), r"missing 1 required keyword-only argument: 'weight_decay'"),
+        (
+            lambda: wdjax.lionw(1e-3, weight_decay=0.1, mask=None),
+            r"`mask` is replaced by `rules`",
+        ),
+        (
+            lambda: wdjax.lionw(1e-3, 0.9, 0.99, None, 0.1, weight_decay=0.1),
+            r"`weight_decay` cannot be passed by position to a decayed lion",
+        ),
+        (
+            lambda: wdjax.muonw(1e-3, weight_decay=0.1, adam_weight_decay=0.1),
+            r"`adam_weight_decay` would decay a second time",
+        ),
+        (
+            lambda: wdjax.adamw(1e-3, weight_decay=0.1, implicit=True, gate=gates.cautious),
+            r"`gate` acts on the explicit form only",
+        ),
+        (lambda: wdjax.adamw(1e-3, weight_decay=0.1, law=0.5), r"`law` must be a function"),
+        (lambda: wdjax.adamw(1e-3, weight_decay=0.1, bogus=1), r"unexpected keyword .*'bogus'"),
+        (
+            lambda: wdjax.decayed(optax.adafactor)(None, weight_decay=0.1),
+            r"`learning_rate` must be a number >= 0 or a schedule; got None",
+        ),
+    ],
+)
+def test_bad_arguments_fail_when_built(build, message):
+    with pytest.raises(TypeError, match=message):
+        build()
+
+
+def test_update_without_params_says_what_to_call():
+    optimizer = wdjax.adamw(1e-3, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"need the current parameters; got `params=None`"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS))
+
+
+# Promise 4: the wrappers of Optax.
+
+
+def test_inside_multi_steps_decay_happens_once_per_real_step():
+    optimizer = optax.MultiSteps(wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5), 4)
+    params = {"kernel": jnp.ones((1, 1))}
+    state = optimizer.init(params)
+    for _ in range(8):
+        updates, state = optimizer.update({"kernel": jnp.zeros((1, 1))}, state, params)
+        params = optax.apply_updates(params, updates)
+    assert np.isclose(params["kernel"].item(), 0.95**2, rtol=1e-6)
+
+
+def test_inside_apply_if_finite_a_skipped_step_neither_decays_nor_counts():
+    optimizer = optax.apply_if_finite(wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5), 10)
+    params = {"kernel": jnp.ones((1, 1))}
+    state = optimizer.init(params)
+    for value in (0.0, jnp.nan, 0.0):
+        updates, state = optimizer.update({"kernel": jnp.full((1, 1), value)}, state, params)
+        params = optax.apply_updates(params, updates)
+    assert np.isclose(params["kernel"].item(), 0.95**2, rtol=1e-6)
+    assert int(state.inner_state[1].count) == 2
+
+
+def test_inside_masked_and_partition_the_rules_see_the_whole_paths():
+    rules = (("dense/kernel", 1.0), ("**", 0.0))
+    inner = wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5, rules=rules)
+    want = trajectory(inner)
+    labels = {"dense": {"kernel": "a", "bias": "b"}, "embedding": "b"}
+    split = optax.partition({"a": inner, "b": inner}, labels)
+    chex.assert_trees_all_close(trajectory(split), want, rtol=1e-6)
+    mask = {"dense": {"kernel": True, "bias": False}, "embedding": False}
+    masked = trajectory(optax.masked(inner, mask))
+    assert np.allclose(masked["dense"]["kernel"], want["dense"]["kernel"])
+
+
+def test_inside_schedule_free_it_runs_and_decays():
+    optimizer = optax.contrib.schedule_free(
+        wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5), learning_rate=0.1
+    )
+    plain = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1)
+    decayed, free = trajectory(optimizer), trajectory(plain)
+    assert not np.allclose(decayed["dense"]["kernel"], free["dense"]["kernel"], rtol=1e-3)
+    assert np.allclose(decayed["embedding"], free["embedding"])
+
+
+def test_under_vmap_over_hyperparameters_each_member_equals_its_own_run():
+    def run(weight_decay, learning_rate):
+        return trajectory(wdjax.decayed(optax.adam)(learning_rate, weight_decay=weight_decay))
+
+    decays, rates = jnp.array([0.0, 0.1, 1.0]), jnp.array([0.01, 0.02, 0.03])
+    together = jax.jit(jax.vmap(run))(decays, rates)
+    for i in range(3):
+        alone = run(float(decays[i]), float(rates[i]))
+        row = jax.tree.map(lambda x, i=i: x[i], together)
+        chex.assert_trees_all_close(row, alone, rtol=1e-5, atol=1e-6)
+
+
+# Against torch, which another extra installs.
+
+
+def torch_trajectory(torch, build, steps):
+    w = torch.nn.Parameter(torch.tensor(np.asarray(PARAMS["dense"]["kernel"], np.float64)))
+    optimizer = build([w])
+    for t in range(steps):
+        optimizer.zero_grad()
+        w.grad = torch.sin(3 * torch.tensor(np.asarray(PARAMS["dense"]["kernel"], np.float64)) + t)
+        optimizer.step()
+    return w.detach().numpy()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (
+            lambda: wdjax.sgdw(0.05, momentum=0.9, weight_decay=0.3),
+            lambda torch, p: decoupled_torch_sgd(torch, p, 0.05, 0.9, 0.3),
+        ),
+        (
+            lambda: wdjax.adamw(0.05, weight_decay=0.3),
+            lambda torch, p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.3),
+        ),
+        (
+            lambda: optax.chain(wdjax.add_decayed_weights(0.3), optax.sgd(0.05, momentum=0.9)),
+            lambda torch, p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.3),
+        ),
+        (
+            lambda: optax.chain(wdjax.add_decayed_weights(0.3), optax.adam(0.05)),
+            lambda torch, p: torch.optim.Adam(p, lr=0.05, weight_decay=0.3),
+        ),
+    ],
+    ids=["SGD decoupled", "AdamW", "SGD(weight_decay=)", "Adam(weight_decay=)"],
+)
+def test_it_equals_torch_in_float64(ours, theirs, x64):
+    torch = pytest.importorskip("torch", reason="torch comes with the extra 'oracles'")
+    params = {"kernel": jnp.asarray(np.asarray(PARAMS["dense"]["kernel"]), jnp.float64)}
+    start, optimizer = params["kernel"], ours()
+    state = optimizer.init(params)
+    for t in range(50):
+        grads = {"kernel": jnp.sin(3 * start + t)}
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    want = torch_trajectory(torch, lambda p: theirs(torch, p), 50)
+    assert np.allclose(params["kernel"], want, rtol=1e-10, atol=1e-12)
+
+
+def decoupled_torch_sgd(torch, params, rate, momentum, weight_decay):
+    """torch's SGD with AdamW's way of decaying: multiply the parameters, then step."""
+    inner = torch.optim.SGD(params, lr=rate, momentum=momentum)
+
+    class Decoupled:
+        zero_grad = staticmethod(inner.zero_grad)
+
+        @staticmethod
+        @torch.no_grad()
+        def step():
+            for p in params:
+                p.mul_(1 - rate * weight_decay)
+            inner.step()
+
+    return Decoupled

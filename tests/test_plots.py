@@ -1,0 +1,166 @@
+"""Figures: the data drawn is the data given, on the Axes given, and nothing global changes."""
+
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wdjax import plots
+
+FUNCTIONS = {
+    "loss_curve": (plots.loss_curve, {"none": [3.0, 2.0, 1.0], "L2": [4.0, 3.0, 2.0]}),
+    "weight_norms": (plots.weight_norms, {"none": [3.0, 2.0, 1.0], "L2": [4.0, 3.0, 2.0]}),
+    "weight_histogram": (plots.weight_histogram, {"none": [3.0, -2.0], "L2": [0.1, 0.0]}),
+    "coefficients": (plots.coefficients, {"L2": [3.0, -2.0], "L1": [1.0, 0.0]}),
+}
+
+
+@pytest.fixture(name="ax")
+def _ax():
+    return Figure().subplots()
+
+
+@pytest.fixture(params=FUNCTIONS, name="row")
+def _row(request):
+    return FUNCTIONS[request.param]
+
+
+def test_every_function_returns_the_axes_it_was_given(row, ax):
+    function, data = row
+    assert function(data, ax=ax) is ax
+
+
+def test_every_function_makes_a_figure_of_its_own_without_pyplot(row, tmp_path):
+    function, data = row
+    ax = function(data)
+    assert isinstance(ax, Axes)
+    ax.figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_every_figure_has_axis_labels_and_a_legend_in_the_order_of_the_data(row, ax):
+    function, data = row
+    function(data, ax=ax)
+    assert ax.get_ylabel()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert [label.split(" (")[0] for label in labels] == list(data)
+
+
+def test_no_global_setting_changes(row, ax):
+    function, data = row
+    before = dict(mpl.rcParams)
+    function(data, ax=ax)
+    assert dict(mpl.rcParams) == before
+
+
+def test_empty_data_says_what_to_pass(row):
+    with pytest.raises(ValueError, match=r"must have at least one entry; got none\. Pass label"):
+        row[0]({})
+
+
+def test_importing_plots_does_not_import_matplotlib():
+    code = "import sys, wdjax.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_missing_matplotlib_names_the_extra(row, monkeypatch):
+    function, data = row
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"matplotlib .* not installed.*wdjax\[plot\]"):
+        function(data)
+
+
+@pytest.mark.parametrize("function", [plots.loss_curve, plots.weight_norms])
+def test_curves_draw_the_values_at_the_steps(function, ax):
+    function({"none": [3.0, 2.0], "L2": np.array([4.0, 1.0])}, steps=[10, 20], ax=ax)
+    first, second = ax.get_lines()
+    np.testing.assert_array_equal(first.get_xydata(), [[10, 3.0], [20, 2.0]])
+    np.testing.assert_array_equal(second.get_xydata(), [[10, 4.0], [20, 1.0]])
+    assert first.get_color() != second.get_color()
+    assert first.get_linestyle() != second.get_linestyle()
+
+
+def test_without_steps_curves_count_from_one(ax):
+    plots.loss_curve({"train": [3.0, 2.0, 1.0]}, ax=ax)
+    np.testing.assert_array_equal(ax.get_lines()[0].get_xdata(), [1, 2, 3])
+
+
+def test_a_second_call_on_the_same_axes_takes_the_next_color_and_stays_in_view(ax):
+    plots.weight_norms({"short": [1.0]}, steps=[5], ax=ax)
+    plots.weight_norms({"long": [9.0, 8.0]}, steps=[5, 6], ax=ax)
+    first, second = ax.get_lines()
+    assert first.get_color() != second.get_color()
+    assert ax.get_ylim()[0] == 0.0
+    assert ax.get_ylim()[1] > 9.0
+
+
+@pytest.mark.parametrize(("lowest", "scale"), [(0.1, "log"), (0.0, "linear"), (-1.0, "linear")])
+def test_losses_are_logarithmic_only_when_all_are_positive(lowest, scale, ax):
+    plots.loss_curve({"a": [2.0, 1.0], "b": [2.0, lowest]}, ax=ax)
+    assert ax.get_yscale() == scale
+
+
+@pytest.mark.parametrize("function", [plots.loss_curve, plots.weight_norms])
+def test_curves_of_unequal_length_name_the_curve(function):
+    with pytest.raises(ValueError, match=r"one number for each step; got shape \(3,\) in 'L2'"):
+        function({"none": [1.0, 2.0], "L2": [1.0, 2.0, 3.0]}, steps=[1, 2])
+    with pytest.raises(ValueError, match=r"got shape \(1, 2\) in 'none' and no steps"):
+        function({"none": [[1.0, 2.0]]})
+
+
+def test_histogram_counts_every_weight_once_in_common_bins(ax):
+    trees = {"none": {"a": np.array([[-2.0, 1.0]]), "b": np.array([0.5])}, "L1": [0.0, 0.0, 0.1]}
+    plots.weight_histogram(trees, ax=ax, bins=5)
+    first, second = (patch.get_data() for patch in ax.patches)
+    # edges -2, -1.2, -0.4, 0.4, 1.2, 2: counted by hand
+    np.testing.assert_allclose(first.edges, [-2.0, -1.2, -0.4, 0.4, 1.2, 2.0], atol=1e-12)
+    np.testing.assert_allclose(second.edges, first.edges)
+    np.testing.assert_array_equal(first.values, [1, 0, 0, 2, 0])
+    np.testing.assert_array_equal(second.values, [0, 0, 3, 0, 0])
+
+
+def test_histogram_says_how_many_weights_are_exactly_zero(ax):
+    plots.weight_histogram({"none": [1.0, 1e-30], "L1": [0.0, -0.0, 1.0]}, ax=ax)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["none (0 of 2 exactly 0)", "L1 (2 of 3 exactly 0)"]
+
+
+def test_histogram_of_zeros_only_still_draws(ax):
+    plots.weight_histogram({"L1": np.zeros(4)}, ax=ax)
+    assert ax.patches[0].get_data().values.sum() == 4
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_histogram_of_a_diverged_model_names_it(broken):
+    with pytest.raises(ValueError, match=r"must be finite; got 1 of 2 NaN or infinite in 'none'"):
+        plots.weight_histogram({"L2": [1.0], "none": [1.0, broken]})
+
+
+def test_coefficients_draw_values_and_hollow_markers_for_exact_zeros(ax):
+    plots.coefficients({"L2": [3.0, -2.0], "L1": [1.0, 0.0]}, names=["bmi", "age"], ax=ax)
+    points = [line for line in ax.get_lines() if line.get_marker() != "None"]
+    drawn = [list(line.get_ydata()) for line in points]
+    assert drawn == [[3.0, -2.0], [], [1.0], [0.0]]
+    assert points[3].get_markerfacecolor() == "white"
+    assert points[2].get_markerfacecolor() != "white"
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["bmi", "age"]
+    np.testing.assert_allclose(np.round(points[0].get_xdata()), [0, 1])
+
+
+@pytest.mark.parametrize("names", [["bmi"], None])
+def test_coefficients_of_unequal_length_say_the_lengths(names):
+    values = {"L2": [1.0, 2.0], "L1": [1.0, 2.0] if names else [1.0]}
+    with pytest.raises(ValueError, match=r"must have equal lengths; got \{'L2': 2"):
+        plots.coefficients(values, names=names)
+
+
+def test_colors_are_distinct_for_seven_models(ax):
+    plots.loss_curve({str(number): [1.0] for number in range(7)}, ax=ax)
+    assert len({line.get_color() for line in ax.get_lines()}) == 7

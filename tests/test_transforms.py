@@ -1,0 +1,303 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wdjax
+from wdjax import gates, penalties
+
+KERNEL = {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([3.0])}
+ZERO = jax.tree.map(jnp.zeros_like, KERNEL)
+
+
+def run(tx, params, grads, steps):
+    """Apply `steps` steps of a full optimizer to constant or computed gradients."""
+    compute = grads if callable(grads) else lambda params: grads
+
+    @jax.jit
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(compute(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0][0]
+
+
+# Closed forms, in float64: the objective's exact minimiser against a long run.
+
+
+def orthonormal_design(seed=0):
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.normal(size=(40, 6)))
+    y = q @ np.array([3.0, -2.0, 0.4, 0.1, 0.0, 1.0]) + 0.3 * rng.normal(size=40)
+    return jnp.asarray(q), jnp.asarray(y)
+
+
+def half_squares(q, y):
+    return lambda params: jax.grad(lambda p: 0.5 * jnp.sum((q @ p["kernel"] - y) ** 2))(params)
+
+
+def test_sgd_with_l2_in_the_gradient_reaches_ridge(x64):
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(50, 5)), rng.normal(size=50)
+    exact = np.linalg.solve(x.T @ x + 0.7 * np.eye(5), x.T @ y)
+    tx = optax.chain(wdjax.add_decayed_weights(0.7), optax.sgd(0.01))
+    got = run(tx, {"kernel": jnp.zeros(5)}, half_squares(jnp.asarray(x), jnp.asarray(y)), 3_000)
+    assert np.allclose(got["kernel"], exact, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("verb", [wdjax.decay_weights, wdjax.prox_weights])
+def test_sgd_with_decoupled_l2_reaches_ridge(verb, x64):
+    q, y = orthonormal_design()
+    tx = optax.chain(optax.sgd(0.1), verb(wdjax.lr_scaled(0.7, 0.1)))
+    got = run(tx, {"kernel": jnp.zeros(6)}, half_squares(q, y), 2_000)
+    assert np.allclose(got["kernel"], np.asarray(q.T @ y) / 1.7, rtol=0, atol=1e-8)
+
+
+def test_proximal_sgd_with_l1_reaches_the_soft_threshold_with_exact_zeros(x64):
+    q, y = orthonormal_design()
+    z = np.asarray(q.T @ y)
+    exact = np.sign(z) * np.maximum(np.abs(z) - 0.5, 0)
+    tx = optax.chain(optax.sgd(0.1), wdjax.prox_weights(wdjax.lr_scaled(0.5, 0.1), penalties.l1))
+    got = np.asarray(run(tx, {"kernel": jnp.ones(6)}, half_squares(q, y), 2_000)["kernel"])
+    assert np.allclose(got, exact, rtol=0, atol=1e-8)
+    assert ((got == 0) == (exact == 0)).all()
+    assert (got == 0).sum() >= 2
+
+
+def test_proximal_sgd_with_group_lasso_reaches_the_group_threshold(x64):
+    q, y = orthonormal_design()
+    z = np.asarray(q.T @ y).reshape(3, 2)
+    sizes = np.linalg.norm(z, axis=1, keepdims=True)
+    exact = z * np.maximum(1 - 1.2 / sizes, 0)
+
+    def grads(params):
+        flat = {"kernel": params["kernel"].reshape(-1)}
+        return {"kernel": half_squares(q, y)(flat)["kernel"].reshape(3, 2)}
+
+    penalty = penalties.group_lasso(axes=1)
+    tx = optax.chain(optax.sgd(0.1), wdjax.prox_weights(wdjax.lr_scaled(1.2, 0.1), penalty))
+    got = np.asarray(run(tx, {"kernel": jnp.ones((3, 2))}, grads, 2_000)["kernel"])
+    assert np.allclose(got, exact, rtol=0, atol=1e-8)
+    assert ((got == 0) == (exact == 0)).all()
+    assert (got == 0).all(axis=1).sum() >= 1
+
+
+def test_elastic_net_reaches_its_closed_form(x64):
+    q, y = orthonormal_design()
+    z = np.asarray(q.T @ y)
+    exact = np.sign(z) * np.maximum(np.abs(z) - 0.5 * 0.6, 0) / (1 + 0.5 * 0.4)
+    law = wdjax.lr_scaled(0.5, 0.1)
+    tx = optax.chain(optax.sgd(0.1), wdjax.prox_weights(law, penalties.elastic_net(0.6)))
+    got = run(tx, {"kernel": jnp.ones(6)}, half_squares(q, y), 2_000)
+    assert np.allclose(got["kernel"], exact, rtol=0, atol=1e-8)
+
+
+def test_pure_decay_is_geometric_and_matches_the_half_life(x64):
+    tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(wdjax.from_half_life(100)))
+    got = run(tx, KERNEL, ZERO, 300)
+    assert np.allclose(got["kernel"], np.asarray(KERNEL["kernel"]) / 8, rtol=1e-5)
+    assert np.array_equal(got["bias"], KERNEL["bias"])
+
+
+# add_decayed_weights is a drop-in for Optax's.
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        None,
+        {"kernel": True, "bias": False},
+        {"kernel": False, "bias": np.True_},
+        True,
+        False,
+        lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    ],
+    ids=["none", "tree", "numpy bool", "prefix True", "prefix False", "function"],
+)
+@pytest.mark.parametrize("strength", [0.1, optax.linear_schedule(0.1, 0.5, 3)])
+def test_add_decayed_weights_equals_optax(mask, strength):
+    ours = optax.chain(wdjax.add_decayed_weights(strength, mask=mask), optax.sgd(0.1))
+    theirs = optax.chain(optax.add_decayed_weights(strength, mask=mask), optax.sgd(0.1))
+    grads = jax.tree.map(lambda p: 0.3 * p**2, KERNEL)
+    chex.assert_trees_all_close(run(ours, KERNEL, grads, 4), run(theirs, KERNEL, grads, 4))
+
+
+def test_a_mask_that_is_a_callable_module_is_a_tree():
+    eqx = pytest.importorskip("equinox")
+
+    class Linear(eqx.Module):
+        kernel: jax.Array | bool
+        bias: jax.Array | bool
+
+        def __call__(self, x):
+            return x @ self.kernel + self.bias
+
+    params = Linear(jnp.ones((2, 2)), jnp.ones(2))
+    tx = wdjax.add_decayed_weights(0.5, mask=Linear(True, False))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert np.all(updates.kernel == 0.5)
+    assert np.all(updates.bias == 0)
+
+
+def test_mask_leaves_must_be_booleans():
+    tx = wdjax.add_decayed_weights(0.1, mask={"kernel": 0.01, "bias": 0.0})
+    with pytest.raises(TypeError, match=r"`mask` must hold booleans; got 0.\d+. Multipliers belong"):
+        tx.init(KERNEL)
+
+
+# Anchors.
+
+
+def test_decay_towards_the_start_leaves_the_start_alone_bit_for_bit():
+    tx = wdjax.decay_weights(0.3, anchor="init")
+    updates, _ = tx.update(ZERO, tx.init(KERNEL), KERNEL)
+    chex.assert_trees_all_equal(updates, ZERO)
+
+
+def test_an_anchor_of_zeros_equals_no_anchor_and_stays_out_of_the_state():
+    plain, anchored = wdjax.decay_weights(0.3), wdjax.decay_weights(0.3, anchor=ZERO)
+    chex.assert_trees_all_equal_structs(plain.init(KERNEL), anchored.init(KERNEL))
+    grads = jax.tree.map(lambda p: 0.1 * p, KERNEL)
+    chex.assert_trees_all_equal(
+        plain.update(grads, plain.init(KERNEL), KERNEL)[0],
+        anchored.update(grads, anchored.init(KERNEL), KERNEL)[0],
+    )
+
+
+def test_pure_decay_towards_an_anchor_is_geometric(x64):
+    anchor = jax.tree.map(lambda p: jnp.full_like(p, 5.0), KERNEL)
+    tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(0.1, anchor=anchor))
+    got = run(tx, KERNEL, ZERO, 20)
+    start = np.asarray(KERNEL["kernel"], np.float64)
+    assert np.allclose(got["kernel"], 5 + (start - 5) * 0.9**20, rtol=1e-6)
+
+
+def test_the_init_anchor_is_a_copy_that_survives_donation():
+    tx = wdjax.decay_weights(0.1, anchor="init")
+    state = tx.init(KERNEL)
+    for kept, param in zip(jax.tree.leaves(state.anchor), jax.tree.leaves(KERNEL), strict=True):
+        assert kept.unsafe_buffer_pointer() != param.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize(
+    ("anchor", "message"),
+    [
+        ("start", r'`anchor` must be None, "init" or a pytree of arrays; got \'start\''),
+        ({"kernel": jnp.ones((1, 2))}, r"`anchor` must have the structure and shapes .*bias"),
+        ({"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1)}, r"'kernel' \(2, 1\) instead of \(1, 2\)"),
+    ],
+)
+def test_an_anchor_that_does_not_fit_says_where(anchor, message):
+    with pytest.raises(ValueError, match=message):
+        wdjax.decay_weights(0.1, anchor=anchor).init(KERNEL)
+
+
+# Gates.
+
+
+def test_cautious_decay_does_not_move_the_optimum(x64):
+    """f(w) = ½(w − 2)²: decay settles at 2/(1 + λ), cautious decay at 2."""
+    grads = lambda params: jax.tree.map(lambda w: w - 2.0, params)
+    start = {"kernel": jnp.array([[0.5]])}
+    law = wdjax.lr_scaled(0.5, 0.1)
+    plain = run(optax.chain(optax.sgd(0.1), wdjax.decay_weights(law)), start, grads, 500)
+    gated = wdjax.decay_weights(law, gate=gates.cautious)
+    cautious = run(optax.chain(optax.sgd(0.1), gated), start, grads, 500)
+    assert np.isclose(plain["kernel"].item(), 2 / 1.5, atol=1e-12)
+    assert np.isclose(cautious["kernel"].item(), 2.0, atol=1e-12)
+
+
+def test_the_cautious_gate_compares_signs_where_the_product_underflows():
+    tiny = jnp.array([1e-30, -1e-30], jnp.float32)
+    assert gates.cautious(tiny, -tiny).tolist() == [True, True]
+    assert gates.cautious(tiny, tiny).tolist() == [False, False]
+    assert gates.cautious(tiny, 0 * tiny).tolist() == [True, True]
+
+
+def test_a_gate_must_be_a_function():
+    with pytest.raises(TypeError, match=r"`gate` must be a function such as wdjax.gates.cautious"):
+        wdjax.decay_weights(0.1, gate="cautious")
+
+
+def test_a_gate_gets_the_raw_gradient_from_the_caller_of_update():
+    seen = []
+
+    def gate(z, update, grad):
+        seen.append(None if grad is None else float(grad[0, 0]))
+        return True
+
+    tx = wdjax.decay_weights(0.1, gate=gate)
+    state = tx.init(KERNEL)
+    tx.update(ZERO, state, KERNEL)
+    tx.update(ZERO, state, KERNEL, grad=KERNEL)
+    assert seen == [None, 2.0]
+
+
+# Strengths that cannot be right.
+
+
+@pytest.mark.parametrize("strength", [1.0, wdjax.lr_scaled(0.5, 4.0), lambda count: 3.0 / (1 + count)])
+def test_a_strength_that_would_flip_signs_names_the_paths(strength):
+    tx = wdjax.decay_weights(strength)
+    message = r"`strength` times multiplier must be < 1.*'kernel'.*flip signs.*prox_weights"
+    with pytest.raises(ValueError, match=message):
+        tx.init(KERNEL)
+
+
+def test_the_multiplier_counts_towards_the_bound_and_implicit_decay_has_none():
+    with pytest.raises(ValueError, match=r"for 'kernel' and would flip"):
+        wdjax.decay_weights(0.5, rules=(("kernel", 2.0), ("**", 1.0))).init(KERNEL)
+    wdjax.prox_weights(30.0).init(KERNEL)
+    wdjax.add_decayed_weights(30.0).init(KERNEL)
+    wdjax.decay_weights(30.0, penalties.l1).init(KERNEL)  # not a fraction there
+
+
+@pytest.mark.parametrize("verb", [wdjax.decay_weights, wdjax.prox_weights])
+def test_decay_that_bfloat16_would_swallow_warns_with_paths_and_remedy(verb):
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), KERNEL)
+    message = (
+        r"bfloat16 parameters swallow this decay: it takes off at most 0.0001 per step, .* below "
+        r"0.002 of a number rounds away, for 'kernel'. Wrap the optimizer in wdjax.compensated"
+    )
+    tx = verb(wdjax.lr_scaled(0.1, 1e-3))
+    with pytest.warns(UserWarning, match=message):
+        tx.init(params)
+    tx.init(KERNEL)  # float32 holds it
+    verb(0.01).init(params)  # and bfloat16 holds this
+
+
+def test_the_warning_says_the_truth_about_bfloat16():
+    """At eps/4 the decay still rounds away; at a little more it acts."""
+    limit = float(jnp.finfo(jnp.bfloat16).eps) / 4
+    theta = jnp.linspace(1, 2, 129, dtype=jnp.bfloat16)
+    after = lambda s: (theta.astype(jnp.float32) * (1 - s)).astype(jnp.bfloat16)
+    assert np.array_equal(after(0.999 * limit), theta)
+    assert not np.array_equal(after(1.05 * limit), theta)
+
+
+def test_prox_refuses_updates_too_narrow_to_reach_its_point():
+    tx = wdjax.prox_weights(0.1, penalties.l1)
+    updates = jax.tree.map(lambda p: p.astype(jnp.bfloat16), ZERO)
+    with pytest.raises(TypeError, match=r"as wide as their parameters; got bfloat16 for float32"):
+        tx.update(updates, tx.init(KERNEL), KERNEL)
+
+
+# Integer leaves, holes, empty trees.
+
+
+def test_integer_leaves_and_empty_trees_pass_through():
+    params = {"kernel": jnp.ones((2, 2)), "steps": jnp.array(3)}
+    updates = {"kernel": jnp.zeros((2, 2)), "steps": jnp.array(0)}
+    for tx in (wdjax.decay_weights(0.1), wdjax.add_decayed_weights(0.1), wdjax.prox_weights(0.1)):
+        got, _ = tx.update(updates, tx.init(params), params)
+        assert got["steps"] is updates["steps"]
+        assert tx.update({}, tx.init({}), {})[0] == {}
+
+
+def test_a_non_array_leaf_says_how_to_filter():
+    params = {"kernel": jnp.ones((2, 2)), "activation": jax.nn.relu}
+    with pytest.raises(TypeError, match=r"'activation' is .*not an array: filter the"):
+        wdjax.decay_weights(0.1).init(params)

@@ -1,0 +1,172 @@
+"""Where the batches of a training loop come from: arrays in memory, or an iterator.
+
+Both give a function `draw(step, limit)` that returns data, the rows of each step's batch in that
+data, and the number of steps, at most `limit`; 0 is the end.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wdjax.training import PyTree, check_whole, common_axis, kind_of, listed, named_leaves
+
+Draw = Callable[[int, int], tuple[PyTree, np.ndarray, int]]
+
+_INDICES = 2**22  # most entries of one index table: 16 MB
+_BYTES = 2**25  # most bytes of one stack of streamed batches
+_SHUFFLED = 2**14  # about how many indices are shuffled at once: tiny data is cheap in blocks
+
+
+def from_memory(
+    batches: PyTree,
+    epochs: int | None,
+    steps: int | None,
+    batch_size: int | None,
+    chunk: int,
+    shuffle: bool,
+    seed: int,
+) -> tuple[Draw, int, int]:
+    """Batches cut from arrays in memory: the arrays go to the device once, then only indices."""
+    data = _as_arrays("batches", batches, jnp.asarray)
+    size = common_axis("batches", data)
+    if batch_size is None:
+        raise ValueError(
+            "`batch_size` must be given for data in memory. A list of batches counts as data in "
+            "memory: pass iter(batches) to train on one after the other."
+        )
+    check_whole("batch_size", batch_size)
+    if batch_size > size:
+        raise ValueError(
+            f"`batch_size` must be at most the number of examples, {size}; got {batch_size}."
+        )
+    if (epochs is None) == (steps is None):
+        raise ValueError(
+            f"exactly one of `epochs` and `steps` must be given; got {epochs=} and {steps=}."
+        )
+    per_epoch = -(-size // batch_size)
+    capacity = max(1, min(chunk, _INDICES // batch_size))
+    # a function of N alone, so that the order does not depend on the batch size
+    block_epochs = max(1, _SHUFFLED // size)
+
+    @functools.lru_cache(maxsize=2)
+    def block(index: int) -> np.ndarray:
+        """The rows of all batches in some epochs; -1 fills up the last, short batch of each."""
+        order = np.tile(np.arange(size, dtype=np.int32), (block_epochs, 1))
+        if shuffle:
+            order = np.random.default_rng((seed, index)).permuted(order, axis=1)
+        rows = np.full((block_epochs, per_epoch * batch_size), -1, np.int32)
+        rows[:, :size] = order
+        return rows.reshape(-1, batch_size)
+
+    def draw(step: int, limit: int) -> tuple[PyTree, np.ndarray, int]:
+        table = np.zeros((capacity, batch_size), np.int32)
+        count = filled = min(limit, capacity)
+        while filled:
+            index, first = divmod(step + count - filled, block_epochs * per_epoch)
+            rows = block(index)[first : first + filled]
+            table[count - filled :][: len(rows)] = rows
+            filled -= len(rows)
+        return data, table, count
+
+    goal = steps if epochs is None else epochs * per_epoch
+    assert goal is not None
+    return draw, goal, size % batch_size
+
+
+def from_stream(
+    batches: Any, epochs: int | None, steps: int | None, batch_size: int | None, chunk: int
+) -> tuple[Draw, int | None, int]:
+    """Batches from an iterator, stacked in groups of one shape so that a chunk can scan them."""
+    if epochs is not None or batch_size is not None:
+        raise ValueError(
+            "`epochs` and `batch_size` are for data in memory; an iterator of batches has its own. "
+            f"Use `steps`; got {epochs=} and {batch_size=}."
+        )
+    iterator = iter(batches)
+    ahead: list[Any] = []  # a batch of another shape, or an error, that waits for the next draw
+
+    def draw(step: int, limit: int) -> tuple[PyTree, np.ndarray, int]:
+        group = _group(iterator, ahead, min(limit, chunk))
+        if not group:
+            if step == 0:
+                raise ValueError(
+                    "`batches` must yield at least one batch; got none. An iterator can be used "
+                    "only once: make a new one."
+                )
+            return None, np.zeros(0, np.int32), 0
+        capacity = _stack_size(group[0], chunk)
+        return _stacked(group, capacity), np.arange(capacity, dtype=np.int32), len(group)
+
+    return draw, steps, 0
+
+
+def _group(iterator: Iterator[Any], ahead: list[Any], limit: int) -> list[PyTree]:
+    """The next batches of one shape; an error of the iterator waits until they are trained on."""
+    group: list[PyTree] = []
+    try:
+        while len(group) < limit:
+            if ahead:
+                batch = ahead.pop()
+                if isinstance(batch, BaseException):
+                    raise batch
+            else:
+                batch = _as_arrays("batch", next(iterator), lambda x: x)
+            if group and _signature(batch) != _signature(group[0]):
+                ahead.append(batch)
+                break
+            group.append(batch)
+            limit = min(limit, _stack_size(batch, limit))
+    except StopIteration:
+        pass
+    except BaseException as error:
+        if not group:
+            raise
+        ahead.append(error)
+    return group
+
+
+def _stack_size(batch: PyTree, chunk: int) -> int:
+    """Batches in a stack. Those already on the device stay as they are, one at a time."""
+    leaves = jax.tree.leaves(batch)
+    if any(isinstance(x, jax.Array) for x in leaves):
+        return 1
+    size = max(1, sum(int(x.nbytes) for x in leaves))
+    return max(1, min(chunk, _BYTES // size))
+
+
+def _stacked(group: list[PyTree], capacity: int) -> PyTree:
+    def stack(*parts: Any) -> Any:
+        if capacity == 1:
+            return parts[0][None]
+        stacked = np.zeros((capacity, *parts[0].shape), parts[0].dtype)
+        np.stack(parts, out=stacked[: len(parts)])
+        return stacked
+
+    return jax.tree.map(stack, *group)
+
+
+def _signature(batch: PyTree) -> Any:
+    leaves, tree = jax.tree.flatten(batch)
+    return tree, [(x.shape, x.dtype) for x in leaves]
+
+
+def is_stream(batches: Any) -> bool:
+    """An iterator, or an iterable that is neither an array nor a container JAX knows."""
+    if hasattr(batches, "__next__"):
+        return True
+    known = not jax.tree_util.all_leaves([batches]) or hasattr(batches, "__array__")
+    return hasattr(batches, "__iter__") and not known
+
+
+def _as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
+    """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
+    wrong = [
+        f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree) if not hasattr(x, "__array__")
+    ]
+    if wrong:
+        raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
+    return jax.tree.map(lambda x: convert(x if isinstance(x, jax.Array) else np.asarray(x)), tree)

@@ -1,0 +1,330 @@
+"""The training loop inside compiled chunks, over data in memory or an iterator of batches.
+
+A chunk is one program: `fori_loop` over up to `chunk` steps with the number of steps as an
+argument, so one compilation serves every interval, every resumption and the last short batch.
+"""
+
+import functools
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from wdjax.batches import Draw, from_memory, from_stream, is_stream
+from wdjax.training import Metrics, PyTree, Step, TrainState, check_whole, kind_of
+
+_SECONDS = 0.5  # per chunk: often enough for a moving bar, rare enough to cost nothing
+
+
+class History(NamedTuple):
+    """What a run showed. Entry i was measured with the parameters after `steps[i]` batches.
+
+    Args:
+        steps: (T,) integers, the step counts at which the metrics were measured.
+        metrics: name -> (T, ...) array, the metrics of every step.
+        eval_steps: (E,) integers, the step counts at which `evaluate` was called.
+        evals: name -> (E, ...) array, what it returned.
+    """
+
+    steps: np.ndarray
+    metrics: dict[str, Any]
+    eval_steps: np.ndarray
+    evals: dict[str, np.ndarray]
+
+
+def fit(
+    step: Step,
+    state: TrainState,
+    batches: Any,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    evaluate: Callable[[TrainState], Metrics] | None = None,
+    eval_every: int | None = None,
+    chunk: int = 1024,
+    progress: bool | None = None,
+    on_chunk: Callable[[TrainState], object] | None = None,
+) -> tuple[TrainState, History]:
+    """Train until `state.step` reaches the given number of epochs or steps.
+
+    The goal is counted from step 0 of the state, not from this call: the same call with a state
+    that was saved on the way finishes the job, and in-memory data gives the same run bit for bit,
+    because the order of the examples depends on `seed`, the epoch and the number of examples only.
+
+    The caller's `state` stays valid. If something raises on the way (the iterator, `evaluate`,
+    `on_chunk`, an interrupt), the exception carries what was reached as `.state` and `.history`.
+
+    Args:
+        step: `step(state, batch) -> (state, metrics)`, from `make_train_step` or any function JAX
+            can trace, hashable; the same function and shapes do not compile twice.
+        state: where to start.
+        batches: either a pytree of arrays with a common leading axis of N examples (also a tuple
+            or list of arrays), cut into mini-batches; the last batch of an epoch is shorter if
+            `batch_size` does not divide N, and counts as a step. Or an iterator, or any other
+            iterable, of batches; it is read in groups and goes through once.
+        epochs: passes over in-memory data. Exactly one of `epochs` and `steps`.
+        steps: batches. With an iterator optional: its end is the end.
+        batch_size: examples per batch, for in-memory data, at most N.
+        shuffle: a new order of the examples in every epoch; False keeps theirs.
+        seed: >= 0, of the orders.
+        evaluate: `evaluate(state) -> dict of scalars`, called outside the compiled program at every
+            multiple of `eval_every` and at the end. The state is a copy, to keep if you like.
+        eval_every: steps; None evaluates at the end only.
+        chunk: most steps in one compiled call. Fewer run at once when steps are slow: a call is
+            to last about half a second, so that bar and `on_chunk` keep moving.
+        progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work
+            takes more than a second.
+        on_chunk: `on_chunk(state)` after every chunk, for checkpoints, with a copy of the state.
+
+    Returns:
+        The last state and the `History`. If steps were skipped as not finite, a warning says how
+        many; `history.metrics["finite"]` says which.
+
+    Raises:
+        TypeError, ValueError: a bad argument or batch.
+
+    Example:
+        >>> import optax
+        >>> from wdjax.training import make_train_step
+        >>> def loss_fn(params, batch):
+        ...     return jnp.mean((params["w"] * batch["x"] - batch["y"]) ** 2)
+        >>> data = {"x": np.ones(10, np.float32), "y": np.full(10, 3.0, np.float32)}
+        >>> state = TrainState.create({"w": jnp.array(0.0)}, optax.sgd(0.25))
+        >>> step = make_train_step(loss_fn, optax.sgd(0.25))
+        >>> state, history = fit(step, state, data, epochs=2, batch_size=4)
+        >>> history.steps, history.metrics["loss"][:3]
+        (array([0, 1, 2, 3, 4, 5]), array([9.    , 2.25  , 0.5625], dtype=float32))
+    """
+    _check_options(evaluate, epochs=epochs, steps=steps, eval_every=eval_every, chunk=chunk)
+    if not isinstance(state, TrainState):
+        raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
+    if is_stream(batches):
+        draw, goal, short = from_stream(batches, epochs, steps, batch_size, chunk)
+    else:
+        draw, goal, short = from_memory(batches, epochs, steps, batch_size, chunk, shuffle, seed)
+    run = _Run(functools.partial(_run_chunk, step, short), state)
+    if goal is not None and run.reached >= goal:
+        warnings.warn(
+            f"`fit` has nothing to do: the state is at step {run.reached} of {goal}. Epochs and "
+            "steps count from step 0 of the state.",
+            stacklevel=2,
+        )
+        return state, run.history()
+    bar = _bar(progress, run.reached, goal)
+    try:
+        run.loop(draw, goal, evaluate, eval_every, on_chunk, bar)
+    except BaseException as error:
+        error.state, error.history = run.state, run.history()  # type: ignore[attr-defined]
+        error.add_note(
+            f"`fit` was at step {run.reached}: see .state and .history of this exception"
+        )
+        raise
+    finally:
+        if bar is not None:
+            bar.close()
+    _warn_about(run, goal, int(state.skipped))
+    return run.state, run.history()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _run_chunk(
+    step: Step, short: int, state: TrainState, data: PyTree, table: jax.Array, count: int
+) -> tuple[TrainState, Metrics]:
+    """`count` steps; batch i is `data[table[i]]`, or its first `short` rows if the rest is -1."""
+
+    def take(rows: jax.Array) -> PyTree:
+        return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), data)
+
+    def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        rows = table[i]
+        if short:
+            state, new = lax.cond(
+                rows[-1] < 0,
+                lambda state: step(state, take(rows[:short])),
+                lambda state: step(state, take(rows)),
+                state,
+            )
+        else:
+            state, new = step(state, take(rows))
+        return state, jax.tree.map(lambda all_, value: all_.at[i].set(value), metrics, new)
+
+    shapes = jax.eval_shape(lambda: step(state, take(table[0]))[1])
+    if short:
+        last = jax.eval_shape(lambda: step(state, take(table[0, :short]))[1])
+        if shapes != last:
+            raise ValueError(
+                "metrics must not depend on the batch size, because the last batch of an epoch is "
+                f"shorter; got {shapes} and then {last}. Reduce them over the batch."
+            )
+    metrics = jax.tree.map(lambda x: jnp.zeros((len(table), *x.shape), x.dtype), shapes)
+    reached: tuple[TrainState, Metrics] = lax.fori_loop(0, count, one, (state, metrics))
+    return reached
+
+
+class _Run:
+    """What has been reached so far, kept so that an interrupt at any point loses nothing."""
+
+    def __init__(self, run_chunk: Callable[..., Any], state: TrainState) -> None:
+        self.run_chunk = run_chunk
+        # chunk i ended at step ends[i] with results[i] = (state, metrics); chunk 0 is the start
+        self.ends = [int(state.step)]
+        self.results: list[tuple[Any, Metrics]] = [(state.copy(), {})]
+        self.settled = 1  # chunks whose metrics are on the host
+        self.evals: list[tuple[int, dict[str, np.ndarray]]] = []
+
+    @property
+    def state(self) -> TrainState:
+        state: TrainState = self.results[-1][0]
+        return state
+
+    @property
+    def reached(self) -> int:
+        return self.ends[len(self.results) - 1]
+
+    def loop(
+        self,
+        draw: Draw,
+        goal: int | None,
+        evaluate: Callable[[TrainState], Metrics] | None,
+        eval_every: int | None,
+        on_chunk: Callable[[TrainState], object] | None,
+        bar: Any,
+    ) -> None:
+        limit = 1
+        clock = time.perf_counter()
+        while goal is None or self.reached < goal:
+            stop = _next_stop(self.reached, goal, eval_every)
+            data, table, count = draw(self.reached, min(limit, stop - self.reached))
+            if count == 0:
+                break
+            self.advance(data, table, count)
+            due = eval_every is not None and self.reached % eval_every == 0
+            # the device always has the next chunk to work on, unless someone wants this one now
+            self.settle(len(self.results) - (0 if due or on_chunk else 1))
+            limit = self.pace(limit, time.perf_counter() - clock)
+            _show(bar, self.ends[self.settled - 1], self.results[self.settled - 1][1])
+            if due:
+                self.evaluate(evaluate)
+            if on_chunk is not None:
+                on_chunk(self.state.copy())
+            clock = time.perf_counter()
+        self.settle(len(self.results))
+        _show(bar, self.reached, self.results[-1][1])
+        if not self.evals or self.evals[-1][0] < self.reached:
+            self.evaluate(evaluate)
+
+    def advance(self, data: PyTree, table: np.ndarray, count: int) -> None:
+        del self.ends[len(self.results) :]
+        self.ends.append(self.reached + count)
+        # The old state is donated, so the new one must be kept even if an interrupt arrives while
+        # the call returns: extend(map(...)) stores it before Python looks at signals again.
+        call = (self.state,), (data,), (table,), (np.int32(count),)
+        self.results.extend(map(self.run_chunk, *call))
+        self.results[-2] = (None, self.results[-2][1])
+
+    def settle(self, until: int) -> None:
+        """Wait for the chunks before `until` and take their metrics to the host."""
+        while self.settled < until:
+            i = self.settled
+            state, metrics = self.results[i]
+            count = self.ends[i] - self.ends[i - 1]
+            metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)  # noqa: B023
+            self.results[i] = (state, metrics)
+            self.settled += 1
+
+    def pace(self, limit: int, seconds: float) -> int:
+        """Steps in the next chunk. The first wait is for the first chunk, in the second round."""
+        if len(self.ends) < 3:
+            return limit
+        count = min(self.ends[-1] - self.ends[-2], self.ends[-2] - self.ends[-3])
+        return max(1, int(_SECONDS * count / seconds))
+
+    def evaluate(self, evaluate: Callable[[TrainState], Metrics] | None) -> None:
+        if evaluate is None:
+            return
+        found = evaluate(self.state.copy())
+        if not isinstance(found, dict):
+            raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
+        first = self.evals[0][1] if self.evals else found
+        if found.keys() != first.keys():
+            raise ValueError(
+                f"`evaluate` must return the same names every time; got {list(found)}, "
+                f"and {list(first)} the first time."
+            )
+        self.evals.append((self.reached, {name: np.asarray(x) for name, x in found.items()}))
+
+    def history(self) -> History:
+        self.settle(len(self.results))
+        chunks = [metrics for _, metrics in self.results[1:]]
+        metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks) if chunks else {}
+        names = self.evals[0][1] if self.evals else {}
+        return History(
+            steps=np.arange(self.ends[0], self.reached),
+            metrics=metrics,
+            eval_steps=np.array([step for step, _ in self.evals], int),
+            evals={name: np.stack([found[name] for _, found in self.evals]) for name in names},
+        )
+
+
+def _next_stop(reached: int, goal: int | None, eval_every: int | None) -> int:
+    stops = [sys.maxsize if goal is None else goal]
+    if eval_every is not None:
+        stops.append(reached - reached % eval_every + eval_every)
+    return min(stops)
+
+
+# What the user says and sees.
+
+
+def _check_options(evaluate: Any, **numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None:
+            check_whole(name, value)
+    if evaluate is None and numbers["eval_every"] is not None:
+        raise ValueError("`eval_every` needs `evaluate`; got `evaluate=None`.")
+
+
+def _bar(progress: bool | None, start: int, goal: int | None) -> Any:
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if progress is None:
+            return None
+        raise ImportError(
+            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
+        ) from None
+    return tqdm(total=goal, initial=start, unit="step", delay=0.0 if progress else 1.0)
+
+
+def _show(bar: Any, reached: int, metrics: Metrics) -> None:
+    if bar is not None:
+        if "loss" in metrics:
+            bar.set_postfix_str(f"loss {metrics['loss'][-1]:.4g}", refresh=False)
+        bar.update(reached - bar.n)
+
+
+def _warn_about(run: _Run, goal: int | None, skipped_before: int) -> None:
+    skipped = int(run.state.skipped) - skipped_before
+    if skipped:
+        warnings.warn(
+            f"`fit` skipped {skipped} of {run.reached - run.ends[0]} steps: their loss or gradient "
+            'was not finite; see history.metrics["finite"].',
+            stacklevel=3,
+        )
+    if goal is not None and run.reached < goal:
+        warnings.warn(
+            f"`batches` ended at step {run.reached}, before step {goal} was reached.",
+            stacklevel=3,
+        )

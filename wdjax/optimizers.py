@@ -1,0 +1,220 @@
+"""Any Optax optimiser with decay in its right place: after it, on the parameters."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import optax
+
+from wdjax import penalties
+from wdjax.gates import Gate
+from wdjax.penalties import Penalty
+from wdjax.rules import Rules, standard
+from wdjax.schedules import Schedule, Strength, lr_scaled
+from wdjax.transforms import Anchor, decay_weights, prox_weights
+
+Factory = Callable[..., optax.GradientTransformation]
+Law = Callable[[Strength, Strength], Schedule]
+STANDARD: Rules = standard()
+
+# What Optax's factories call decay of their own, and the value that switches it off.
+_OWN_DECAY = {"weight_decay": 0.0, "weight_decay_rate": None, "adam_weight_decay": 0.0}
+_OWN_MASK = ("mask", "weight_decay_mask")
+
+
+def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """Give an Optax optimiser factory decoupled weight decay.
+
+        θ⁺ = θ + Δ − s(t) m φ ∂R(θ − a)         with Δ the factory's own finished step,
+        θ⁺ = a + prox_{s(t) m R}(θ + Δ − a)     with implicit=True
+
+    and s = law(weight_decay, learning_rate). The result takes the factory's own arguments and
+
+        weight_decay: λ >= 0; what it means is the law's business.
+        law: (λ, η) -> s(t); default `lr_scaled`, s = λ η(t), as in PyTorch and Optax. For a law
+            with a peak: functools.partial(wdjax.schedule_scaled, peak=3e-4).
+        penalty: R, default `penalties.l2`.
+        implicit: True takes the proximal form, for exact zeros.
+        rules: which parameters; default `standard()`: matrices, not biases, norms, embeddings.
+        gate: φ, such as `gates.cautious`, which also gets the raw gradient; explicit form only.
+        anchor: a: None, "init" or a pytree.
+
+    A factory that decays by itself, such as `optax.adamw` or `optax.lion`, has that switched off.
+
+    Args:
+        factory: such as `optax.adam`; its first argument is `learning_rate`.
+
+    Returns:
+        A factory of complete optimisers. Its state is the pair (inner state, decay state). Under
+        `optax.inject_hyperparams`, name `law` and `gate` in `static_args` when you pass them.
+
+    Raises:
+        TypeError: `factory` is not a factory; at build, an argument is wrong.
+        ValueError: at build or `init`, as `decay_weights` and `prox_weights`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = decayed(optax.adam)(1e-3, weight_decay=0.1)
+        >>> params = {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)}
+        >>> grads = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> float(updates["kernel"][0, 0]), float(updates["bias"][0])
+        (-9.99...e-05, -0.0)
+
+    References:
+        Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101,
+        Algorithms 1 and 2.
+    """
+    own = _own_parameters(factory)
+    switched_off = {name: _OWN_DECAY[name] for name in _OWN_DECAY if name in own}
+
+    def decayed_factory(
+        learning_rate: Any,
+        *args: Any,
+        weight_decay: Strength,
+        law: Law | None = lr_scaled,
+        penalty: Penalty = penalties.l2,
+        implicit: bool = False,
+        rules: Rules = STANDARD,
+        gate: Gate | None = None,
+        anchor: Anchor = None,
+        **kwargs: Any,
+    ) -> optax.GradientTransformationExtraArgs:
+        _check_own_arguments(factory, own, args, kwargs)
+        inner = factory(learning_rate, *args, **switched_off, **kwargs)
+        strength = _strength(law or lr_scaled, weight_decay, learning_rate)
+        if implicit:
+            if gate is not None:
+                raise TypeError(
+                    "`gate` acts on the explicit form only; got one with implicit=True. "
+                    "Drop one of the two."
+                )
+            decay = prox_weights(strength, penalty, rules=rules, anchor=anchor)
+        else:
+            decay = decay_weights(strength, penalty, rules=rules, gate=gate, anchor=anchor)
+        return _followed_by(inner, decay)
+
+    decayed_factory.__name__ = f"decayed_{_name(factory)}"
+    decayed_factory.__doc__ = f"`{_name(factory)}` with decoupled decay: see `wdjax.decayed`."
+    decayed_factory.__signature__ = _signature(own, decayed_factory)  # type: ignore[attr-defined]
+    return decayed_factory
+
+
+def _followed_by(
+    inner: optax.GradientTransformation, decay: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """Chain the two, handing the raw gradients to the second: gates may need them."""
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: chex.ArrayTree) -> tuple[Any, Any]:
+        return inner.init(params), decay.init(params)
+
+    def update(
+        updates: chex.ArrayTree,
+        state: tuple[Any, Any],
+        params: chex.ArrayTree | None = None,
+        **extra_args: Any,
+    ) -> tuple[chex.ArrayTree, tuple[Any, Any]]:
+        if params is None:
+            raise ValueError(
+                "`decayed` optimizers need the current parameters; got `params=None`. "
+                "Call `optimizer.update(grads, state, params)`."
+            )
+        steps, inner_state = inner.update(updates, state[0], params, **extra_args)
+        decay_args = {"grad": updates} | extra_args
+        steps, decay_state = decay.update(steps, state[1], params, **decay_args)
+        return steps, (inner_state, decay_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _name(factory: Factory) -> str:
+    """Return the factory's name; `optax.nadam` is a partial and has none of its own."""
+    return getattr(factory, "__name__", None) or _name(factory.func)  # type: ignore[attr-defined]
+
+
+def _own_parameters(factory: Factory) -> dict[str, inspect.Parameter]:
+    """Return the factory's parameters by name."""
+    if isinstance(factory, optax.GradientTransformation) or not callable(factory):
+        raise TypeError(
+            f"`factory` must be a function that builds an optimizer, such as optax.adam; got "
+            f"{type(factory).__name__}. Pass optax.adam, not optax.adam(1e-3)."
+        )
+    return dict(inspect.signature(factory).parameters)
+
+
+def _check_own_arguments(
+    factory: Factory, own: dict[str, inspect.Parameter], args: Any, kwargs: dict[str, Any]
+) -> None:
+    """Refuse what would decay twice, or select in two places."""
+    for name in kwargs:
+        if name in _OWN_MASK and name in own:
+            raise TypeError(f"`{name}` is replaced by `rules`: decayed(...)(..., rules=...).")
+        if name in _OWN_DECAY:
+            raise TypeError(f"`{name}` would decay a second time; pass `weight_decay` alone.")
+    positional = list(own)[1 : 1 + len(args)]
+    for name in positional:
+        if name in _OWN_DECAY or name in _OWN_MASK:
+            raise TypeError(
+                f"`{name}` cannot be passed by position to a decayed {_name(factory)}; "
+                "pass `weight_decay=` and `rules=`."
+            )
+
+
+def _strength(law: Law, weight_decay: Strength, learning_rate: Any) -> Schedule:
+    if not callable(law):
+        raise TypeError(f"`law` must be a function (λ, η) -> s(t), such as lr_scaled; got {law!r}.")
+    needed = [
+        name
+        for name, parameter in inspect.signature(law).parameters.items()
+        if parameter.default is parameter.empty and name not in ("weight_decay", "learning_rate")
+    ]
+    if "peak" in needed:
+        name = getattr(law, "__name__", "law")
+        raise TypeError(
+            f"`law` {name} needs the peak learning rate. "
+            f"Pass law=functools.partial(wdjax.{name}, peak=...)."
+        )
+    return law(weight_decay, learning_rate)
+
+
+def _signature(
+    own: dict[str, inspect.Parameter], decayed_factory: Callable[..., Any]
+) -> inspect.Signature:
+    """Merge the two argument lists, for `help` and for `optax.inject_hyperparams`.
+
+    The latter takes every callable default for a schedule, so `law` shows None for `lr_scaled`.
+    """
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        parameter.replace(default=None) if parameter.name == "law" else parameter
+        for parameter in inspect.signature(decayed_factory).parameters.values()
+        if parameter.kind is keyword_only
+    ]
+    names = {parameter.name for parameter in added}
+    kept = [
+        parameter
+        for name, parameter in own.items()
+        if name not in names | set(_OWN_DECAY) | set(_OWN_MASK)
+    ]
+    tail = [p for p in kept if p.kind in (p.VAR_KEYWORD,)]
+    middle = [p for p in kept if p.kind is keyword_only]
+    head = [p for p in kept if p not in tail and p not in middle]
+    return inspect.Signature([*head, *middle, *added, *tail])
+
+
+sgdw = decayed(optax.sgd)
+"""SGD, with or without momentum, with decoupled decay: `decayed(optax.sgd)`."""
+
+adagradw = decayed(optax.adagrad)
+"""Adagrad with decoupled decay: `decayed(optax.adagrad)`."""
+
+adamw = decayed(optax.adam)
+"""Adam with decoupled decay: `decayed(optax.adam)`."""
+
+lionw = decayed(optax.lion)
+"""Lion with decay by rules: `decayed(optax.lion)`."""
+
+muonw = decayed(optax.contrib.muon)
+"""Muon with decay by rules, on its Adam half too: `decayed(optax.contrib.muon)`."""

@@ -1,0 +1,244 @@
+"""Matplotlib figures (the extra `plot`): data and an Axes in, the same Axes out.
+
+Without an Axes, each function draws on a new figure of its own, reachable as `ax.figure`. Neither
+pyplot nor any global setting is touched, so everything works without a display and inside threads.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito, Color Universal Design, 2008: told apart with every common colour blindness. Line
+# styles and markers change as well, for print in grey.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def loss_curve(
+    losses: Mapping[str, Any],
+    *,
+    steps: Any = None,
+    ax: "Axes | None" = None,
+    ylabel: str = "loss",
+) -> "Axes":
+    """Draws losses over the steps; on a logarithmic axis when every loss is positive.
+
+    Args:
+        losses: label -> losses, each of shape (T,).
+        steps: the step of each loss, shape (T,), shared by all curves; None counts 1 ... T.
+        ax: where to draw; None makes a new figure.
+        ylabel: name and unit of the loss.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+        ValueError: `losses` is empty, or a curve is not as long as `steps`.
+
+    Example:
+        >>> ax = loss_curve({"train": [4.0, 2.0, 1.0], "test": [5.0, 3.0, 2.0]})
+        >>> [line.get_label() for line in ax.get_lines()], ax.get_yscale()
+        (['train', 'test'], 'log')
+    """
+    ax = _lines("losses", losses, steps, ax)
+    if all(np.all(np.asarray(values) > 0) for values in losses.values()):
+        ax.set_yscale("log")
+    ax.set(xlabel="step", ylabel=ylabel)
+    return ax
+
+
+def weight_norms(
+    norms: Mapping[str, Any],
+    *,
+    steps: Any = None,
+    ax: "Axes | None" = None,
+    ylabel: str = "weight norm ‖θ‖₂",
+) -> "Axes":
+    """Draws norms of the weights over the steps; the axis starts at zero.
+
+    Args:
+        norms: label -> norms, each of shape (T,).
+        steps: the step of each norm, shape (T,), shared by all curves; None counts 1 ... T.
+        ax: where to draw; None makes a new figure.
+        ylabel: name of the norm.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+        ValueError: `norms` is empty, or a curve is not as long as `steps`.
+
+    Example:
+        >>> ax = weight_norms({"L2": [2.0, 1.5, 1.0]}, steps=[0, 10, 20])
+        >>> [float(number) for number in ax.get_lines()[0].get_xdata()]
+        [0.0, 10.0, 20.0]
+    """
+    ax = _lines("norms", norms, steps, ax)
+    ax.autoscale(axis="y")  # a fixed lower end would stop later calls from raising the upper one
+    ax.set_ylim(bottom=0.0)
+    ax.set(xlabel="step", ylabel=ylabel)
+    return ax
+
+
+def weight_histogram(
+    weights: Mapping[str, Any], *, ax: "Axes | None" = None, bins: int = 61
+) -> "Axes":
+    """Draws how the weights of several models are spread, over common bins.
+
+    The counts are logarithmic, because a sparse model puts most of its weights in one bin; the
+    legend says how many are exactly zero.
+
+    Args:
+        weights: label -> weights, an array or a pytree of arrays, of any size.
+        ax: where to draw; None makes a new figure.
+        bins: number of bins, symmetric around zero; odd puts zero in the middle of a bin.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+        ValueError: `weights` is empty, or holds a number that is not finite.
+
+    Example:
+        >>> ax = weight_histogram({"L1": {"kernel": np.array([0.0, 0.0, 1.5])}})
+        >>> ax.get_legend().get_texts()[0].get_text()
+        'L1 (2 of 3 exactly 0)'
+    """
+    flat = {label: _flat(label, tree) for label, tree in _filled("weights", weights).items()}
+    ax = _axes(ax)
+    limit = max(float(np.abs(values).max(initial=0.0)) for values in flat.values()) or 1.0
+    edges = np.linspace(-limit, limit, bins + 1)
+    for index, (label, values) in enumerate(flat.items()):
+        ax.stairs(
+            np.histogram(values, edges)[0],
+            edges,
+            color=COLORS[index % len(COLORS)],
+            linestyle=LINES[index % len(LINES)],
+            linewidth=1.5,
+            label=_zeros_label(label, values),
+        )
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=0.7)  # below one count, so that a bin with a single weight is visible
+    ax.set(xlabel="weight θ", ylabel=f"weights per bin of width {edges[1] - edges[0]:.2g}")
+    ax.legend()
+    return ax
+
+
+def coefficients(
+    values: Mapping[str, Any],
+    *,
+    names: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+    ylabel: str = "coefficient",
+) -> "Axes":
+    """Draws the coefficients of linear models side by side; exact zeros are hollow markers.
+
+    Args:
+        values: label -> coefficients, each of shape (D,).
+        names: the D features; None numbers them from 0.
+        ax: where to draw; None makes a new figure.
+        ylabel: name and unit of a coefficient.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+        ValueError: `values` is empty, or its entries or `names` differ in length.
+
+    Example:
+        >>> ax = coefficients({"L2": [0.5, -0.1], "L1": [0.4, 0.0]}, names=["bmi", "age"])
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['L2 (0 of 2 exactly 0)', 'L1 (1 of 2 exactly 0)']
+    """
+    rows = {label: np.ravel(np.asarray(row)) for label, row in _filled("values", values).items()}
+    size = len(next(iter(rows.values())))
+    names = [str(number) for number in range(size)] if names is None else list(names)
+    sizes = {label: len(row) for label, row in rows.items()} | {"names": len(names)}
+    if set(sizes.values()) != {size}:
+        raise ValueError(
+            f"`values` and `names` must have equal lengths; got {sizes}. "
+            "Pass one coefficient for each feature."
+        )
+    ax = _axes(ax)
+    ax.axhline(0.0, color="0.6", linewidth=0.8)
+    for index, (label, row) in enumerate(rows.items()):
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        place = np.arange(size) + 0.6 * ((index + 0.5) / len(rows) - 0.5)
+        zero = row == 0
+        ax.vlines(place, 0.0, row, color=color, linewidth=1.0)
+        ax.plot(place[~zero], row[~zero], marker, color=color, label=_zeros_label(label, row))
+        ax.plot(place[zero], row[zero], marker, color=color, markerfacecolor="white")
+    ax.set_xticks(np.arange(size), names)
+    ax.set_ylabel(ylabel)
+    ax.legend()
+    return ax
+
+
+def _lines(argument: str, curves: Mapping[str, Any], steps: Any, ax: "Axes | None") -> "Axes":
+    rows = {label: np.asarray(row) for label, row in _filled(argument, curves).items()}
+    for label, row in rows.items():
+        shape = row.shape[:1] if steps is None else np.shape(steps)
+        if row.ndim != 1 or row.shape != shape:
+            raise ValueError(
+                f"`{argument}` must hold one number for each step; got shape {row.shape} in "
+                f"'{label}' and {'no steps' if steps is None else f'steps {shape}'}. "
+                "Draw curves of different lengths in two calls with the same `ax`."
+            )
+    ax = _axes(ax)
+    first = len(ax.get_lines())  # a second call on the same Axes continues the colours
+    for index, (label, row) in enumerate(rows.items(), start=first):
+        ax.plot(
+            np.arange(1, len(row) + 1) if steps is None else np.asarray(steps),
+            row,
+            color=COLORS[index % len(COLORS)],
+            linestyle=LINES[index % len(LINES)],
+            linewidth=1.5,
+            label=label,
+        )
+    ax.legend()
+    return ax
+
+
+def _axes(ax: "Axes | None") -> "Axes":
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "matplotlib draws the figures and is not installed. "
+            "Run: pip install 'wdjax[plot]' (or: pip install matplotlib)."
+        ) from error
+    return Figure(layout="constrained").subplots()
+
+
+def _filled(argument: str, curves: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not curves:
+        raise ValueError(f"`{argument}` must have at least one entry; got none. Pass label: data.")
+    return curves
+
+
+def _flat(label: str, tree: Any) -> np.ndarray[Any, Any]:
+    leaves = [np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)]
+    values = np.concatenate(leaves) if leaves else np.zeros(0)
+    broken = int(np.sum(~np.isfinite(values)))
+    if broken:
+        raise ValueError(
+            f"`weights` must be finite; got {broken} of {values.size} NaN or infinite in "
+            f"'{label}'. Leave the diverged model out."
+        )
+    return values
+
+
+def _zeros_label(label: str, values: np.ndarray[Any, Any]) -> str:
+    return f"{label} ({int(np.sum(values == 0))} of {values.size} exactly 0)"

@@ -1,0 +1,460 @@
+"""Functions of the step: how strongly and when.
+
+A schedule maps an int32 step count, 0 at the first step, to a scalar. A *strength* s(t) is
+dimensionless: the fraction taken off in that step. A *law* says how it follows from λ and the
+learning rate η. Every argument may be a number, a schedule or a traced scalar.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Scalar = float | int | jax.Array | np.ndarray
+Schedule = Callable[[Any], Any]
+Strength = Scalar | Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The schedule s(t) = value, kept readable so that it can be checked before training.
+
+    Example:
+        >>> Constant(0.1)(1_000)
+        0.1
+    """
+
+    value: Any
+
+    def __call__(self, count: Any) -> Any:
+        """Return the value, whatever the step."""
+        del count
+        return self.value
+
+
+def as_schedule(value: Strength, name: str = "strength") -> Schedule:
+    """Turn a number, a traced scalar or a schedule into a schedule, and check what is known.
+
+    Args:
+        value: a number >= 0, a traced or concrete scalar array, or a schedule.
+        name: the argument's name, for the message.
+
+    Returns:
+        `value` itself if it is a schedule, else `Constant(value)`.
+
+    Raises:
+        ValueError: a known value is negative, not finite, or not a scalar.
+        TypeError: `value` is neither a number nor a schedule.
+
+    Example:
+        >>> as_schedule(0.1)
+        Constant(value=0.1)
+    """
+    if callable(value):
+        known = value.value if isinstance(value, Constant) else None
+        check_scalar(name, known)
+        return value
+    check_scalar(name, value)
+    if value is None:
+        raise TypeError(f"`{name}` must be a number >= 0 or a schedule; got None.")
+    return Constant(value)
+
+
+def check_scalar(name: str, value: Any, *, most: float = math.inf) -> None:
+    """Raise unless `value` is a finite scalar in [0, most], or not known yet (traced, None)."""
+    if value is None or isinstance(value, jax.core.Tracer) or callable(value):
+        return
+    if isinstance(value, str | bytes | bool) or not np.isscalar(value) and not hasattr(value, "shape"):
+        raise TypeError(f"`{name}` must be a number >= 0 or a schedule; got {value!r}.")
+    if np.shape(value) != ():
+        raise ValueError(
+            f"`{name}` must be a scalar; got shape {np.shape(value)}. "
+            "Strengths per parameter are multipliers: put them into `rules`."
+        )
+    if not (0 <= float(value) <= most and math.isfinite(value)):
+        bound = "a finite number >= 0" if most == math.inf else f"in [0, {most:g}]"
+        raise ValueError(f"`{name}` must be {bound}, or a schedule; got {value}.")
+
+
+def _of_step(formula: Callable[..., Any], **quantities: Strength) -> Schedule:
+    """Lift a formula of numbers to schedules: evaluate each quantity at the step, then combine."""
+    for name, quantity in quantities.items():
+        as_schedule(quantity, name)
+    if not any(callable(quantity) for quantity in quantities.values()):
+        return Constant(formula(*quantities.values()))
+    schedules = [as_schedule(quantity, name) for name, quantity in quantities.items()]
+    return lambda count: formula(*(schedule(count) for schedule in schedules))
+
+
+# Laws: how the strength follows from λ and the learning rate.
+
+
+def fixed(weight_decay: Strength, learning_rate: Any = None) -> Schedule:
+    """Strength that does not depend on the learning rate.
+
+        s(t) = λ
+
+    Args:
+        weight_decay: λ, the fraction taken off per step, in [0, 1).
+        learning_rate: ignored; present so that `fixed` can stand wherever a law is expected.
+
+    Returns:
+        A schedule: count -> s.
+
+    Example:
+        >>> fixed(1e-4)(0)
+        0.0001
+
+    References:
+        `optax.adafactor(weight_decay_rate=)` and "independent" decay in NVIDIA's
+        Emerging-Optimizers follow this law.
+    """
+    del learning_rate
+    return _of_step(lambda lam: lam, weight_decay=weight_decay)
+
+
+def lr_scaled(weight_decay: Strength, learning_rate: Strength) -> Schedule:
+    """Strength proportional to the learning rate: what PyTorch and Optax call AdamW.
+
+        s(t) = λ η(t)
+
+    Args:
+        weight_decay: λ >= 0.
+        learning_rate: η, a number or schedule.
+
+    Returns:
+        A schedule: count -> s.
+
+    Example:
+        >>> round(lr_scaled(0.1, 3e-4)(0), 10)
+        3e-05
+
+    References:
+        `torch.optim.AdamW`, `optax.adamw`.
+    """
+    return _of_step(
+        lambda lam, lr: lam * lr, weight_decay=weight_decay, learning_rate=learning_rate
+    )
+
+
+def schedule_scaled(weight_decay: Strength, learning_rate: Strength, peak: Strength) -> Schedule:
+    """Strength that follows the shape of the learning-rate schedule but not its height.
+
+        s(t) = λ η(t) / η̄
+
+    Args:
+        weight_decay: λ, the fraction taken off per step at the peak, in [0, 1).
+        learning_rate: η, a number or schedule.
+        peak: η̄ > 0, the largest learning rate. Passed, never measured: a warm-up would spoil it.
+
+    Returns:
+        A schedule: count -> s.
+
+    Raises:
+        ValueError: `peak` is zero.
+
+    Example:
+        >>> schedule_scaled(1e-4, lambda count: 0.5 * 3e-4, peak=3e-4)(0)
+        5e-05
+
+    References:
+        Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101,
+        Algorithm 2 (η_t there is the schedule multiplier η(t)/η̄).
+    """
+    _check_peak(peak)
+    return _of_step(
+        lambda lam, lr, top: lam * (lr / top),
+        weight_decay=weight_decay,
+        learning_rate=learning_rate,
+        peak=peak,
+    )
+
+
+def corrected(weight_decay: Strength, learning_rate: Strength, peak: Strength) -> Schedule:
+    """Strength that keeps the equilibrium norm of normalised layers while η(t) changes (AdamC).
+
+        s(t) = λ η(t)² / η̄
+
+    Args:
+        weight_decay: λ >= 0, as for `lr_scaled`; the two agree where η(t) = η̄.
+        learning_rate: η, a number or schedule.
+        peak: η̄ > 0, the largest learning rate. Passed, never measured.
+
+    Returns:
+        A schedule: count -> s.
+
+    Raises:
+        ValueError: `peak` is zero.
+
+    Example:
+        >>> round(corrected(0.1, lambda count: 0.5 * 1e-3, peak=1e-3)(0), 10)
+        2.5e-05
+
+    References:
+        Defazio, *Why Gradients Rapidly Increase Near the End of Training*, 2025,
+        arXiv:2506.02285, Algorithm 1 (AdamC).
+    """
+    _check_peak(peak)
+    return _of_step(
+        lambda lam, lr, top: lam * lr * (lr / top),
+        weight_decay=weight_decay,
+        learning_rate=learning_rate,
+        peak=peak,
+    )
+
+
+def lr_squared(weight_decay: Strength, learning_rate: Strength) -> Schedule:
+    """Strength proportional to the squared learning rate, as PaLM was trained.
+
+        s(t) = λ η(t)²
+
+    Args:
+        weight_decay: λ >= 0 (PaLM: 1.0).
+        learning_rate: η, a number or schedule.
+
+    Returns:
+        A schedule: count -> s.
+
+    Example:
+        >>> round(lr_squared(1.0, 1e-2)(0), 10)
+        0.0001
+
+    References:
+        Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways*, 2022,
+        arXiv:2204.02311, section 5.
+    """
+    return _of_step(
+        lambda lam, lr: lam * lr * lr, weight_decay=weight_decay, learning_rate=learning_rate
+    )
+
+
+def _check_peak(peak: Strength) -> None:
+    check_scalar("peak", peak)
+    if isinstance(peak, int | float) and peak == 0:
+        raise ValueError("`peak` must be > 0, the largest learning rate of the run; got 0.")
+
+
+# Strengths in readable units.
+
+
+def from_timescale(steps: Strength) -> Schedule:
+    """Strength from the number of steps over which the weights average their updates.
+
+        s(t) = 1 / τ
+
+    Args:
+        steps: τ > 1, in steps. With AdamW, τ = 1 / (η λ); one τ shrinks an untouched weight to
+            about 1/e.
+
+    Returns:
+        A schedule: count -> s.
+
+    Raises:
+        ValueError: τ <= 1, which would flip signs.
+
+    Example:
+        >>> from_timescale(1_000)(0)
+        0.001
+
+    References:
+        Wang and Aitchison, *How to set AdamW's weight decay as you scale model and dataset
+        size*, 2024, arXiv:2405.13698, section 3.
+    """
+    _check_steps(steps, above=1)
+    return _of_step(lambda tau: 1 / tau, steps=steps)
+
+
+def from_half_life(steps: Strength) -> Schedule:
+    """Strength from the number of steps in which an untouched weight halves.
+
+        s(t) = 1 − 2^(−1/h)
+
+    Args:
+        steps: h > 0, in steps.
+
+    Returns:
+        A schedule: count -> s.
+
+    Raises:
+        ValueError: h <= 0.
+
+    Example:
+        >>> from_half_life(1)(0)
+        0.5
+
+    References:
+        The closed form of (1 − s)^h = 1/2.
+    """
+    _check_steps(steps, above=0)
+    return _of_step(_half_life_strength, steps=steps)
+
+
+def _half_life_strength(half_life: Any) -> Any:
+    # expm1 keeps the digits that 1 − 2^(−1/h) would cancel for a long half-life
+    if isinstance(half_life, int | float):
+        return -math.expm1(-math.log(2) / half_life)
+    return -jnp.expm1(-math.log(2) / half_life)
+
+
+def _check_steps(steps: Strength, above: float) -> None:
+    check_scalar("steps", steps)
+    if isinstance(steps, int | float) and steps <= above:
+        raise ValueError(f"`steps` must be > {above}; got {steps}.")
+
+
+def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
+    """Strength that holds weights under Adam-like updates at a chosen root mean square.
+
+        s(t) = η(t)² / (2 ρ²)
+
+    Random unit-RMS updates add η² to the mean square in each step and decay takes 2 s ρ² off;
+    the two balance at RMS ρ. Valid for small s and updates of about unit RMS (Adam, Lion).
+
+    Args:
+        learning_rate: η, a number or schedule.
+        rms: ρ > 0, the root mean square that the weights shall have.
+
+    Returns:
+        A schedule: count -> s.
+
+    Raises:
+        ValueError: `rms` is zero.
+
+    Example:
+        >>> round(target_rms(1e-3, rms=0.1)(0), 10)
+        5e-05
+
+    References:
+        Kosson, Messmer and Jaggi, *Rotational Equilibrium*, 2023, arXiv:2305.17212, Table 1
+        (the equilibrium norm √(η / 2λ) solved for λ).
+    """
+    check_scalar("rms", rms)
+    if isinstance(rms, int | float) and rms == 0:
+        raise ValueError("`rms` must be > 0, the root mean square to hold; got 0.")
+    return _of_step(lambda lr, rho: lr * lr / (2 * rho * rho), learning_rate=learning_rate, rms=rms)
+
+
+# Learning rates.
+
+
+def inverse_sqrt(init_value: Strength, gamma: Strength) -> Schedule:
+    """Inverse square root decay of the learning rate.
+
+        η(t) = η₀ / √(1 + γ² t)
+
+    Some introductions call this law exponential decay. It is not: it falls like t^(−1/2), far
+    slower than the `geometric` law.
+
+    Args:
+        init_value: η₀, the learning rate at step 0.
+        gamma: γ >= 0, per square root of a step; the rate has fallen to η₀/√2 at t = 1/γ².
+
+    Returns:
+        A schedule: count -> η.
+
+    Example:
+        >>> float(inverse_sqrt(0.1, gamma=1.0)(3))
+        0.05...
+
+    References:
+        Robbins and Monro, *A Stochastic Approximation Method*, 1951, for the family of slowly
+        falling rates; the form with γ² is common in regression tutorials.
+    """
+    eta, slope = as_schedule(init_value, "init_value"), as_schedule(gamma, "gamma")
+    return lambda count: eta(count) / jnp.sqrt(1 + slope(count) ** 2 * jnp.asarray(count))
+
+
+def geometric(init_value: Strength, rate: Strength) -> Schedule:
+    """Exponential decay of the learning rate, by a fixed fraction at each count.
+
+        η(t) = η₀ (1 − r)^t
+
+    Args:
+        init_value: η₀, the learning rate at step 0.
+        rate: r in [0, 1], the fraction lost per count. Wrap in `per_epoch` to count epochs.
+
+    Returns:
+        A schedule: count -> η.
+
+    Raises:
+        ValueError: r is outside [0, 1].
+
+    Example:
+        >>> float(geometric(0.1, rate=0.5)(2))
+        0.025...
+
+    References:
+        The same law as `optax.exponential_decay(init_value, 1, 1 - rate)`, with every argument
+        traceable.
+    """
+    check_scalar("rate", rate, most=1.0)
+    eta, loss = as_schedule(init_value, "init_value"), as_schedule(rate, "rate")
+    return lambda count: eta(count) * jnp.power(1 - loss(count), jnp.asarray(count))
+
+
+def per_epoch(schedule: Schedule, steps_per_epoch: int | jax.Array) -> Schedule:
+    """Make a schedule count epochs instead of steps.
+
+        η'(t) = η(⌊t / n⌋)
+
+    Args:
+        schedule: η, a function of the epoch, 0 in the first.
+        steps_per_epoch: n >= 1, steps in an epoch, the last short batch included.
+
+    Returns:
+        A schedule: count of steps -> value.
+
+    Raises:
+        TypeError: `schedule` is not a function.
+        ValueError: n < 1.
+
+    Example:
+        >>> halving = per_epoch(geometric(0.1, rate=0.5), steps_per_epoch=3)
+        >>> [round(float(halving(t)), 3) for t in range(5)]
+        [0.1, 0.1, 0.1, 0.05, 0.05]
+
+    References:
+        The per-epoch rule η ← η (1 − decay) of introductory texts.
+    """
+    if not callable(schedule):
+        raise TypeError(f"`schedule` must be a function of the epoch; got {schedule!r}.")
+    if not isinstance(steps_per_epoch, jax.core.Tracer) and not steps_per_epoch >= 1:
+        raise ValueError(f"`steps_per_epoch` must be >= 1; got {steps_per_epoch}.")
+    return lambda count: schedule(jnp.asarray(count) // steps_per_epoch)
+
+
+# What is known of a strength before training.
+
+# 0 to a million, about 20 to the decade: enough to see the height of any usual schedule
+SAMPLED_COUNTS = np.unique(np.concatenate([[0], np.geomspace(1, 1e6, 120).round()])).astype(np.int32)
+
+
+def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarray | None:
+    """Evaluate a strength at some steps, or return None where it depends on traced values.
+
+    Args:
+        strength: a schedule.
+        counts: (N,) int32 steps.
+
+    Returns:
+        (N,) float64 values, or None.
+
+    Example:
+        >>> sampled(lr_scaled(0.1, lambda count: 0.5**count), np.array([0, 1]))
+        array([0.1 , 0.05])
+    """
+    if isinstance(strength, Constant):
+        values = strength.value
+    else:
+        with jax.ensure_compile_time_eval():
+            try:
+                values = jax.jit(jax.vmap(strength))(counts)
+            except jax.errors.JAXTypeError:  # branches on the count in Python: fit for eager loops
+                values = np.array([strength(count) for count in counts], np.float64)
+    if isinstance(values, jax.core.Tracer):
+        return None
+    return np.broadcast_to(np.asarray(values, np.float64), counts.shape)

@@ -1,0 +1,397 @@
+"""The one lift to Optax: a penalty, a strength, rules, a gate and an anchor become a step.
+
+With the optimiser's finished update Δ and the candidate c = θ + Δ there are three places to act:
+
+    add_decayed_weights   g ← g + s m ∂R(θ)               in the gradient, before the optimiser
+    decay_weights         θ⁺ = c − s m φ ∂R(θ − a)        explicit, after the optimiser
+    prox_weights          θ⁺ = a + prox_{s m R}(c − a)    implicit, after the optimiser
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from wdjax import paths, penalties, schedules
+from wdjax.gates import Gate
+from wdjax.penalties import Penalty, widened
+from wdjax.rules import Rules, check_rules, resolve, standard
+from wdjax.schedules import Strength
+
+Params = chex.ArrayTree
+Anchor = Params | str | None
+
+EVERYTHING: Rules = (("**", 1.0),)
+STANDARD: Rules = standard()
+
+
+class DecayState(NamedTuple):
+    """State of the three transformations; it does not depend on rules, strength or schedule.
+
+    Attributes:
+        count: int32 scalar, steps taken.
+        anchor: a copy of the initial parameters with anchor="init", else ().
+    """
+
+    count: chex.Array
+    anchor: Params
+
+
+def add_decayed_weights(
+    strength: Strength,
+    penalty: Penalty = penalties.l2,
+    *,
+    rules: Rules = EVERYTHING,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Add the penalty's gradient to the updates, wherever this stands in the chain.
+
+        g ← g + s(t) m ∂R(θ)
+
+    First in the chain it is the classic, "coupled" L2: the gradient of loss + λ/2 ‖θ‖². A drop-in
+    for `optax.add_decayed_weights`, with the same default of decaying every parameter.
+
+    Args:
+        strength: s >= 0, a number, schedule or traced scalar; first in the chain it is λ itself.
+        penalty: R, with a gradient.
+        rules: (selector, multiplier) pairs; by default all parameters, multiplier 1.
+        mask: as in Optax: a pytree of booleans, a prefix of one, or a function of the parameters
+            that returns either. It is applied on top of the rules.
+
+    Returns:
+        The transformation. Its update needs `params`.
+
+    Raises:
+        ValueError: the strength is negative or not finite; rules are wrong (at `init`);
+            `params` is missing (at `update`).
+        TypeError: the penalty is a constraint; mask leaves are not booleans.
+
+    Example:
+        >>> tx = add_decayed_weights(0.1)
+        >>> params, grads = {"w": jnp.array([2.0])}, {"w": jnp.array([1.0])}
+        >>> tx.update(grads, tx.init(params), params)[0]["w"]
+        Array([1.2], dtype=float32)
+
+    References:
+        Krogh and Hertz, *A Simple Weight Decay Can Improve Generalization*, 1991, equation 3.
+    """
+
+    def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
+        del anchor, grad
+        return update + s * gradient(param)
+
+    gradient = _needed("add_decayed_weights", penalty, "gradient")
+    return _lift("add_decayed_weights", step, strength, rules=rules, mask=mask)
+
+
+def decay_weights(
+    strength: Strength,
+    penalty: Penalty = penalties.l2,
+    *,
+    rules: Rules = STANDARD,
+    gate: Gate | None = None,
+    anchor: Anchor = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Decoupled decay, explicit form: subtract the penalty's gradient. Last in the chain.
+
+        θ⁺ = θ + Δ − s(t) m φ(θ − a, Δ, g) ∂R(θ − a)
+
+    Args:
+        strength: s, the fraction taken off per step, in [0, 1): a number, schedule or traced
+            scalar. The learning rate enters only through a law, such as `lr_scaled`.
+        penalty: R, with a gradient.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+        gate: φ, such as `gates.cautious`; None decays always.
+        anchor: a, the point to decay towards: None is zero, "init" the parameters at `init`
+            (copied into the state), or a pytree like the parameters (not in the state).
+
+    Returns:
+        The transformation. Its update needs `params`.
+
+    Raises:
+        ValueError: the strength is negative, not finite, or so large that signs would flip (at
+            `init` for schedules); rules or the anchor do not fit the parameters (at `init`);
+            `params` is missing (at `update`).
+        TypeError: the penalty is a constraint, or the gate is not a function.
+
+    Warns:
+        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
+
+    Example:
+        >>> tx = optax.chain(optax.sgd(0.1), decay_weights(0.01))
+        >>> params, grads = {"kernel": jnp.ones((1, 1))}, {"kernel": jnp.zeros((1, 1))}
+        >>> tx.update(grads, tx.init(params), params)[0]["kernel"]
+        Array([[-0.01]], dtype=float32)
+
+    References:
+        Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101,
+        Algorithm 2; Li et al., *Explicit Inductive Bias for Transfer Learning*, 2018,
+        arXiv:1802.01483 (anchor).
+    """
+    if gate is not None and not callable(gate):
+        raise TypeError(f"`gate` must be a function such as wdjax.gates.cautious; got {gate!r}.")
+
+    def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
+        z = param if anchor is None else param - anchor
+        pull = s * gradient(z)
+        if gate is not None:
+            pull = pull * gate(z, update, grad)
+        return update - pull
+
+    gradient = _needed("decay_weights", penalty, "gradient")
+    check = functools.partial(_check_fractions, "decay_weights", penalty, explicit=True)
+    return _lift("decay_weights", step, strength, rules=rules, anchor=anchor, check=check)
+
+
+def prox_weights(
+    strength: Strength,
+    penalty: Penalty = penalties.l2,
+    *,
+    rules: Rules = STANDARD,
+    anchor: Anchor = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Decoupled decay, implicit form: the penalty's proximal map. Last in the chain.
+
+        θ⁺ = a + prox_{s(t) m R}(θ + Δ − a)
+
+    Stable for every strength, and with `l1` or `group_lasso` it gives exact zeros. Under an
+    adaptive optimiser such as Adam this is the Euclidean prox: it solves the problem in which
+    each coordinate's penalty is divided by its preconditioner.
+
+    Args:
+        strength: s >= 0, a number, schedule or traced scalar. A constraint is projected onto
+            wherever s > 0, whatever its size.
+        penalty: R, or a constraint such as `penalties.ball`.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+        anchor: a, as in `decay_weights`.
+
+    Returns:
+        The transformation. Its update needs `params`.
+
+    Raises:
+        ValueError: the strength is negative or not finite; rules or the anchor do not fit the
+            parameters (at `init`); `params` is missing (at `update`).
+        TypeError: at `update`, updates are of a narrower dtype than their parameters, so that
+            θ + Δ could not reach the prox's result.
+
+    Warns:
+        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
+
+    Example:
+        >>> tx = optax.chain(optax.sgd(0.1), prox_weights(0.5, penalties.l1))
+        >>> params, grads = {"kernel": jnp.array([[2.0, 0.3]])}, {"kernel": jnp.zeros((1, 2))}
+        >>> optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])["kernel"]
+        Array([[1.5, 0. ]], dtype=float32)
+
+    References:
+        Parikh and Boyd, *Proximal Algorithms*, 2014, section 4.2; Zhuang et al., *Understanding
+        AdamW through Proximal Methods and Scale-Freeness*, 2022, arXiv:2202.00089 (l2).
+    """
+
+    def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
+        del grad
+        candidate = param + update
+        if anchor is None:
+            return prox(candidate, s) - param
+        return anchor + prox(candidate - anchor, s) - param
+
+    prox = _needed("prox_weights", penalty, "prox")
+    check = functools.partial(_check_fractions, "prox_weights", penalty, explicit=False)
+    return _lift(
+        "prox_weights", step, strength, rules=rules, anchor=anchor, check=check, exact=True
+    )
+
+
+def _lift(
+    name: str,
+    step: Callable[[Any, Any, Any, Any, Any], Any],
+    strength: Strength,
+    *,
+    rules: Rules,
+    mask: Any = None,
+    anchor: Anchor = None,
+    check: Callable[[Params, Params, np.ndarray], None] | None = None,
+    exact: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Lift a formula for one leaf, step(Δ, θ, s m, a, g) -> Δ⁺ in float32 or wider, to Optax.
+
+    `exact` says that θ + Δ⁺ must be reached exactly, which a Δ narrower than θ cannot express.
+    """
+    schedule = schedules.as_schedule(strength)
+    rules = check_rules(rules)
+    if isinstance(anchor, str) and anchor != "init":
+        raise ValueError(f'`anchor` must be None, "init" or a pytree of arrays; got {anchor!r}.')
+
+    def multipliers(params: Params) -> Params:
+        resolved = resolve(rules, params)
+        return resolved if mask is None else _masked(resolved, mask, params)
+
+    def init(params: Params) -> DecayState:
+        resolved = multipliers(params)
+        strengths = schedules.sampled(schedule)
+        if strengths is not None:
+            _check_strengths(strengths)
+            if check is not None:
+                check(params, resolved, strengths)
+        if anchor is None or not isinstance(anchor, str):
+            _check_anchor(anchor, params)
+            return DecayState(count=jnp.zeros((), jnp.int32), anchor=())
+        # a copy: the parameters themselves may be donated together with this state
+        copied = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        return DecayState(count=jnp.zeros((), jnp.int32), anchor=copied)
+
+    def update(
+        updates: Params, state: DecayState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Params, DecayState]:
+        if params is None:
+            raise ValueError(
+                f"`{name}` needs the current parameters; got `params=None`. "
+                "Call `optimizer.update(grads, state, params)`."
+            )
+        s = schedule(state.count)
+
+        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
+            if update is None or (isinstance(m, float) and m == 0):
+                return update  # bit for bit, as without decay
+            _check_leaf(name, update, param, exact)
+            wide = [None if x is None else widened(x) for x in (update, param, a, grad)]
+            return step(wide[0], wide[1], s * m, wide[2], wide[3]).astype(update.dtype)
+
+        anchors = _like(params, state.anchor if isinstance(anchor, str) else anchor)
+        grads = extra_args.get("grad")
+        result = _map(name, leaf, updates, params, multipliers(params), anchors, grads)
+        return result, DecayState(optax.safe_increment(state.count), state.anchor)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _map(name: str, leaf: Callable[..., Any], updates: Params, params: Params, *trees: Any) -> Any:
+    """Map over the leaves of `updates`, None among them; a tree that is None gives Nones."""
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    try:
+        columns = [
+            [None] * len(leaves) if tree is None else treedef.flatten_up_to(tree)
+            for tree in (params, *trees)
+        ]
+    except ValueError:
+        raise ValueError(
+            f"`{name}` needs updates and params of the same structure; "
+            f"{paths.structure_difference(updates, params)}. Pass the gradients of these params."
+        ) from None
+    return treedef.unflatten([leaf(*row) for row in zip(leaves, *columns, strict=True)])
+
+
+def _like(params: Params, anchor: Params | None) -> Params | None:
+    """Give the anchor the containers of `params`, which nnx changes between init and update."""
+    if anchor is None:
+        return None
+    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(anchor))
+
+
+def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
+    """Set multipliers to 0 where an Optax-style mask is False."""
+    is_function = callable(mask) and jax.tree_util.all_leaves([mask])  # not a callable module
+    keep = mask(params) if is_function else mask
+    for flag in jax.tree.leaves(keep):
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(
+                f"`mask` must hold booleans; got {flag!r}. Multipliers belong into `rules`."
+            )
+    return jax.tree.map(
+        lambda flag, part: jax.tree.map(lambda m: m if flag else 0.0, part), keep, multipliers
+    )
+
+
+# Checks, as early as the facts are known.
+
+
+def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
+    """Return the penalty's gradient or prox, or say why there is none."""
+    if not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"`penalty` must be a wdjax.penalties.Penalty, such as wdjax.penalties.l2; "
+            f"got {penalty!r}."
+        )
+    function: Callable[..., Any] | None = getattr(penalty, part)
+    if function is None:
+        raise TypeError(
+            f"`{name}` needs a penalty with a {part}; the constraint {penalty.name} has only a "
+            "projection. Use wdjax.prox_weights."
+        )
+    return function
+
+
+def _check_strengths(strengths: np.ndarray) -> None:
+    bad = ~(np.isfinite(strengths) & (strengths >= 0))
+    if bad.any():
+        count = schedules.SAMPLED_COUNTS[bad][0]
+        raise ValueError(
+            f"`strength` must be finite and >= 0 at every step; got {strengths[bad][0]:g} at step "
+            f"{count}. Check the schedule and its arguments."
+        )
+
+
+def _check_fractions(
+    name: str, penalty: Penalty, params: Params, multipliers: Params, strengths: np.ndarray,
+    *, explicit: bool,
+) -> None:
+    """Refuse decay that flips signs; warn of decay that the dtype cannot hold."""
+    top = float(strengths.max()) * penalty.curvature
+    flipped, swallowed = [], {}
+    for leaf, m in zip(paths.leaves(params), jax.tree.leaves(multipliers), strict=True):
+        if isinstance(m, jax.core.Tracer) or not top * m > 0:
+            continue
+        if explicit and top * m >= 1:
+            flipped.append(leaf.path)
+        # just below 1 numbers lie eps/2 apart: a smaller change than half of that rounds away
+        elif top * m < float(jnp.finfo(leaf.dtype).eps) / 4:
+            swallowed.setdefault(str(leaf.dtype), []).append(leaf.path)
+    if flipped:
+        raise ValueError(
+            f"`strength` times multiplier must be < 1, the fraction taken off in a step; it "
+            f"reaches {top:g} times the multiplier for {paths.listed(map(repr, flipped))} and would flip "
+            "signs. Lower λ, check the law's units, or use wdjax.prox_weights."
+        )
+    for dtype, names in swallowed.items():
+        warnings.warn(
+            f"`{name}`: {dtype} parameters swallow this decay: it takes off at most {top:.2g} per "
+            f"step, and a change below {float(jnp.finfo(dtype).eps) / 4:.2g} of a number rounds "
+            f"away, for {paths.listed(map(repr, names))}. Wrap the optimizer in wdjax.compensated, or keep "
+            "these parameters in float32.",
+            stacklevel=2,
+        )
+
+
+def _check_anchor(anchor: Params | None, params: Params) -> None:
+    if anchor is None:
+        return
+    given = [(leaf.path, leaf.shape) for leaf in paths.leaves(anchor)]
+    wanted = [(leaf.path, leaf.shape) for leaf in paths.leaves(params)]
+    if given == wanted:
+        return
+    difference = paths.structure_difference(anchor, params)
+    shapes = [f"{w[0]!r} {g[1]} instead of {w[1]}" for g, w in zip(given, wanted) if g != w]
+    raise ValueError(
+        "`anchor` must have the structure and shapes of the parameters; got "
+        f"{difference or paths.listed(shapes)}. Pass parameters of the same model."
+    )
+
+
+def _check_leaf(name: str, update: Any, param: Any, exact: bool) -> None:
+    if jnp.shape(update) != jnp.shape(param):
+        raise ValueError(
+            f"`{name}` needs updates shaped like their parameters; got {jnp.shape(update)} for a "
+            f"parameter of shape {jnp.shape(param)}."
+        )
+    if exact and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
+        raise TypeError(
+            f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
+            f"{param.dtype}, which cannot express the step to the proximal point. "
+            "Cast the gradients to the parameters' dtype first."
+        )
