@@ -9,8 +9,13 @@ import jax.numpy as jnp
 KEY = jax.random.key(0)
 
 
+def _linen_variables(module, *inputs):
+    with jax.numpy_rank_promotion("allow"):  # not the models' business
+        return jax.eval_shape(module.init, KEY, *inputs)
+
+
 def _linen_params(module, *inputs):
-    return jax.eval_shape(module.init, KEY, *inputs)["params"]
+    return _linen_variables(module, *inputs)["params"]
 
 
 def linen_transformer(scanned=False):
@@ -84,7 +89,7 @@ def linen_conv():
             x = nn.ConvLocal(2, (2, 2), name="local")(nn.GroupNorm(2)(x))
             return nn.PReLU()(x)
 
-    return jax.eval_shape(Conv().init, KEY, jnp.zeros((1, 6, 6, 3)))
+    return _linen_variables(Conv(), jnp.zeros((1, 6, 6, 3)))
 
 
 def linen_weight_norm():
@@ -165,7 +170,8 @@ def nnx_stack():
 def _haiku_params(function, *inputs):
     import haiku as hk
 
-    params, _ = jax.eval_shape(hk.transform_with_state(function).init, KEY, *inputs)
+    with jax.numpy_rank_promotion("allow"):
+        params, _ = jax.eval_shape(hk.transform_with_state(function).init, KEY, *inputs)
     return params
 
 

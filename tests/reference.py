@@ -9,7 +9,9 @@ def norm(z, axis=None):
 
 def divided(a, b):
     """a / b, and 0 where b is 0."""
-    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), np.shape(b))), where=b != 0)
+    return np.divide(
+        a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), np.shape(b))), where=b != 0
+    )
 
 
 # Penalties, one entry at a time: plain Python, so that no vectorisation mistake is shared.
@@ -77,7 +79,9 @@ def group_gradient(group):
 
 
 def group_value(z, axis):
-    groups = z.ravel()[None] if axis is None else np.moveaxis(z, axis, -1).reshape(-1, z.shape[axis])
+    groups = (
+        z.ravel()[None] if axis is None else np.moveaxis(z, axis, -1).reshape(-1, z.shape[axis])
+    )
     return sum(np.linalg.norm(group) for group in groups)
 
 

@@ -313,5 +313,7 @@ def test_updates_of_another_shape_are_refused(case):
     tx = build(case)
     params = tree(0)
     wrong = jax.tree.map(lambda x: x[None], params)
-    with pytest.raises(ValueError, match=r"updates shaped like their parameters; got \(1, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"updates shaped like their parameters; got \(1, 3\) for 'a/bias' \(3,\)"
+    ):
         tx.update(wrong, tx.init(params), params)

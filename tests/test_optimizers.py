@@ -102,7 +102,10 @@ def test_the_law_decides_how_the_schedule_enters(law):
         updates, state = optimizer.update({"kernel": jnp.zeros((1, 1))}, state, params)
         params = optax.apply_updates(params, updates)
         rate = 0.1 * (1 - t / 4)
-        kept *= 1 - {wdjax.lr_scaled: 0.5 * rate, wdjax.fixed: 0.5, wdjax.lr_squared: 0.5 * rate**2}[law]
+        kept *= (
+            1
+            - {wdjax.lr_scaled: 0.5 * rate, wdjax.fixed: 0.5, wdjax.lr_squared: 0.5 * rate**2}[law]
+        )
         assert np.isclose(params["kernel"].item(), kept, rtol=1e-6)
 
 
@@ -203,7 +206,7 @@ def test_bad_arguments_fail_when_built(build, message):
 
 def test_update_without_params_says_what_to_call():
     optimizer = wdjax.adamw(1e-3, weight_decay=0.1)
-    with pytest.raises(ValueError, match=r"need the current parameters; got `params=None`"):
+    with pytest.raises(ValueError, match=r"`decayed` needs the current parameters; got `params=N"):
         optimizer.update(PARAMS, optimizer.init(PARAMS))
 
 

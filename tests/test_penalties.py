@@ -20,7 +20,9 @@ STRENGTHS = (0.0, 0.1, 1.0, 7.0)
 @rows
 @pytest.mark.parametrize("s", STRENGTHS)
 def test_prox_equals_the_reference(case, s, x64):
-    assert np.allclose(case.penalty.prox(jnp.asarray(Z), s), case.prox(Z, s), rtol=1e-13, atol=1e-15)
+    assert np.allclose(
+        case.penalty.prox(jnp.asarray(Z), s), case.prox(Z, s), rtol=1e-13, atol=1e-15
+    )
 
 
 @valued

@@ -118,7 +118,11 @@ def test_per_epoch_changes_only_between_epochs():
     ("build", "error", "message"),
     [
         (lambda: wdjax.lr_scaled(-0.1, 1.0), ValueError, r"`weight_decay` must be a finite number"),
-        (lambda: wdjax.lr_scaled(0.1, -1.0), ValueError, r"`learning_rate` must be a finite number"),
+        (
+            lambda: wdjax.lr_scaled(0.1, -1.0),
+            ValueError,
+            r"`learning_rate` must be a finite number",
+        ),
         (lambda: wdjax.fixed(float("nan")), ValueError, r"`weight_decay` .* got nan"),
         (lambda: wdjax.fixed("0.1"), TypeError, r"`weight_decay` must be a number .* got '0.1'"),
         (lambda: wdjax.lr_scaled(None, 1.0), TypeError, r"`weight_decay` .* got None"),
@@ -132,7 +136,11 @@ def test_per_epoch_changes_only_between_epochs():
         (lambda: wdjax.inverse_sqrt(0.1, -1), ValueError, r"`gamma` must be a finite number >= 0"),
         (lambda: wdjax.per_epoch(0.1, 3), TypeError, r"`schedule` must be a function of the epoch"),
         (lambda: wdjax.per_epoch(lambda e: e, 0), ValueError, r"`steps_per_epoch` must be >= 1"),
-        (lambda: wdjax.fixed(np.ones(3)), ValueError, r"`weight_decay` must be a scalar; got shape"),
+        (
+            lambda: wdjax.fixed(np.ones(3)),
+            ValueError,
+            r"`weight_decay` must be a scalar; got shape",
+        ),
     ],
 )
 def test_bad_arguments_fail_when_built(build, error, message):

@@ -144,7 +144,9 @@ def test_a_mask_that_is_a_callable_module_is_a_tree():
 
 def test_mask_leaves_must_be_booleans():
     tx = wdjax.add_decayed_weights(0.1, mask={"kernel": 0.01, "bias": 0.0})
-    with pytest.raises(TypeError, match=r"`mask` must hold booleans; got 0.\d+. Multipliers belong"):
+    with pytest.raises(
+        TypeError, match=r"`mask` must hold booleans; got 0.\d+. Multipliers belong"
+    ):
         tx.init(KERNEL)
 
 
@@ -187,7 +189,10 @@ def test_the_init_anchor_is_a_copy_that_survives_donation():
     [
         ("start", r'`anchor` must be None, "init" or a pytree of arrays; got \'start\''),
         ({"kernel": jnp.ones((1, 2))}, r"`anchor` must have the structure and shapes .*bias"),
-        ({"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1)}, r"'kernel' \(2, 1\) instead of \(1, 2\)"),
+        (
+            {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1)},
+            r"'kernel' \(2, 1\) instead of \(1, 2\)",
+        ),
     ],
 )
 def test_an_anchor_that_does_not_fit_says_where(anchor, message):
@@ -239,7 +244,9 @@ def test_a_gate_gets_the_raw_gradient_from_the_caller_of_update():
 # Strengths that cannot be right.
 
 
-@pytest.mark.parametrize("strength", [1.0, wdjax.lr_scaled(0.5, 4.0), lambda count: 3.0 / (1 + count)])
+@pytest.mark.parametrize(
+    "strength", [1.0, wdjax.lr_scaled(0.5, 4.0), lambda count: 3.0 / (1 + count)]
+)
 def test_a_strength_that_would_flip_signs_names_the_paths(strength):
     tx = wdjax.decay_weights(strength)
     message = r"`strength` times multiplier must be < 1.*'kernel'.*flip signs.*prox_weights"
@@ -301,3 +308,10 @@ def test_a_non_array_leaf_says_how_to_filter():
     params = {"kernel": jnp.ones((2, 2)), "activation": jax.nn.relu}
     with pytest.raises(TypeError, match=r"'activation' is .*not an array: filter the"):
         wdjax.decay_weights(0.1).init(params)
+
+
+def test_an_update_where_the_parameter_is_none_is_refused():
+    tx = wdjax.decay_weights(0.1)
+    params = KERNEL | {"extra": None}
+    with pytest.raises(ValueError, match=r"got an update of shape \(2,\) where the parameter is N"):
+        tx.update(ZERO | {"extra": jnp.ones(2)}, tx.init(params), params)

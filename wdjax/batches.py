@@ -31,7 +31,7 @@ def from_memory(
     seed: int,
 ) -> tuple[Draw, int, int]:
     """Batches cut from arrays in memory: the arrays go to the device once, then only indices."""
-    data = _as_arrays("batches", batches, jnp.asarray)
+    data = _as_arrays("batches", batches, _on_device)
     size = common_axis("batches", data)
     if batch_size is None:
         raise ValueError(
@@ -89,14 +89,9 @@ def from_stream(
     iterator = iter(batches)
     ahead: list[Any] = []  # a batch of another shape, or an error, that waits for the next draw
 
-    def draw(step: int, limit: int) -> tuple[PyTree, np.ndarray, int]:
+    def draw(_: int, limit: int) -> tuple[PyTree, np.ndarray, int]:
         group = _group(iterator, ahead, min(limit, chunk))
         if not group:
-            if step == 0:
-                raise ValueError(
-                    "`batches` must yield at least one batch; got none. An iterator can be used "
-                    "only once: make a new one."
-                )
             return None, np.zeros(0, np.int32), 0
         capacity = _stack_size(group[0], chunk)
         return _stacked(group, capacity), np.arange(capacity, dtype=np.int32), len(group)
@@ -114,7 +109,8 @@ def _group(iterator: Iterator[Any], ahead: list[Any], limit: int) -> list[PyTree
                 if isinstance(batch, BaseException):
                     raise batch
             else:
-                batch = _as_arrays("batch", next(iterator), lambda x: x)
+                # a copy, because many iterators fill the same buffer again and again
+                batch = _as_arrays("batch", next(iterator), _host_copy)
             if group and _signature(batch) != _signature(group[0]):
                 ahead.append(batch)
                 break
@@ -149,6 +145,14 @@ def _stacked(group: list[PyTree], capacity: int) -> PyTree:
     return jax.tree.map(stack, *group)
 
 
+def _on_device(x: Any) -> jax.Array:
+    return x if isinstance(x, jax.Array) else jnp.asarray(np.asarray(x))
+
+
+def _host_copy(x: Any) -> Any:
+    return x if isinstance(x, jax.Array) else np.array(x)
+
+
 def _signature(batch: PyTree) -> Any:
     leaves, tree = jax.tree.flatten(batch)
     return tree, [(x.shape, x.dtype) for x in leaves]
@@ -169,4 +173,4 @@ def _as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree
     ]
     if wrong:
         raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
-    return jax.tree.map(lambda x: convert(x if isinstance(x, jax.Array) else np.asarray(x)), tree)
+    return jax.tree.map(convert, tree)

@@ -205,8 +205,13 @@ class _Run:
         while goal is None or self.reached < goal:
             stop = _next_stop(self.reached, goal, eval_every)
             data, table, count = draw(self.reached, min(limit, stop - self.reached))
-            if count == 0:
+            if count == 0 and self.reached > self.ends[0]:
                 break
+            if count == 0:
+                raise ValueError(
+                    "`batches` must yield at least one batch; got none. An iterator can be used "
+                    "only once: make a new one."
+                )
             self.advance(data, table, count)
             due = eval_every is not None and self.reached % eval_every == 0
             # the device always has the next chunk to work on, unless someone wants this one now

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import optax
 
 from wdjax import penalties
@@ -12,7 +11,7 @@ from wdjax.gates import Gate
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Schedule, Strength, lr_scaled
-from wdjax.transforms import Anchor, decay_weights, prox_weights
+from wdjax.transforms import Anchor, Params, decay_weights, prox_weights, require_params
 
 Factory = Callable[..., optax.GradientTransformation]
 Law = Callable[[Strength, Strength], Schedule]
@@ -107,20 +106,16 @@ def _followed_by(
     """Chain the two, handing the raw gradients to the second: gates may need them."""
     inner = optax.with_extra_args_support(inner)
 
-    def init(params: chex.ArrayTree) -> tuple[Any, Any]:
+    def init(params: Params) -> tuple[Any, Any]:
         return inner.init(params), decay.init(params)
 
     def update(
-        updates: chex.ArrayTree,
+        updates: Params,
         state: tuple[Any, Any],
-        params: chex.ArrayTree | None = None,
+        params: Params | None = None,
         **extra_args: Any,
-    ) -> tuple[chex.ArrayTree, tuple[Any, Any]]:
-        if params is None:
-            raise ValueError(
-                "`decayed` optimizers need the current parameters; got `params=None`. "
-                "Call `optimizer.update(grads, state, params)`."
-            )
+    ) -> tuple[Params, tuple[Any, Any]]:
+        require_params("decayed", params)
         steps, inner_state = inner.update(updates, state[0], params, **extra_args)
         decay_args = {"grad": updates} | extra_args
         steps, decay_state = decay.update(steps, state[1], params, **decay_args)

@@ -158,7 +158,8 @@ def elastic_net(l1_ratio: float) -> Penalty:
 def group_lasso(axes: Axes = None) -> Penalty:
     """Sum of the Euclidean norms of groups: whole groups become exactly zero.
 
-        R(z) = Σ_G ‖z_G‖      ∂R(z)_G = z_G / ‖z_G‖, 0 at 0      prox(z, s)_G = z_G max(1 − s/‖z_G‖, 0)
+        R(z) = Σ_G ‖z_G‖      ∂R(z)_G = z_G / ‖z_G‖, 0 at 0
+        prox(z, s)_G = z_G max(1 − s/‖z_G‖, 0)
 
     No factor √|G|: groups of one leaf have equal size, put it into the multiplier if wanted.
 
@@ -313,9 +314,7 @@ def _check_radius(radius: float) -> None:
         raise ValueError(f"`radius` must be a finite number > 0; got {radius}.")
 
 
-def penalty_value(
-    penalty: Penalty, params: chex.ArrayTree, rules: Rules = STANDARD
-) -> jax.Array:
+def penalty_value(penalty: Penalty, params: chex.ArrayTree, rules: Rules = STANDARD) -> jax.Array:
     """Sum of a penalty over the parameters, for losses and reports.
 
         Σ_leaves m R(θ)
@@ -346,12 +345,13 @@ def penalty_value(
             f"`penalty` must have a value; got the constraint {penalty.name}, which has only a "
             "projection."
         )
-    multipliers = resolve(rules, params)
-    total = jnp.zeros((), jnp.float32)
-    for m, param in zip(jax.tree.leaves(multipliers), jax.tree.leaves(params), strict=True):
-        if not (isinstance(m, float) and m == 0):  # a traced multiplier is never skipped
-            total = total + m * penalty.value(widened(param))
-    return total
+    multipliers = jax.tree.leaves(resolve(rules, params))
+    values: list[jax.Array] = [
+        m * penalty.value(widened(param))
+        for m, param in zip(multipliers, jax.tree.leaves(params), strict=True)
+        if not (isinstance(m, float) and m == 0)  # a traced multiplier is never left out
+    ]
+    return sum(values, start=jnp.zeros((), jnp.float32))
 
 
 def widened(x: Any) -> jax.Array:

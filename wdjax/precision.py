@@ -6,14 +6,12 @@ does nearly all weight decay. What a step loses is carried over to the next one.
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from wdjax.penalties import widened
-
-Params = chex.ArrayTree
+from wdjax.transforms import Params, require_params
 
 
 class CompensatedState(NamedTuple):
@@ -73,14 +71,13 @@ def compensated(
     def update(
         updates: Params, state: CompensatedState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, CompensatedState]:
-        if params is None:
-            raise ValueError(
-                "`compensated` needs the current parameters; got `params=None`. "
-                "Call `optimizer.update(grads, state, params)`."
-            )
+        require_params("compensated", params)
         full = jax.tree.map(_full, params, state.residual)
         wide = jax.tree.map(
-            lambda g, p: widened(g) if _is_narrow(p) else g, updates, params, is_leaf=_is_none
+            lambda g, p: g if g is None or not _is_narrow(p) else widened(g),
+            updates,
+            params,
+            is_leaf=_is_none,
         )
         updates, inner_state = inner.update(wide, state.inner, full, **extra_args)
 
@@ -96,9 +93,7 @@ def compensated(
             return value + update - _round(value + update, param.dtype)
 
         steps = jax.tree.map(rounded, updates, full, params, is_leaf=_is_none)
-        residual = jax.tree.map(
-            left_over, updates, full, params, state.residual, is_leaf=_is_none
-        )
+        residual = jax.tree.map(left_over, updates, full, params, state.residual, is_leaf=_is_none)
         return steps, CompensatedState(inner_state, residual)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -110,8 +105,10 @@ def _is_none(x: Any) -> bool:
 
 def _is_narrow(param: Any) -> bool:
     """Whether the leaf is floating point of fewer than 32 bits."""
+    if param is None:
+        return False
     dtype = jnp.asarray(param).dtype
-    return bool(jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32)
+    return bool(jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32)  # type: ignore[no-untyped-call]
 
 
 def _full(param: Any, residual: Any) -> Any:
@@ -121,5 +118,5 @@ def _full(param: Any, residual: Any) -> Any:
 
 def _round(x: jax.Array, dtype: Any) -> jax.Array:
     """Round float32 values to a narrower dtype's grid; a pair of casts would be optimised away."""
-    info = jnp.finfo(dtype)
+    info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
     return jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant)

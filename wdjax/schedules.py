@@ -68,7 +68,8 @@ def check_scalar(name: str, value: Any, *, most: float = math.inf) -> None:
     """Raise unless `value` is a finite scalar in [0, most], or not known yet (traced, None)."""
     if value is None or isinstance(value, jax.core.Tracer) or callable(value):
         return
-    if isinstance(value, str | bytes | bool) or not np.isscalar(value) and not hasattr(value, "shape"):
+    is_number = np.isscalar(value) or hasattr(value, "shape")
+    if isinstance(value, str | bytes | bool) or not is_number:
         raise TypeError(f"`{name}` must be a number >= 0 or a schedule; got {value!r}.")
     if np.shape(value) != ():
         raise ValueError(
@@ -430,7 +431,9 @@ def per_epoch(schedule: Schedule, steps_per_epoch: int | jax.Array) -> Schedule:
 # What is known of a strength before training.
 
 # 0 to a million, about 20 to the decade: enough to see the height of any usual schedule
-SAMPLED_COUNTS = np.unique(np.concatenate([[0], np.geomspace(1, 1e6, 120).round()])).astype(np.int32)
+SAMPLED_COUNTS = np.unique(np.concatenate([[0], np.geomspace(1, 1e6, 120).round()])).astype(
+    np.int32
+)
 
 
 def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarray | None:

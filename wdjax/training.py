@@ -91,7 +91,7 @@ class TrainState(NamedTuple):
 
     def copy(self) -> Self:
         """The same state in buffers of its own: donating one leaves the other valid."""
-        copied: Self = jax.tree.map(lambda x: jnp.array(x, copy=True), self)
+        copied: Self = jax.tree.map(_own, self)
         return copied
 
 
@@ -245,6 +245,12 @@ def _evaluate(
     _check_loss(loss)
     _check_metrics(metrics)
     return jnp.asarray(loss), (metrics, model_state)
+
+
+def _own(leaf: Any) -> jax.Array:
+    """A copy. JAX's weak types (of `jnp.full(3, 0.5)`) go, for they would trace the step again."""
+    array = jnp.array(leaf, copy=True)
+    return array.astype(array.dtype) if jax.typeof(array).weak_type else array
 
 
 def _norm(tree: PyTree) -> jax.Array:

@@ -10,9 +10,8 @@ With the optimiser's finished update Δ and the candidate c = θ + Δ there are 
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,8 +23,8 @@ from wdjax.penalties import Penalty, widened
 from wdjax.rules import Rules, check_rules, resolve, standard
 from wdjax.schedules import Strength
 
-Params = chex.ArrayTree
-Anchor = Params | str | None
+Params: TypeAlias = Any  # a pytree of arrays
+Anchor: TypeAlias = Params | str | None
 
 EVERYTHING: Rules = (("**", 1.0),)
 STANDARD: Rules = standard()
@@ -39,7 +38,7 @@ class DecayState(NamedTuple):
         anchor: a copy of the initial parameters with anchor="init", else ().
     """
 
-    count: chex.Array
+    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
     anchor: Params
 
 
@@ -216,7 +215,7 @@ def _lift(
     rules: Rules,
     mask: Any = None,
     anchor: Anchor = None,
-    check: Callable[[Params, Params, np.ndarray], None] | None = None,
+    check: Callable[[Params, Params, np.ndarray], None] = lambda params, resolved, strengths: None,
     exact: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Lift a formula for one leaf, step(Δ, θ, s m, a, g) -> Δ⁺ in float32 or wider, to Optax.
@@ -225,8 +224,7 @@ def _lift(
     """
     schedule = schedules.as_schedule(strength)
     rules = check_rules(rules)
-    if isinstance(anchor, str) and anchor != "init":
-        raise ValueError(f'`anchor` must be None, "init" or a pytree of arrays; got {anchor!r}.')
+    _check_anchor_kind(anchor)
 
     def multipliers(params: Params) -> Params:
         resolved = resolve(rules, params)
@@ -237,31 +235,22 @@ def _lift(
         strengths = schedules.sampled(schedule)
         if strengths is not None:
             _check_strengths(strengths)
-            if check is not None:
-                check(params, resolved, strengths)
-        if anchor is None or not isinstance(anchor, str):
-            _check_anchor(anchor, params)
-            return DecayState(count=jnp.zeros((), jnp.int32), anchor=())
-        # a copy: the parameters themselves may be donated together with this state
-        copied = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-        return DecayState(count=jnp.zeros((), jnp.int32), anchor=copied)
+            check(params, resolved, strengths)
+        return DecayState(count=jnp.zeros((), jnp.int32), anchor=_kept(anchor, params))
 
     def update(
         updates: Params, state: DecayState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, DecayState]:
-        if params is None:
-            raise ValueError(
-                f"`{name}` needs the current parameters; got `params=None`. "
-                "Call `optimizer.update(grads, state, params)`."
-            )
+        require_params(name, params)
         s = schedule(state.count)
 
         def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
             if update is None or (isinstance(m, float) and m == 0):
                 return update  # bit for bit, as without decay
-            _check_leaf(name, update, param, exact)
-            wide = [None if x is None else widened(x) for x in (update, param, a, grad)]
-            return step(wide[0], wide[1], s * m, wide[2], wide[3]).astype(update.dtype)
+            if exact:
+                _check_width(name, update, param)
+            result = step(_wide(update), _wide(param), s * m, _wide(a), _wide(grad))
+            return result.astype(update.dtype)
 
         anchors = _like(params, state.anchor if isinstance(anchor, str) else anchor)
         grads = extra_args.get("grad")
@@ -271,8 +260,23 @@ def _lift(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _wide(x: Any) -> Any:
+    return None if x is None else widened(x)
+
+
+def _kept(anchor: Anchor, params: Params) -> Params:
+    """Return what of the anchor belongs into the state: a copy for "init", else nothing."""
+    if isinstance(anchor, str):
+        # a copy: the parameters themselves may be donated together with this state
+        return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+    if anchor is not None:
+        _check_anchor(anchor, params)
+    return ()
+
+
 def _map(name: str, leaf: Callable[..., Any], updates: Params, params: Params, *trees: Any) -> Any:
     """Map over the leaves of `updates`, None among them; a tree that is None gives Nones."""
+    treedef: Any
     leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
     try:
         columns = [
@@ -284,6 +288,7 @@ def _map(name: str, leaf: Callable[..., Any], updates: Params, params: Params, *
             f"`{name}` needs updates and params of the same structure; "
             f"{paths.structure_difference(updates, params)}. Pass the gradients of these params."
         ) from None
+    _check_shapes(name, leaves, columns[0], params)
     return treedef.unflatten([leaf(*row) for row in zip(leaves, *columns, strict=True)])
 
 
@@ -309,6 +314,15 @@ def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
 
 
 # Checks, as early as the facts are known.
+
+
+def require_params(name: str, params: Params | None) -> None:
+    """Raise where an update was called without parameters."""
+    if params is None:
+        raise ValueError(
+            f"`{name}` needs the current parameters; got `params=None`. "
+            "Call `optimizer.update(grads, state, params)`."
+        )
 
 
 def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
@@ -338,58 +352,91 @@ def _check_strengths(strengths: np.ndarray) -> None:
 
 
 def _check_fractions(
-    name: str, penalty: Penalty, params: Params, multipliers: Params, strengths: np.ndarray,
-    *, explicit: bool,
+    name: str,
+    penalty: Penalty,
+    params: Params,
+    multipliers: Params,
+    strengths: np.ndarray,
+    *,
+    explicit: bool,
 ) -> None:
     """Refuse decay that flips signs; warn of decay that the dtype cannot hold."""
     top = float(strengths.max()) * penalty.curvature
-    flipped, swallowed = [], {}
+    flipped: list[str] = []
+    swallowed: dict[Any, list[str]] = {}
     for leaf, m in zip(paths.leaves(params), jax.tree.leaves(multipliers), strict=True):
         if isinstance(m, jax.core.Tracer) or not top * m > 0:
             continue
         if explicit and top * m >= 1:
             flipped.append(leaf.path)
-        # just below 1 numbers lie eps/2 apart: a smaller change than half of that rounds away
-        elif top * m < float(jnp.finfo(leaf.dtype).eps) / 4:
-            swallowed.setdefault(str(leaf.dtype), []).append(leaf.path)
+        elif top * m < swallowed_below(leaf.dtype):
+            swallowed.setdefault(leaf.dtype, []).append(leaf.path)
     if flipped:
         raise ValueError(
-            f"`strength` times multiplier must be < 1, the fraction taken off in a step; it "
-            f"reaches {top:g} times the multiplier for {paths.listed(map(repr, flipped))} and would flip "
+            "`strength` times multiplier must be < 1, the fraction taken off in a step; it reaches "
+            f"{top:g} times the multiplier for {paths.listed(map(repr, flipped))} and would flip "
             "signs. Lower λ, check the law's units, or use wdjax.prox_weights."
         )
     for dtype, names in swallowed.items():
         warnings.warn(
             f"`{name}`: {dtype} parameters swallow this decay: it takes off at most {top:.2g} per "
-            f"step, and a change below {float(jnp.finfo(dtype).eps) / 4:.2g} of a number rounds "
-            f"away, for {paths.listed(map(repr, names))}. Wrap the optimizer in wdjax.compensated, or keep "
+            f"step, and a change below {swallowed_below(dtype):.2g} of a number rounds away, for "
+            f"{paths.listed(map(repr, names))}. Wrap the optimizer in wdjax.compensated, or keep "
             "these parameters in float32.",
             stacklevel=2,
         )
 
 
-def _check_anchor(anchor: Params | None, params: Params) -> None:
-    if anchor is None:
-        return
+def swallowed_below(dtype: Any) -> float:
+    """Return the fraction below which a decay step leaves every number of that dtype as it was.
+
+    Just below 1, numbers lie ε/2 apart: a change of less than half of that rounds away.
+
+    Example:
+        >>> swallowed_below(jnp.bfloat16)
+        0.001953125
+    """
+    return float(jnp.finfo(dtype).eps) / 4  # type: ignore[no-untyped-call]
+
+
+def _check_anchor_kind(anchor: Anchor) -> None:
+    if isinstance(anchor, str) and anchor != "init":
+        raise ValueError(f'`anchor` must be None, "init" or a pytree of arrays; got {anchor!r}.')
+
+
+def _check_anchor(anchor: Params, params: Params) -> None:
     given = [(leaf.path, leaf.shape) for leaf in paths.leaves(anchor)]
     wanted = [(leaf.path, leaf.shape) for leaf in paths.leaves(params)]
     if given == wanted:
         return
     difference = paths.structure_difference(anchor, params)
-    shapes = [f"{w[0]!r} {g[1]} instead of {w[1]}" for g, w in zip(given, wanted) if g != w]
+    shapes = [
+        f"{w[0]!r} {g[1]} instead of {w[1]}" for g, w in zip(given, wanted, strict=False) if g != w
+    ]
     raise ValueError(
         "`anchor` must have the structure and shapes of the parameters; got "
         f"{difference or paths.listed(shapes)}. Pass parameters of the same model."
     )
 
 
-def _check_leaf(name: str, update: Any, param: Any, exact: bool) -> None:
-    if jnp.shape(update) != jnp.shape(param):
+def _check_shapes(name: str, updates: list[Any], column: list[Any], params: Params) -> None:
+    for i, (update, param) in enumerate(zip(updates, column, strict=True)):
+        if update is None or (param is not None and jnp.shape(update) == jnp.shape(param)):
+            continue
+        if param is None:
+            raise ValueError(
+                f"`{name}` got an update of shape {jnp.shape(update)} where the parameter is "
+                "None. Pass the gradients of these params."
+            )
+        path = paths.leaves(params)[sum(p is not None for p in column[:i])].path
         raise ValueError(
-            f"`{name}` needs updates shaped like their parameters; got {jnp.shape(update)} for a "
-            f"parameter of shape {jnp.shape(param)}."
+            f"`{name}` needs updates shaped like their parameters; got {jnp.shape(update)} for "
+            f"{path!r} {jnp.shape(param)}. Pass the gradients of these params."
         )
-    if exact and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
+
+
+def _check_width(name: str, update: Any, param: Any) -> None:
+    if jnp.promote_types(update.dtype, param.dtype) != update.dtype:
         raise TypeError(
             f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
             f"{param.dtype}, which cannot express the step to the proximal point. "

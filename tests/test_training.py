@@ -1,0 +1,496 @@
+"""The training step: what it computes, what it leaves alone, and what it refuses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wdjax.training import TrainState, make_train_step
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(12, 3)).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0, 0.5]) + 3.0).astype(np.float32)
+BATCH = {"x": X, "y": Y}
+
+
+def init():
+    return {"w": jnp.full(3, 0.5), "b": jnp.array(0.25)}
+
+
+def squared_error(params, batch):
+    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
+
+
+def reference_gradient(w, b, x, y):
+    """Of the mean squared error, in float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    error = x @ w + b - y
+    return np.mean(error**2), 2 * x.T @ error / len(y), 2 * np.mean(error)
+
+
+def leaves_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype
+        assert x.tobytes() == y.tobytes()
+
+
+def run(loss_fn, optimizer=None, batch=BATCH, params=None, **options):
+    """The state and metrics after one step."""
+    optimizer = optimizer or optax.sgd(0.1)
+    kept = {name: options.pop(name) for name in ("model_state", "key") if name in options}
+    state = TrainState.create(params or init(), optimizer, **kept)
+    return make_train_step(loss_fn, optimizer, **options)(state, batch)
+
+
+# What it computes.
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_a_step_of_sgd_is_the_formula(accumulate):
+    state, metrics = run(squared_error, accumulate=accumulate)
+    loss, dw, db = reference_gradient(np.full(3, 0.5), 0.25, X, Y)
+    np.testing.assert_allclose(state.params["w"], 0.5 - 0.1 * dw, rtol=1e-6)
+    np.testing.assert_allclose(state.params["b"], 0.25 - 0.1 * db, rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], np.sqrt(dw @ dw + db**2), rtol=1e-6)
+    assert bool(metrics["finite"])
+    assert (int(state.step), int(state.skipped)) == (1, 0)
+
+
+def test_clipping_comes_before_the_optimizer_so_decay_is_not_clipped():
+    optimizer = optax.chain(optax.add_decayed_weights(100.0), optax.sgd(1.0))
+    state, metrics = run(squared_error, optimizer, max_grad_norm=1e-3)
+    _, dw, db = reference_gradient(np.full(3, 0.5), 0.25, X, Y)
+    norm = np.sqrt(dw @ dw + db**2)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-6)
+    np.testing.assert_allclose(state.params["w"], 0.5 - 1e-3 * dw / norm - 50.0, rtol=1e-6)
+
+
+def test_a_small_gradient_is_not_clipped():
+    leaves_equal(run(squared_error, max_grad_norm=1e3)[0], run(squared_error)[0])
+
+
+def test_a_zero_gradient_survives_clipping():
+    state, metrics = run(lambda params, batch: 0.0 * params["b"], max_grad_norm=1.0)
+    assert float(metrics["grad_norm"]) == 0.0
+    leaves_equal(state.params, init())
+
+
+def test_the_norm_does_not_overflow_in_float16():
+    params = {"w": jnp.zeros(2, jnp.float16)}
+    state, metrics = run(lambda p, _: jnp.sum(p["w"]) * jnp.float16(1000), params=params)
+    np.testing.assert_allclose(metrics["grad_norm"], 1000 * np.sqrt(2), rtol=1e-6)
+    assert int(state.skipped) == 0
+
+
+def test_micro_batches_are_summed_in_float32():
+    # 1 + 255 · 2⁻⁸ is 1.99609375; bfloat16 sums lose every 2⁻⁸ beside the 1
+    params = {"w": jnp.zeros((), jnp.bfloat16)}
+    batch = np.full(256, 2.0**-8, np.float32)
+    batch[0] = 1.0
+    state, _ = run(
+        lambda p, x: jnp.mean(p["w"] * x), optax.sgd(256.0), batch, params=params, accumulate=256
+    )
+    assert state.params["w"].dtype == jnp.bfloat16
+    assert float(state.params["w"]) == pytest.approx(-1.99609375, abs=2.0**-7)
+
+
+def test_metrics_are_the_users_and_means_over_micro_batches():
+    def loss_fn(params, batch):
+        return squared_error(params, batch), {"first": batch["y"][0], "size": len(batch["y"])}
+
+    _, metrics = run(loss_fn, accumulate=3)
+    np.testing.assert_allclose(metrics["first"], Y[[0, 4, 8]].mean(), rtol=1e-6)
+    assert set(metrics) == {"loss", "grad_norm", "finite", "first", "size"}
+    assert float(metrics["size"]) == 4
+
+
+def test_model_state_passes_through_micro_batches_in_turn():
+    def loss_fn(params, batch, model_state):
+        return squared_error(params, batch), {}, {"ema": 0.5 * model_state["ema"] + batch["y"][0]}
+
+    state, _ = run(loss_fn, model_state={"ema": jnp.array(1.0)}, accumulate=2)
+    np.testing.assert_allclose(state.model_state["ema"], 0.5 * (0.5 + Y[0]) + Y[6], rtol=1e-6)
+
+
+def test_keys_are_folded_with_step_and_micro_batch():
+    def loss_fn(params, batch, key):
+        return squared_error(params, batch), {"noise": jax.random.normal(key)}
+
+    key = jax.random.key(7)
+    step = make_train_step(loss_fn, optax.sgd(0.1))
+    state = TrainState.create(init(), optax.sgd(0.1), key=key)
+    for t in range(2):
+        state, metrics = step(state, BATCH)
+        expected = jax.random.normal(jax.random.fold_in(key, t))
+        assert float(metrics["noise"]) == float(expected)
+    _, metrics = run(loss_fn, key=key, accumulate=2)
+    folded = [jax.random.fold_in(jax.random.fold_in(key, 0), i) for i in range(2)]
+    expected = np.mean([float(jax.random.normal(k)) for k in folded])
+    np.testing.assert_allclose(metrics["noise"], expected, rtol=1e-6)
+
+
+def test_optimizers_that_want_the_loss_get_it():
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1))
+    state, _ = run(squared_error, optimizer)
+    loss = reference_gradient(np.full(3, 0.5), 0.25, X, Y)[0]
+    np.testing.assert_allclose(state.opt_state[1].best_value, loss, rtol=1e-6)
+
+
+def test_many_steps_trace_once():
+    traces = []
+
+    def loss_fn(params, batch):
+        traces.append(1)
+        return squared_error(params, batch)
+
+    step = make_train_step(loss_fn, optax.adam(0.1))
+    state = TrainState.create(init(), optax.adam(0.1))
+    for _ in range(4):
+        state, _ = step(state, BATCH)
+    assert len(traces) == 1
+
+
+def test_a_step_runs_under_vmap_over_states():
+    optimizer = optax.adam(0.1)
+    step = make_train_step(squared_error, optimizer, max_grad_norm=1.0)
+    states = [TrainState.create({**init(), "b": jnp.array(b)}, optimizer) for b in (0.0, 2.0)]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *states)
+    stacked, _ = jax.vmap(step, in_axes=(0, None))(stacked, BATCH)
+    for i, state in enumerate(states):
+        single, _ = step(state, BATCH)
+        for a, b in zip(jax.tree.leaves(stacked), jax.tree.leaves(single), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-5)
+
+
+# What it leaves alone.
+
+
+def nan_when_asked(params, batch, model_state, key):
+    loss = squared_error(params, batch) * jnp.where(batch["bad"][0] == 1, jnp.nan, 1.0)
+    return loss, {}, {"calls": model_state["calls"] + 1, "loss": loss}
+
+
+def infinite_gradient(params, batch, model_state, key):
+    # √|b − 0.25| is 0 at the start, its derivative is not a number
+    kink = lambda b: jnp.sqrt(jnp.abs(b - 0.25))
+    bad = jax.lax.cond(batch["bad"][0] == 1, kink, lambda b: 0.0 * b, params["b"])
+    return (
+        squared_error(params, batch) + bad,
+        {},
+        {**model_state, "calls": model_state["calls"] + 1},
+    )
+
+
+@pytest.mark.parametrize("loss_fn", [nan_when_asked, infinite_gradient])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adamw(0.1),
+        optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1, momentum=0.9)),
+        optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+    ],
+    ids=["adamw", "noise", "multisteps"],
+)
+def test_a_step_that_is_not_finite_changes_nothing(loss_fn, accumulate, optimizer):
+    model_state = {"calls": jnp.array(0), "loss": jnp.array(0.0)}
+    state = TrainState.create(init(), optimizer, model_state=model_state, key=jax.random.key(1))
+    before = state.copy()
+    step = make_train_step(loss_fn, optimizer, accumulate=accumulate)
+    state, metrics = step(state, {**BATCH, "bad": np.ones(12, np.float32)})
+    assert not bool(metrics["finite"])
+    assert (int(state.step), int(state.skipped)) == (1, 1)
+    data = lambda s: jax.tree.map(
+        lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x,
+        (s.params, s.opt_state, s.model_state),
+    )
+    leaves_equal(data(state), data(before))
+    state, metrics = step(state, {**BATCH, "bad": np.zeros(12, np.float32)})
+    assert np.isfinite(state.params["w"]).all()
+    assert (int(state.step), int(state.skipped), int(state.model_state["calls"])) == (
+        2,
+        1,
+        accumulate,
+    )
+
+
+def test_without_skipping_the_numbers_go_through():
+    loss_fn = lambda params, batch: squared_error(params, batch) * jnp.nan
+    state, metrics = run(loss_fn, skip_nonfinite=False)
+    assert np.isnan(state.params["w"]).all()
+    assert (int(state.step), int(state.skipped), bool(metrics["finite"])) == (1, 0, False)
+
+
+def test_create_copies_so_donation_spares_the_callers_arrays():
+    # dog keeps the initial params in its state: without copies one buffer would be donated twice
+    optimizer = optax.contrib.dog(1.0, init_step=("distance", 1e-6))
+    params, key, model_state = init(), jax.random.key(0), {"n": jnp.zeros(2)}
+
+    def loss_fn(params, batch, model_state, key):
+        return squared_error(params, batch), {}, model_state
+
+    state = TrainState.create(params, optimizer, model_state=model_state, key=key)
+    after, _ = make_train_step(loss_fn, optimizer)(state, BATCH)
+    assert state.params["w"].is_deleted()
+    leaves_equal(params, init())
+    assert not model_state["n"].is_deleted()
+    assert not key.is_deleted()
+    kept = after.copy()
+    make_train_step(loss_fn, optimizer)(after, BATCH)
+    assert int(kept.step) == 1
+
+
+def test_without_donation_the_state_stays_valid():
+    state = TrainState.create(init(), optax.sgd(0.1))
+    make_train_step(squared_error, optax.sgd(0.1), donate=False)(state, BATCH)
+    leaves_equal(state.params, init())
+
+
+# Other libraries, other precisions.
+
+
+def test_flax_batch_norm_and_dropout():
+    nn = pytest.importorskip("flax.linen")
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(nn.Dense(4)(x))
+            return nn.Dense(1)(nn.Dropout(0.5, deterministic=not train)(x))[:, 0]
+
+    net = Net()
+    variables = net.init(jax.random.key(0), X, train=False)
+
+    def loss_fn(params, batch, model_state, key):
+        predicted, changed = net.apply(
+            {"params": params, **model_state},
+            batch["x"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        return jnp.mean((predicted - batch["y"]) ** 2), {}, changed
+
+    optimizer = optax.adam(0.05)
+    model_state = {"batch_stats": variables["batch_stats"]}
+    state = TrainState.create(
+        variables["params"], optimizer, model_state=model_state, key=jax.random.key(1)
+    )
+    step = make_train_step(loss_fn, optimizer)
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, BATCH)
+        losses.append(float(metrics["loss"]))
+    hidden = X @ variables["params"]["Dense_0"]["kernel"]
+    first, _ = step(
+        TrainState.create(variables["params"], optimizer, model_state=model_state, key=state.key),
+        BATCH,
+    )
+    mean = first.model_state["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.5 * hidden.mean(0), rtol=1e-5, atol=1e-6)
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+def test_equinox_filtered_params():
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(3, "scalar", 4, 1, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss_fn(params, batch):
+        predicted = jax.vmap(eqx.combine(params, static))(batch["x"])
+        return jnp.mean((predicted - batch["y"]) ** 2)
+
+    state, _ = run(loss_fn, optax.sgd(0.1), params=params)
+    assert jax.tree.structure(state.params) == jax.tree.structure(params)
+    grads = jax.grad(loss_fn)(params, BATCH)
+    expected = params.layers[0].weight - 0.1 * grads.layers[0].weight
+    np.testing.assert_allclose(state.params.layers[0].weight, expected, rtol=1e-5)
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        params = {"w": jnp.full(3, 0.5, jnp.float64), "b": jnp.array(0.25, jnp.float64)}
+        batch = {"x": X.astype(np.float64), "y": Y.astype(np.float64)}
+        state, metrics = run(squared_error, params=params, batch=batch, accumulate=2)
+        _, dw, db = reference_gradient(np.full(3, 0.5), 0.25, X, Y)
+        np.testing.assert_allclose(state.params["w"], 0.5 - 0.1 * dw, rtol=1e-14)
+        np.testing.assert_allclose(metrics["grad_norm"], np.sqrt(dw @ dw + db**2), rtol=1e-14)
+        assert metrics["loss"].dtype == jnp.float64
+
+
+# What it refuses.
+
+
+@pytest.mark.parametrize(
+    ("leaf", "kind"),
+    [(np.arange(3), "int64[3]"), (jnp.zeros(2, bool), "bool[2]"), (1.0, "float"), (len, "builtin")],
+)
+def test_params_that_are_not_floating_point_arrays_are_named(leaf, kind):
+    message = r"hold floating-point arrays only; got " + kind.replace("[", r"\[") + ".* at 'a/ids'"
+    with pytest.raises(TypeError, match=message):
+        TrainState.create({"a": {"ids": leaf}}, optax.sgd(0.1))
+
+
+def test_at_most_five_paths_are_named():
+    params = {f"p{i}": jnp.arange(2) for i in range(7)}
+    with pytest.raises(TypeError, match=r"at 'p4', and 2 more\."):
+        TrainState.create(params, optax.sgd(0.1))
+
+
+@pytest.mark.parametrize("name", ["model_state", "key"])
+def test_a_loss_that_takes_what_the_state_lacks(name):
+    scope = {}
+    exec(f"def loss_fn(params, batch, {name}): return 0.0", scope)
+    with pytest.raises(ValueError, match=f"takes {name}, but .* {name}= to TrainState.create"):
+        run(scope["loss_fn"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({}, r"`batch` must hold at least one array; got \{\}"),
+        ({"x": X, "y": Y[:-1]}, r"must share the leading axis; got x: 12, y: 11"),
+        (
+            {"x": X[:0], "y": Y[:0]},
+            r"entry 'x' must have a leading axis, not empty; got .*\(0, 3\)",
+        ),
+        ({"x": X, "y": 1.0}, r"entry 'y' must have a leading axis, not empty; got shape \(\)"),
+    ],
+)
+def test_bad_batches_are_named(batch, message):
+    with pytest.raises(ValueError, match=message):
+        run(squared_error, batch=batch)
+
+
+@pytest.mark.parametrize(
+    ("batch", "spec"),
+    [
+        (BATCH, {"x": ("B", 3), "y": ("B",)}),
+        (BATCH, {"x": (None, "D"), "y": (12,)}),
+        ((X, {"y": Y}), (("B", 3), {"y": ("B",)})),
+        ([X, X], [("B", "D"), ("B", "D")]),
+        (X, ("B", 3)),
+    ],
+)
+def test_a_batch_that_meets_its_spec_passes(batch, spec):
+    run(lambda params, batch: jnp.sum(params["w"]), batch=batch, batch_spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("batch", "spec", "message"),
+    [
+        (BATCH, {"x": ("B", 13), "y": ("B",)}, r"'x' must have shape \('B', 13\); got \(12, 3\)"),
+        (BATCH, {"x": ("B", 3), "y": ("B", 1)}, r"'y' must have shape \('B', 1\); got \(12,\)"),
+        (BATCH, {"x": ("B", "B"), "y": ("B",)}, r"'x' must .*; got \(12, 3\)\. B is 12"),
+        (BATCH, {"x": ("B", "D"), "y": ("D",)}, r"'y' must .*; got \(12,\)\. D is 3"),
+        (BATCH, {"x": ("B", 3)}, r"entries of `batch_spec`; 'y' is not declared"),
+        ({"x": X}, {"x": ("B", 3), "y": ("B",)}, r"entries of `batch_spec`; 'y' is missing"),
+        ((X, {"y": Y}), (("B", 3), {"y": (None, 2)}), r"'1/y' must have shape \(None, 2\)"),
+        (X, ("B", 4), r"entry '\.' must have shape \('B', 4\); got \(12, 3\)"),
+    ],
+)
+def test_a_batch_that_breaks_its_spec_is_named(batch, spec, message):
+    with pytest.raises(ValueError, match=message):
+        run(lambda params, batch: jnp.sum(params["w"]), batch=batch, batch_spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        (lambda p: p["w"], ValueError, r"loss must be a scalar; got shape \(3,\)\. Take its mean"),
+        (lambda p: jnp.int32(1), TypeError, r"loss must be a floating-point number; got int32"),
+        (lambda p: None, TypeError, r"loss must be a scalar array; got NoneType"),
+        (lambda p: (p["b"], {}, {}), TypeError, r"return the loss or \(loss, metrics\); got tuple"),
+        (lambda p: (p["b"], [p["b"]]), TypeError, r"metrics must be a dict of arrays; got list"),
+        (lambda p: (p["b"], {"a": "x"}), TypeError, r"dict of arrays; got str at 'a'"),
+        (lambda p: (p["b"], {"loss": p["b"]}), ValueError, r"names that the step adds; got 'loss'"),
+    ],
+)
+def test_bad_results_of_the_loss_are_named(result, error, message):
+    with pytest.raises(error, match=message):
+        run(lambda params, batch: result(params))
+
+
+def test_a_loss_with_model_state_must_return_three():
+    message = r"must return \(loss, metrics, model_state\); got tuple"
+    with pytest.raises(TypeError, match=message):
+        run(lambda params, batch, model_state: (params["b"], {}), model_state={"n": jnp.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ({"n": jnp.zeros(3)}, r"'n' was float32\[2\] and became float32\[3\]"),
+        ({"n": jnp.zeros(2, jnp.bfloat16)}, r"'n' was float32\[2\] and became bfloat16\[2\]"),
+        ({"m": jnp.zeros(2)}, r"'n' was float32\[2\] and became absent, 'm' was absent and"),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_model_state_that_changes_is_named(after, message, accumulate):
+    with pytest.raises(ValueError, match="`model_state` must keep structure.*" + message):
+        run(
+            lambda params, batch, model_state: (params["b"], {}, after),
+            model_state={"n": jnp.zeros(2)},
+            accumulate=accumulate,
+        )
+
+
+def test_a_model_state_in_another_container_is_named():
+    with pytest.raises(
+        ValueError, match=r"`model_state` must keep .*\(\*, \*\).* became .*\[\*, \*\]"
+    ):
+        run(
+            lambda params, batch, model_state: (params["b"], {}, list(model_state)),
+            model_state=(jnp.zeros(1), jnp.zeros(2)),
+        )
+
+
+def test_an_optimizer_state_or_params_that_change_are_named():
+    def changing(field):
+        def update(updates, state, params):
+            grown = jax.tree.map(lambda u: jnp.zeros((2, *u.shape)), updates)
+            return (grown, state) if field == "params" else (updates, {"mu": jnp.zeros((2, 3))})
+
+        return optax.GradientTransformation(lambda params: {"mu": jnp.zeros(3)}, update)
+
+    loss_fn = lambda params, batch: jnp.sum(params["w"])
+    params = {"w": jnp.zeros((1, 3))}
+    message = r"`opt_state` must keep .*'mu' was float32\[3\] and became float32\[2,3\]"
+    with pytest.raises(ValueError, match=message):
+        run(loss_fn, changing("opt_state"), params=params)
+    params = {"w": jnp.zeros(())}
+    message = r"`params` must keep .*'w' was float32\[\] and became float32\[2\]"
+    with pytest.raises(ValueError, match=message):
+        run(loss_fn, changing("params"), params=params)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"accumulate": 0}, ValueError, r"`accumulate` must be a whole number >= 1; got 0"),
+        ({"accumulate": 1.5}, TypeError, r"`accumulate` must be a whole number >= 1; got 1.5"),
+        (
+            {"accumulate": 5},
+            ValueError,
+            r"`accumulate` must divide every batch; got .*=5 and .* 12",
+        ),
+        ({"max_grad_norm": 0.0}, ValueError, r"`max_grad_norm` must be a number > 0, .*; got 0.0"),
+    ],
+)
+def test_bad_options_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        run(squared_error, **options)
+
+
+def test_a_partial_loss_works():
+    loss_fn = functools.partial(
+        lambda scale, params, batch: scale * squared_error(params, batch), 2.0
+    )
+    loss = reference_gradient(np.full(3, 0.5), 0.25, X, Y)[0]
+    np.testing.assert_allclose(run(loss_fn)[1]["loss"], 2 * loss, rtol=1e-6)
