@@ -234,6 +234,7 @@ def test_an_own_rule_that_wins_only_leaves_that_cannot_decay_is_an_error():
         ),
         ((*standard(), ("kernel", 0.5)), "rule 'kernel' never wins"),
         ((("**", 0.0), ("kernel", 0.5)), "rule 'kernel' never wins"),
+        ((("*", 1.0), ("**", 0.5), ("**", 0.0)), r"rule '\*\*' never wins"),
         (
             (("kernel", 1.0),),
             r"no rule matches: Dense_0/bias \(8,\); end the rules with \('\*\*', 0.\) or",
@@ -490,6 +491,7 @@ NAMES = [
     ],
     ("pos_embed/kernel", (5, 8), "weight"),
     ("pos_embed/w", (5, 8), "weight"),
+    ("pos_kernel", (5, 8), "weight"),
     ("post_embed/embedding", (5, 8), "embedding"),
     ("positive", (5, 8), "guess: n-D"),
     ("cls", (1, 8), "token"),
@@ -536,19 +538,23 @@ def test_the_preset_knows_names(entry, shape, kind):
     assert labels(standard(), tree)[path] == kind
 
 
-def test_the_container_decides_for_a_weight_before_the_parent_does():
-    eqx = pytest.importorskip("equinox")
-
-    class PreNorm(eqx.Module):
-        norm: eqx.nn.Linear
-        embed: eqx.nn.Linear
-        body: eqx.nn.Embedding
-
-    nn, key = eqx.nn, models.KEY
-    tree = PreNorm(nn.Linear(2, 2, key=key), nn.Linear(2, 2, key=key), nn.Embedding(3, 2, key=key))
-    found = labels(standard(), eqx.filter(tree, eqx.is_array))
-    assert found["norm/weight"] == found["embed/weight"] == "weight"
-    assert found["body/weight"] == "embedding"
+@pytest.mark.parametrize("parent", ["norm", "embed", "head", "block"])
+@pytest.mark.parametrize(
+    ("container", "kind"),
+    [
+        ("Linear", "weight"),
+        ("Conv2d", "weight"),
+        ("ConvTranspose", "weight"),
+        ("MyDense", "weight"),
+        ("PatchEmbed", "weight"),
+        ("LayerNorm", "norm/gain"),
+        ("Embedding", "embedding"),
+    ],
+)
+def test_the_container_decides_for_a_weight_before_the_parent_does(container, kind, parent):
+    outer = namedtuple("PreNorm", parent)
+    tree = outer(namedtuple(container, "weight")(shaped()))
+    assert labels(standard(), tree) == {f"{parent}/weight": kind}
 
 
 def test_a_linear_weight_in_a_position_module_is_a_matrix():

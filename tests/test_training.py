@@ -220,6 +220,16 @@ def test_a_step_that_is_not_finite_changes_nothing(loss_fn, accumulate, optimize
     )
 
 
+def test_a_loss_that_is_not_finite_is_enough_to_skip():
+    def loss_fn(params, batch):
+        return squared_error(params, batch) + jax.lax.stop_gradient(jnp.inf * params["w"][0])
+
+    state, metrics = run(loss_fn)
+    assert np.isfinite(metrics["grad_norm"])
+    assert int(state.skipped) == 1
+    leaves_equal(state.params, init())
+
+
 def test_without_skipping_the_numbers_go_through():
     loss_fn = lambda params, batch: squared_error(params, batch) * jnp.nan
     state, metrics = run(loss_fn, skip_nonfinite=False)

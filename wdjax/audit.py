@@ -14,20 +14,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wdjax import paths, schedules
-from wdjax.rules import RuleError, Rules, check_rules, is_guess, label, owners
+from wdjax.paths import Leaf
+from wdjax.rules import RuleError, Rules, Selector, check_rules, is_guess, label, owners
 from wdjax.schedules import Schedule, Strength
-from wdjax.transforms import STANDARD
+from wdjax.transforms import STANDARD, swallowed_below
 
 Row = dict[str, Any]
 
-_MOST_COUNTS = 2**20
+_MOST_COUNTS = 2**20  # steps looked at
 _LAST_COUNT = np.iinfo(np.int32).max
-_WIDTH = 100
-_LEAST_PATH, _MOST_RULE = 24, 20
+_WIDTH = 100  # of the table, unless long shapes leave a path less than this
+_LEAST_PATH, _MOST_RULE = 32, 18
 # a bare integer or a trailing _3 in a segment: what tells repeated blocks apart
 _COUNTER = re.compile(r"((?<![^/_])\d+(?=/|$))")
 
@@ -49,7 +49,7 @@ class Audit:
         steps: T, or None.
 
     Example:
-        >>> found = audit({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, strength=0.5)
+        >>> found = audit({"kernel": np.ones((2, 3)), "bias": np.ones(3)}, strength=0.5)
         >>> found.decayed, found.total, [row["half_life"] for row in found.rows]
         (6, 9, [None, 1.0])
     """
@@ -65,7 +65,13 @@ class Audit:
         """Return the table."""
         lines = _merged(self.rows)
         notes = [
-            textwrap.fill(note, _WIDTH, initial_indent="! ", subsequent_indent="  ")
+            textwrap.fill(
+                f"! {note}",
+                _WIDTH,
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
             for note in _notes(self, lines)
         ]
         return "\n".join([*_header(self), *_table(lines), *notes])
@@ -87,7 +93,7 @@ def audit(
     Args:
         tree: a pytree of arrays or of ShapeDtypeStructs, as `jax.eval_shape` gives.
         strength: s, the fraction taken off per step, in [0, 1): a number or a schedule, such as
-            `lr_scaled(0.1, lr)`. Not the learning rate, and not λ unless the law is `fixed`.
+            `lr_scaled(0.1, lr)`; not λ, unless the law is `fixed`.
         rules: (selector, multiplier) pairs that give m; first match wins.
         steps: T >= 1, the length of the run; may be left out for a constant strength. Every step
             enters up to T = 2^20; of a longer run, 2^20 evenly spaced steps do.
@@ -102,26 +108,26 @@ def audit(
         TypeError: `strength` is neither a number nor a schedule; a leaf is not an array.
 
     Example:
-        >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+        >>> params = {"kernel": np.ones((2, 3), "float32"), "bias": np.ones(3, "float32")}
         >>> audit(params, strength=0.01, steps=100)
         2 float32 arrays, 9 numbers, 6 of them decayed (66.7%)
         strength 0.01 at each of 100 steps
-                                                  shrink               left
-        path    shape  numbers  rule    mult       /step  half-life  at end
-        kernel  2x3          6  weight     1    1.00e-02       69.0   0.366
-        bias    3            3  bias       0           0      never       1
+                                                shrink   half    left
+        path    shape  numbers  rule    mult     /step   life  at end
+        kernel  2x3          6  weight     1  1.00e-02   69.0   0.366
+        bias    3            3  bias       0         0  never       1
     """
     schedule = schedules.as_schedule(strength)
+    steps = None if steps is None else _checked_steps(steps)
     counts = _counts(schedule, steps)
     strengths = _strengths(schedule, counts)
     peak = int(strengths.argmax())
     top = float(strengths[peak])
-    rows = _rows(tree, _concrete(check_rules(rules)), top)
-    _check_signs(rows, top)
-    if steps is not None:
-        kept = {m: _left(strengths * m, steps) for m in {row["multiplier"] for row in rows}}
-        for row in rows:
-            row["left"] = kept[row["multiplier"]]
+    decisions = _decisions(tree, _concrete(check_rules(rules)))
+    _check_signs(decisions, top)
+    multipliers = {m for _, _, m in decisions}
+    left = {m: None if steps is None else _left(strengths * m, steps) for m in multipliers}
+    rows = [_row(leaf, selector, m, top * m, left[m]) for leaf, selector, m in decisions]
     return Audit(
         rows=rows,
         total=sum(row["numbers"] for row in rows),
@@ -145,49 +151,57 @@ def _left(shrinks: np.ndarray, steps: int) -> float:
     return math.exp(steps * float(np.log1p(-shrinks).mean()))
 
 
-def _rows(tree: Any, rules: Rules, top: float) -> list[Row]:
-    """One row per leaf; what is left at the end comes later."""
-    rows = []
-    for leaf, owner in zip(paths.leaves(tree), owners(rules, tree), strict=True):
-        selector, m = rules[owner] if owner >= 0 else ("not floating", 0.0)
-        rows.append(
-            {
-                "path": leaf.path,
-                "shape": [int(size) for size in leaf.shape],
-                "dtype": str(leaf.dtype),
-                "numbers": math.prod(map(int, leaf.shape)),
-                "rule": label(selector),
-                "guess": is_guess(selector),
-                "multiplier": m,
-                "shrink": top * m,
-                "half_life": _half_life(top * m) if top * m < 1 else None,
-                "left": None,
-            }
-        )
-    return rows
+def _decisions(tree: Any, rules: Rules) -> list[tuple[Leaf, Selector, float]]:
+    """Each leaf, what decides it, and its multiplier."""
+    decided = [(selector, float(m)) for selector, m in rules]
+    decided.append(("not float", 0.0))  # index -1
+    leaves = paths.leaves(tree)
+    return [
+        (leaf, *decided[owner]) for leaf, owner in zip(leaves, owners(rules, tree), strict=True)
+    ]
+
+
+def _row(leaf: Leaf, selector: Selector, m: float, shrink: float, left: float | None) -> Row:
+    shape = [int(size) for size in leaf.shape]
+    return {
+        "path": leaf.path,
+        "shape": shape,
+        "dtype": str(leaf.dtype),
+        "numbers": math.prod(shape),
+        "rule": label(selector),
+        "guess": is_guess(selector),
+        "multiplier": m,
+        "shrink": shrink,
+        "half_life": _half_life(shrink),
+        "left": left,
+    }
+
+
+def _checked_steps(steps: Any) -> int:
+    """An integer >= 1, of Python."""
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
+        raise ValueError(f"`steps` must be an integer >= 1; got {steps!r}. Count optimizer steps.")
+    return int(steps)
 
 
 def _counts(schedule: Schedule, steps: int | None) -> np.ndarray:
-    """The steps at which the strength is looked at: one stands for all if it is constant."""
-    if steps is None and not isinstance(schedule, schedules.Constant):
-        raise ValueError(
-            "`steps` must be the length of the run where `strength` is a schedule; got None. "
-            "Pass steps=."
-        )
-    if steps is not None and (
-        isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1
-    ):
-        raise ValueError(f"`steps` must be an integer >= 1; got {steps!r}. Count optimizer steps.")
-    if steps is None or isinstance(schedule, schedules.Constant):
+    """The steps at which the strength is looked at; one stands for all if it is constant."""
+    if isinstance(schedule, schedules.Constant):
         return np.zeros(1, np.int32)
+    if steps is None:
+        raise ValueError(
+            "`steps` must be given where `strength` is a schedule; got None. Pass the length of "
+            "the run, steps=."
+        )
     if steps <= _MOST_COUNTS:
         return np.arange(steps, dtype=np.int32)
     middles = (np.arange(_MOST_COUNTS) + 0.5) * (steps / _MOST_COUNTS)
-    return np.minimum(middles, _LAST_COUNT).astype(np.int32)  # optax saturates its count there
+    counts: np.ndarray = np.minimum(middles, _LAST_COUNT).astype(np.int32)  # Optax stops there too
+    return counts
 
 
 def _strengths(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
-    """s at these steps in float64, checked."""
+    """The strength at these steps in float64, checked."""
     strengths = schedules.sampled(schedule, counts)
     if strengths is None:
         raise ValueError(
@@ -214,13 +228,14 @@ def _concrete(rules: Rules) -> Rules:
     return check_rules(tuple((selector, float(m)) for selector, m in rules))
 
 
-def _check_signs(rows: list[Row], top: float) -> None:
-    flipped = [row["path"] for row in rows if row["shrink"] >= 1]
+def _check_signs(decisions: list[tuple[Leaf, Selector, float]], top: float) -> None:
+    """Refuse decay that flips signs."""
+    flipped = [repr(leaf.path) for leaf, _, m in decisions if top * m >= 1]
     if flipped:
         raise ValueError(
-            f"`strength` times multiplier must be < 1, the fraction taken off in a step; it "
-            f"reaches {top:g} times the multiplier for {paths.listed(map(repr, flipped))} and "
-            "would flip signs. Lower λ, check the law's units, or use wdjax.prox_weights."
+            "`strength` times multiplier must be < 1, the fraction taken off in a step; it reaches "
+            f"{top:g} times the multiplier for {paths.listed(flipped)} and would flip signs. "
+            "Lower λ, check the law's units, or use wdjax.prox_weights."
         )
 
 
@@ -228,26 +243,29 @@ def _check_signs(rows: list[Row], top: float) -> None:
 
 
 def _header(found: Audit) -> list[str]:
-    """Two lines: how many decay, and how strongly."""
+    """How many decay, how strongly, and how many were guessed."""
     dtypes = {row["dtype"] for row in found.rows}
-    kind = f"{dtypes.pop()} " if len(dtypes) == 1 else ""
+    kind = f"{dtypes.pop()} array" if len(dtypes) == 1 else "array"
     share = found.decayed / max(found.total, 1)
-    count = f"{_plural(len(found.rows), kind + 'array')}, {_plural(found.total, 'number')}"
-    first = f"{count}, {found.decayed:,} of them decayed ({share:.1%})"
-    guesses = sum(row["guess"] for row in found.rows)
-    marked = f"; {guesses:,} decided by shape only (marked ?)" if guesses else ""
     if found.step is not None:
         when = f"at most, at step {found.step:,} of {found.steps:,}"
     else:
         when = "at every step" if found.steps is None else f"at each of {found.steps:,} steps"
-    return [first + marked, f"strength {found.strength:.3g} {when}"]
+    guesses = sum(row["guess"] for row in found.rows)
+    guessed = [f"{_plural(guesses, 'array')} decided by shape only (marked ?)"] if guesses else []
+    return [
+        f"{_plural(len(found.rows), kind)}, {_plural(found.total, 'number')}, "
+        f"{found.decayed:,} of them decayed ({share:.1%})",
+        f"strength {found.strength:.3g} {when}",
+        *guessed,
+    ]
 
 
 def _merged(rows: list[Row]) -> list[Row]:
     """Rows as printed: repeated blocks in one, the most decayed and largest first."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
-        words = tuple(_COUNTER.split(row["path"])[::2])
+        words = tuple(_COUNTER.split(row["path"])[::2])  # the path without its counters
         key = (words, *row["shape"], row["dtype"], row["rule"], row["multiplier"])
         groups.setdefault(key, []).append(row)
     lines = [
@@ -266,38 +284,34 @@ def _shared(group: list[Row]) -> str:
 
 
 def _table(lines: list[Row]) -> list[str]:
-    """Columns under a title of two lines."""
+    """The columns, under titles of two lines."""
     if not lines:
         return []
-    columns: list[tuple[str, Callable[[str, int], str], list[str]]] = [
-        ("\nshape", str.ljust, ["x".join(map(str, line["shape"])) or "scalar" for line in lines]),
-        ("\ndtype", str.ljust, [line["dtype"] for line in lines]),
-        ("\nnumbers", str.rjust, [f"{line['numbers']:,}" for line in lines]),
-        ("\nrule", str.ljust, ["? " * line["guess"] + line["rule"] for line in lines]),
-        ("\nmult", str.rjust, [f"{line['multiplier']:.3g}" for line in lines]),
-        ("shrink\n/step", str.rjust, [_shrink_text(line["shrink"]) for line in lines]),
-        ("\nhalf-life", str.rjust, [_half_life_text(line["half_life"]) for line in lines]),
-        ("left\nat end", str.rjust, [_left_text(line["left"]) for line in lines]),
+    columns = [
+        _column("shape", ["x".join(map(str, line["shape"])) or "scalar" for line in lines]),
+        _column("dtype", [line["dtype"] for line in lines]),
+        _column("numbers", [f"{line['numbers']:,}" for line in lines], str.rjust),
+        _column("rule", [_rule_text(line) for line in lines]),
+        _column("mult", [f"{line['multiplier']:.3g}" for line in lines], str.rjust),
+        _column("shrink /step", [_shrink_text(line["shrink"]) for line in lines], str.rjust),
+        _column("half life", [_half_life_text(line["half_life"]) for line in lines], str.rjust),
+        _column("left at_end", [_left_text(line["left"]) for line in lines], str.rjust),
     ]
-    hidden = {"\ndtype"} if len({line["dtype"] for line in lines}) == 1 else set()
-    hidden |= {"left\nat end"} if lines[0]["left"] is None else set()
-    blocks = [
-        _block(
-            title,
-            adjust,
-            [_shortened(text, _MOST_RULE) if "rule" in title else text for text in cells],
-        )
-        for title, adjust, cells in columns
-        if title not in hidden
-    ]
-    room = max(_LEAST_PATH, _WIDTH - sum(len(block[0]) + 2 for block in blocks))
-    names = _block("\npath", str.ljust, [_shortened(line["path"], room) for line in lines])
-    return ["  ".join(cells).rstrip() for cells in zip(names, *blocks, strict=True)]
+    if len({line["dtype"] for line in lines}) == 1:
+        del columns[1]
+    if lines[0]["left"] is None:
+        del columns[-1]
+    room = max(_LEAST_PATH, _WIDTH - sum(len(column[0]) + 2 for column in columns))
+    names = _column("path", [_shortened(line["path"], room) for line in lines])
+    return ["  ".join(cells) for cells in zip(names, *columns, strict=True)]
 
 
-def _block(title: str, adjust: Callable[[str, int], str], cells: list[str]) -> list[str]:
-    """A column, title on top, padded to one width."""
-    cells = [*title.split("\n"), *cells]
+def _column(
+    title: str, cells: list[str], adjust: Callable[[str, int], str] = str.ljust
+) -> list[str]:
+    """Cells of one width under a title, whose first of two words goes to the line above."""
+    above, _, below = title.rpartition(" ")
+    cells = [above, below.replace("_", " "), *cells]
     width = max(map(len, cells))
     return [adjust(cell, width) for cell in cells]
 
@@ -306,18 +320,19 @@ def _notes(found: Audit, lines: list[Row]) -> list[str]:
     """What is certainly wrong, a sentence each."""
     if not found.decayed:
         return [f"nothing decays: {_why_nothing(found)}"]
-    notes, swallowed = [], {}
+    notes = []
     moved = [line for line in lines if line["shrink"] > 0]
-    for line in moved:
-        # just below 1 numbers lie eps/2 apart: a smaller change than half of that rounds away
-        if line["shrink"] < float(jnp.finfo(line["dtype"]).eps) / 4:
-            swallowed.setdefault(line["dtype"], []).append(line["path"])
-    for dtype, names in swallowed.items():
-        notes.append(
-            f"{dtype} swallows this decay: a change below {float(jnp.finfo(dtype).eps) / 4:.2g} of "
-            f"a number rounds away, for {paths.listed(names)}; wrap the optimizer in "
-            "wdjax.compensated, or keep these parameters in float32"
-        )
+    for dtype in dict.fromkeys(line["dtype"] for line in moved):
+        least = swallowed_below(dtype)
+        names = [
+            line["path"] for line in moved if line["dtype"] == dtype and line["shrink"] < least
+        ]
+        if names:
+            notes.append(
+                f"{dtype} swallows this decay: a change below {least:.3g} of a number rounds away, "
+                f"for {paths.listed(names)}; wrap the optimizer in wdjax.compensated, or keep "
+                "these parameters in float32"
+            )
     weak = [line["path"] for line in moved if line["left"] is not None and line["left"] > 0.99]
     if weak:
         notes.append(
@@ -327,8 +342,8 @@ def _notes(found: Audit, lines: list[Row]) -> list[str]:
 
 
 def _why_nothing(found: Audit) -> str:
-    if not found.rows:
-        return "the tree has no parameters"
+    if not found.total:
+        return "the tree holds no numbers"
     if found.strength == 0:
         return "the strength is 0 at every step"
     return "the multiplier of every parameter is 0"
@@ -346,6 +361,10 @@ def _shortened(text: str, width: int) -> str:
     return f"{text[: width - 1 - tail]}…{text[-tail:]}"
 
 
+def _rule_text(line: Row) -> str:
+    return _shortened("? " * line["guess"] + line["rule"], _MOST_RULE)
+
+
 def _shrink_text(shrink: float) -> str:
     return f"{shrink:.2e}" if shrink else "0"
 
@@ -355,7 +374,7 @@ def _half_life_text(half_life: float | None) -> str:
         return "never"
     if half_life >= 1e9:
         return f"{half_life:.2e}"
-    return f"{half_life:,.0f}" if half_life >= 100 else f"{half_life:#.3g}"
+    return f"{half_life:,.0f}" if half_life >= 99.95 else f"{half_life:#.3g}"
 
 
 def _left_text(left: float | None) -> str:

@@ -111,7 +111,7 @@ def fit(
         draw, goal, short = from_stream(batches, epochs, steps, batch_size, chunk)
     else:
         draw, goal, short = from_memory(batches, epochs, steps, batch_size, chunk, shuffle, seed)
-    run = _Run(functools.partial(_run_chunk, step, short), state)
+    run = _Run(functools.partial(_run_chunk, step, short, jax.tree.structure(state)), state)
     if goal is not None and run.reached >= goal:
         warnings.warn(
             f"`fit` has nothing to do: the state is at step {run.reached} of {goal}. Epochs and "
@@ -135,11 +135,22 @@ def fit(
     return run.state, run.history()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _run_chunk(
-    step: Step, short: int, state: TrainState, data: PyTree, table: jax.Array, count: int
-) -> tuple[TrainState, Metrics]:
-    """`count` steps; batch i is `data[table[i]]`, or its first `short` rows if the rest is -1."""
+    step: Step,
+    short: int,
+    structure: Any,
+    leaves: list[Any],
+    data: PyTree,
+    table: jax.Array,
+    count: int,
+) -> tuple[list[Any], Metrics]:
+    """`count` steps; batch i is `data[table[i]]`, or its first `short` rows if the rest is -1.
+
+    The state comes and goes as a list of leaves: to rebuild a NamedTuple, Python code would run
+    between the end of the program and the return, and an interrupt there would lose the state.
+    """
+    state = jax.tree.unflatten(structure, leaves)
 
     def take(rows: jax.Array) -> PyTree:
         return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), data)
@@ -167,8 +178,8 @@ def _run_chunk(
                 f"shorter; got {shapes} and then {last}. Reduce them over the batch."
             )
     metrics = jax.tree.map(lambda x: jnp.zeros((len(table), *x.shape), x.dtype), shapes)
-    reached: tuple[TrainState, Metrics] = lax.fori_loop(0, count, one, (state, metrics))
-    return reached
+    state, metrics = lax.fori_loop(0, count, one, (state, metrics))
+    return jax.tree.leaves(state), metrics
 
 
 class _Run:
@@ -176,15 +187,19 @@ class _Run:
 
     def __init__(self, run_chunk: Callable[..., Any], state: TrainState) -> None:
         self.run_chunk = run_chunk
-        # chunk i ended at step ends[i] with results[i] = (state, metrics); chunk 0 is the start
+        self.start = state
+        # chunk i ended at step ends[i] with results[i] = (leaves of the state, metrics); chunk 0
+        # is the start, and only the newest chunk still has its leaves
         self.ends = [int(state.step)]
-        self.results: list[tuple[Any, Metrics]] = [(state.copy(), {})]
+        self.results: list[tuple[list[Any], Metrics]] = [([], {})]
         self.settled = 1  # chunks whose metrics are on the host
         self.evals: list[tuple[int, dict[str, np.ndarray]]] = []
 
     @property
     def state(self) -> TrainState:
-        state: TrainState = self.results[-1][0]
+        if len(self.results) == 1:
+            return self.start
+        state: TrainState = jax.tree.unflatten(jax.tree.structure(self.start), self.results[-1][0])
         return state
 
     @property
@@ -231,20 +246,20 @@ class _Run:
     def advance(self, data: PyTree, table: np.ndarray, count: int) -> None:
         del self.ends[len(self.results) :]
         self.ends.append(self.reached + count)
+        leaves = self.results[-1][0] or jax.tree.leaves(self.start.copy())
         # The old state is donated, so the new one must be kept even if an interrupt arrives while
         # the call returns: extend(map(...)) stores it before Python looks at signals again.
-        call = (self.state,), (data,), (table,), (np.int32(count),)
-        self.results.extend(map(self.run_chunk, *call))
-        self.results[-2] = (None, self.results[-2][1])
+        self.results.extend(map(self.run_chunk, (leaves,), (data,), (table,), (np.int32(count),)))
+        self.results[-2] = ([], self.results[-2][1])
 
     def settle(self, until: int) -> None:
         """Wait for the chunks before `until` and take their metrics to the host."""
         while self.settled < until:
             i = self.settled
-            state, metrics = self.results[i]
+            leaves, metrics = self.results[i]
             count = self.ends[i] - self.ends[i - 1]
             metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)  # noqa: B023
-            self.results[i] = (state, metrics)
+            self.results[i] = (leaves, metrics)
             self.settled += 1
 
     def pace(self, limit: int, seconds: float) -> int:

@@ -194,7 +194,7 @@ def glob(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"the glob {pattern!r} is empty; write '**' to match everything")
     if not pattern.startswith("/"):
         segments = ["**", *segments]
-    return re.compile("".join(_segment_regex(pattern, segment) for segment in segments), re.DOTALL)
+    return re.compile("".join(_segment_regex(pattern, segment) for segment in segments))
 
 
 def _segment_regex(pattern: str, segment: str) -> str:

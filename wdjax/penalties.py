@@ -351,7 +351,8 @@ def penalty_value(penalty: Penalty, params: chex.ArrayTree, rules: Rules = STAND
         for m, param in zip(multipliers, jax.tree.leaves(params), strict=True)
         if not (isinstance(m, float) and m == 0)  # a traced multiplier is never left out
     ]
-    return sum(values, start=jnp.zeros((), jnp.float32))
+    total: jax.Array = sum(values, start=jnp.zeros((), jnp.float32))
+    return total
 
 
 def widened(x: Any) -> jax.Array:

@@ -162,23 +162,24 @@ def make_train_step(
         if max_grad_norm is not None:
             shrink = jnp.minimum(1.0, max_grad_norm / grad_norm)
             grads = jax.tree.map(lambda g: (g * shrink).astype(g.dtype), grads)
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, value=loss, grad=grads
-        )
-        params = optax.apply_updates(state.params, updates)
-
         old = (state.params, state.opt_state, state.model_state)
-        new = (params, opt_state, model_state)
-        for name, before, after in zip(
-            ("params", "opt_state", "model_state"), old, new, strict=True
-        ):
-            _check_kept(name, before, after)
-        skipped = state.skipped
+
+        def update(old: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
+            params, opt_state, _ = old
+            updates, opt_state = optimizer.update(grads, opt_state, params, value=loss, grad=grads)
+            new = (optax.apply_updates(params, updates), opt_state, model_state)
+            for name, *trees in zip(("params", "opt_state", "model_state"), old, new, strict=True):
+                _check_kept(name, *trees)
+            return new
+
         if skip_nonfinite:
-            new = jax.tree.map(functools.partial(jnp.where, finite), new, old)
-            skipped = skipped + ~finite
-        params, opt_state, model_state = new
-        state = TrainState(state.step + 1, params, opt_state, model_state, state.key, skipped)
+            # A branch, not a selection between new and old: on CPU that took 1.7 times as long and
+            # twice the memory, because the old values had to stay beside the new ones.
+            new = lax.cond(finite, update, lambda old: old, old)
+        else:
+            new = update(old)
+        skipped = state.skipped + (~finite if skip_nonfinite else 0)
+        state = TrainState(state.step + 1, *new, state.key, skipped)
         return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **metrics}
 
     return jax.jit(train_step, donate_argnums=0 if donate else ())

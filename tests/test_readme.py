@@ -1,0 +1,96 @@
+"""The README runs, and its table of conventions is true."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wdjax
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+IMPORTS = {"flax": "flax", "haiku": "haiku", "equinox": "equinox"}
+
+
+def test_there_are_blocks_for_every_library():
+    assert len(BLOCKS) == 8
+    for library in IMPORTS:
+        assert any(library in block for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0][:40])
+def test_a_block_runs_as_it_stands(block):
+    for library in IMPORTS:
+        if library in block:
+            pytest.importorskip(library)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_audit_shown_is_the_audit_printed(capsys):
+    shown = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    strip = lambda text: [line.rstrip() for line in text.strip().splitlines()]
+    assert strip(printed) == strip(shown)
+
+
+N, D, LAM = 30, 4, 0.3
+ROWS = {
+    # objective of (r, w), data part trained on, coefficient of add_decayed_weights, ridge term
+    "mean, λ/2": (lambda r, w: r / N + LAM / 2 * w, lambda r: r / N, LAM, N * LAM / 2),
+    "mean, λ": (lambda r, w: r / N + LAM * w, lambda r: r / N, 2 * LAM, N * LAM),
+    "half mean, λ/2": (lambda r, w: r / (2 * N) + LAM / 2 * w, lambda r: r / (2 * N), LAM, N * LAM),
+    "half mean, λ": (lambda r, w: r / (2 * N) + LAM * w, lambda r: r / (2 * N), 2 * LAM, 2 * N * LAM),
+    "half mean, λ/2n": (
+        lambda r, w: r / (2 * N) + LAM / (2 * N) * w,
+        lambda r: r / (2 * N),
+        LAM / N,
+        LAM,
+    ),
+    "scikit-learn": (lambda r, w: (r + LAM * w) / N, lambda r: r / N, 2 * LAM / N, LAM),
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_each_convention_maps_as_the_table_says(row, x64):
+    objective, data_part, coefficient, ridge = ROWS[row]
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.normal(size=N))
+    squares = lambda w: jnp.sum((x @ w - y) ** 2)
+
+    # the gradient of the whole objective is what the chain feeds the optimiser
+    w = {"kernel": jnp.asarray(rng.normal(size=D))}
+    tx = wdjax.add_decayed_weights(coefficient)
+    grads = jax.grad(lambda p: data_part(squares(p["kernel"])))(w)
+    got, _ = tx.update(grads, tx.init(w), w)
+    want = jax.grad(lambda v: objective(squares(v), jnp.sum(v**2)))(w["kernel"])
+    assert np.allclose(got["kernel"], want, rtol=1e-12)
+
+    # and its minimiser is the ridge solution of the third column
+    exact = np.linalg.solve(x.T @ x + ridge * np.eye(D), x.T @ y)
+    assert np.allclose(jax.grad(lambda v: objective(squares(v), jnp.sum(v**2)))(exact), 0, atol=1e-12)
+
+
+def test_the_lasso_row_meets_scikit_learn(x64):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(N, D)), rng.normal(size=N)
+    tx = optax.chain(
+        optax.sgd(0.05), wdjax.prox_weights(wdjax.lr_scaled(0.1, 0.05), wdjax.penalties.l1)
+    )
+    loss = lambda p: jnp.sum((jnp.asarray(x) @ p["kernel"] - y) ** 2) / (2 * N)
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = {"kernel": jnp.zeros(D)}
+    (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), length=5_000)
+    lasso = linear_model.Lasso(alpha=0.1, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(x, y)
+    assert np.allclose(params["kernel"], lasso.coef_, atol=1e-8)
+    assert ((params["kernel"] == 0) == (lasso.coef_ == 0)).all()
