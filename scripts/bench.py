@@ -106,7 +106,9 @@ def bench_step(repeats: int, smoke: bool) -> list[Figure]:
         ours = wdjax.decayed(optax.adam)(1e-3, weight_decay=0.1, rules=rules)
         theirs = optax.adamw(1e-3, weight_decay=0.1, mask=wdjax.mask(rules))
         pair = stepper(ours, params), stepper(theirs, params)
-        figures.append(paired(f"step, {name}, against optax.adamw", *pair, repeats=repeats, goal=1.03))
+        figures.append(
+            paired(f"step, {name}, against optax.adamw", *pair, repeats=repeats, goal=1.03)
+        )
     return figures
 
 

@@ -153,6 +153,38 @@ def test_data_may_be_a_tuple_or_one_array():
     assert len(fit(one, state, X, epochs=1, batch_size=8)[1].steps) == 3
 
 
+def test_model_state_and_keys_go_through_the_loop():
+    def noisy(params, batch, model_state, key):
+        noise = jax.random.normal(key, batch["y"].shape)
+        error = batch["x"] @ params["w"] + params["b"] - batch["y"] + noise
+        return jnp.mean(error**2), {}, {"seen": model_state["seen"] + len(batch["y"])}
+
+    step = make_train_step(noisy, OPTIMIZER, accumulate=2)
+    create = lambda: TrainState.create(
+        start().params, OPTIMIZER, model_state={"seen": jnp.array(0)}, key=jax.random.key(3)
+    )
+    expected = create()
+    for batch in cut([np.arange(20)] * 3):
+        expected, _ = step(expected, batch)
+    state, _ = fit(step, create(), DATA, epochs=3, batch_size=8, shuffle=False)
+    assert int(state.model_state["seen"]) == 60
+    np.testing.assert_allclose(state.params["w"], expected.params["w"], rtol=1e-5)
+
+
+def test_equinox_params_go_through_the_loop():
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(2, "scalar", 8, 1, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss_fn(params, batch):
+        return jnp.mean((jax.vmap(eqx.combine(params, static))(batch["x"]) - batch["y"]) ** 2)
+
+    state = TrainState.create(params, OPTIMIZER)
+    step = make_train_step(loss_fn, OPTIMIZER)
+    state, history = fit(step, state, DATA, epochs=40, batch_size=8)
+    assert history.metrics["loss"][-3:].mean() < 0.1 * history.metrics["loss"][:3].mean()
+
+
 def test_any_function_may_be_the_step():
     def step(state, batch):
         params = jax.tree.map(lambda p: p + len(batch["y"]), state.params)
@@ -405,6 +437,15 @@ def test_metrics_that_depend_on_the_batch_size_are_refused():
         ValueError, match=r"metrics must not depend on the batch size.*\(8,\).*\(4,\)"
     ):
         fit(step, start(), DATA, epochs=1, batch_size=8)
+
+
+def test_metrics_that_change_shape_in_a_stream_lose_nothing():
+    step = make_train_step(lambda p, b: (jnp.sum(p["w"]), {"y": b["y"]}), OPTIMIZER)
+    message = r"metrics must keep their shapes .*\(8,\).* and then .*\(4,\)"
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(step, start(), cut([np.arange(20)]))
+    assert caught.value.history.metrics["y"].shape == (2, 8)
+    assert int(caught.value.state.step) == 3
 
 
 def test_a_bad_batch_names_its_entry_and_keeps_the_state():

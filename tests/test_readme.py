@@ -44,7 +44,12 @@ ROWS = {
     "mean, λ/2": (lambda r, w: r / N + LAM / 2 * w, lambda r: r / N, LAM, N * LAM / 2),
     "mean, λ": (lambda r, w: r / N + LAM * w, lambda r: r / N, 2 * LAM, N * LAM),
     "half mean, λ/2": (lambda r, w: r / (2 * N) + LAM / 2 * w, lambda r: r / (2 * N), LAM, N * LAM),
-    "half mean, λ": (lambda r, w: r / (2 * N) + LAM * w, lambda r: r / (2 * N), 2 * LAM, 2 * N * LAM),
+    "half mean, λ": (
+        lambda r, w: r / (2 * N) + LAM * w,
+        lambda r: r / (2 * N),
+        2 * LAM,
+        2 * N * LAM,
+    ),
     "half mean, λ/2n": (
         lambda r, w: r / (2 * N) + LAM / (2 * N) * w,
         lambda r: r / (2 * N),
@@ -72,7 +77,9 @@ def test_each_convention_maps_as_the_table_says(row, x64):
 
     # and its minimiser is the ridge solution of the third column
     exact = np.linalg.solve(x.T @ x + ridge * np.eye(D), x.T @ y)
-    assert np.allclose(jax.grad(lambda v: objective(squares(v), jnp.sum(v**2)))(exact), 0, atol=1e-12)
+    assert np.allclose(
+        jax.grad(lambda v: objective(squares(v), jnp.sum(v**2)))(exact), 0, atol=1e-12
+    )
 
 
 def test_the_lasso_row_meets_scikit_learn(x64):
@@ -91,6 +98,8 @@ def test_the_lasso_row_meets_scikit_learn(x64):
 
     params = {"kernel": jnp.zeros(D)}
     (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), length=5_000)
-    lasso = linear_model.Lasso(alpha=0.1, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(x, y)
+    lasso = linear_model.Lasso(alpha=0.1, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(
+        x, y
+    )
     assert np.allclose(params["kernel"], lasso.coef_, atol=1e-8)
     assert ((params["kernel"] == 0) == (lasso.coef_ == 0)).all()

@@ -4,7 +4,9 @@ Say which parameters decay (`rules`), what pulls them (`penalties`), how strongl
 (`schedules`), and where in the step (`transforms`); get an Optax transformation.
 """
 
-from wdjax import gates, penalties
+from wdjax import datasets, gates, penalties, plots
+from wdjax.audit import Audit, audit
+from wdjax.fitting import History, fit
 from wdjax.optimizers import adagradw, adamw, decayed, lionw, muonw, sgdw
 from wdjax.penalties import penalty_value
 from wdjax.precision import compensated
@@ -22,19 +24,26 @@ from wdjax.schedules import (
     schedule_scaled,
     target_rms,
 )
+from wdjax.training import TrainState, make_train_step
 from wdjax.transforms import add_decayed_weights, decay_weights, prox_weights
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Audit",
+    "History",
     "RuleError",
+    "TrainState",
     "adagradw",
     "adamw",
     "add_decayed_weights",
+    "audit",
     "compensated",
     "corrected",
+    "datasets",
     "decay_weights",
     "decayed",
+    "fit",
     "fixed",
     "from_half_life",
     "from_timescale",
@@ -44,11 +53,13 @@ __all__ = [
     "lionw",
     "lr_scaled",
     "lr_squared",
+    "make_train_step",
     "mask",
     "muonw",
     "penalties",
     "penalty_value",
     "per_epoch",
+    "plots",
     "prox_weights",
     "resolve",
     "schedule_scaled",

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax.training import PyTree, check_whole, common_axis, kind_of, listed, named_leaves
+from wdjax.paths import listed
+from wdjax.training import PyTree, check_whole, common_axis, kind_of, named_leaves
 
 Draw = Callable[[int, int], tuple[PyTree, np.ndarray, int]]
 

@@ -4,6 +4,7 @@ A chunk is one program: `fori_loop` over up to `chunk` steps with the number of 
 argument, so one compilation serves every interval, every resumption and the last short batch.
 """
 
+import contextlib
 import functools
 import sys
 import time
@@ -86,11 +87,14 @@ def fit(
         on_chunk: `on_chunk(state)` after every chunk, for checkpoints, with a copy of the state.
 
     Returns:
-        The last state and the `History`. If steps were skipped as not finite, a warning says how
-        many; `history.metrics["finite"]` says which.
+        The last state and the `History`.
 
     Raises:
         TypeError, ValueError: a bad argument or batch.
+
+    Warns:
+        UserWarning: nothing is left to do; an iterator ended before `steps`; steps were skipped as
+            not finite (how many; `history.metrics["finite"]` says which).
 
     Example:
         >>> import optax
@@ -123,6 +127,8 @@ def fit(
     try:
         run.loop(draw, goal, evaluate, eval_every, on_chunk, bar)
     except BaseException as error:
+        with contextlib.suppress(Exception):  # a chunk that failed has no metrics to wait for
+            run.settle(len(run.results))
         error.state, error.history = run.state, run.history()  # type: ignore[attr-defined]
         error.add_note(
             f"`fit` was at step {run.reached}: see .state and .history of this exception"
@@ -244,7 +250,6 @@ class _Run:
             self.evaluate(evaluate)
 
     def advance(self, data: PyTree, table: np.ndarray, count: int) -> None:
-        del self.ends[len(self.results) :]
         self.ends.append(self.reached + count)
         leaves = self.results[-1][0] or jax.tree.leaves(self.start.copy())
         # The old state is donated, so the new one must be kept even if an interrupt arrives while
@@ -257,8 +262,14 @@ class _Run:
         while self.settled < until:
             i = self.settled
             leaves, metrics = self.results[i]
-            count = self.ends[i] - self.ends[i - 1]
-            metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)  # noqa: B023
+            active = slice(self.ends[i] - self.ends[i - 1])
+            metrics = jax.tree.map(lambda x, rows=active: np.asarray(x)[rows].copy(), metrics)
+            kinds = [jax.tree.map(lambda x: x.shape[1:], m) for m in (self.results[1][1], metrics)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"metrics must keep their shapes from batch to batch; got {kinds[0]} and then "
+                    f"{kinds[1]}. Reduce them over the batch."
+                )
             self.results[i] = (leaves, metrics)
             self.settled += 1
 
@@ -284,12 +295,11 @@ class _Run:
         self.evals.append((self.reached, {name: np.asarray(x) for name, x in found.items()}))
 
     def history(self) -> History:
-        self.settle(len(self.results))
-        chunks = [metrics for _, metrics in self.results[1:]]
+        chunks = [metrics for _, metrics in self.results[1 : self.settled]]
         metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks) if chunks else {}
         names = self.evals[0][1] if self.evals else {}
         return History(
-            steps=np.arange(self.ends[0], self.reached),
+            steps=np.arange(self.ends[0], self.ends[self.settled - 1]),
             metrics=metrics,
             eval_steps=np.array([step for step, _ in self.evals], int),
             evals={name: np.stack([found[name] for _, found in self.evals]) for name in names},

@@ -55,6 +55,7 @@ def as_schedule(value: Strength, name: str = "strength") -> Schedule:
         Constant(value=0.1)
     """
     if callable(value):
+        _check_is_no_law(name, value)
         known = value.value if isinstance(value, Constant) else None
         check_scalar(name, known)
         return value
@@ -231,6 +232,15 @@ def lr_squared(weight_decay: Strength, learning_rate: Strength) -> Schedule:
     return _of_step(
         lambda lam, lr: lam * lr * lr, weight_decay=weight_decay, learning_rate=learning_rate
     )
+
+
+def _check_is_no_law(name: str, value: Schedule) -> None:
+    if value in (fixed, lr_scaled, schedule_scaled, corrected, lr_squared):
+        law = value.__name__
+        raise TypeError(
+            f"`{name}` must be a number >= 0 or a schedule; got the law {law} itself. "
+            f"Call it: {law}(weight_decay, ...)."
+        )
 
 
 def _check_peak(peak: Strength) -> None:
@@ -460,4 +470,7 @@ def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarr
                 values = np.array([strength(count) for count in counts], np.float64)
     if isinstance(values, jax.core.Tracer):
         return None
+    if np.shape(values) not in ((), counts.shape):
+        shape = np.shape(values)[1:]
+        raise ValueError(f"`strength` must give a scalar at every step; got shape {shape}.")
     return np.broadcast_to(np.asarray(values, np.float64), counts.shape)

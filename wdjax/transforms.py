@@ -245,23 +245,16 @@ def _lift(
         s = schedule(state.count)
 
         def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
-            if update is None or (isinstance(m, float) and m == 0):
-                return update  # bit for bit, as without decay
-            if exact:
-                _check_width(name, update, param)
-            result = step(_wide(update), _wide(param), s * m, _wide(a), _wide(grad))
-            return result.astype(update.dtype)
+            return step(update, param, s * m, a, grad)
 
         anchors = _like(params, state.anchor if isinstance(anchor, str) else anchor)
         grads = extra_args.get("grad")
-        result = _map(name, leaf, updates, params, multipliers(params), anchors, grads)
+        if exact:
+            _check_widths(name, updates, params)
+        result = map_leaves(name, leaf, updates, params, multipliers(params), anchors, grads)
         return result, DecayState(optax.safe_increment(state.count), state.anchor)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _wide(x: Any) -> Any:
-    return None if x is None else widened(x)
 
 
 def _kept(anchor: Anchor, params: Params) -> Params:
@@ -274,8 +267,66 @@ def _kept(anchor: Anchor, params: Params) -> Params:
     return ()
 
 
-def _map(name: str, leaf: Callable[..., Any], updates: Params, params: Params, *trees: Any) -> Any:
-    """Map over the leaves of `updates`, None among them; a tree that is None gives Nones."""
+def map_leaves(
+    name: str,
+    step: Callable[..., Any],
+    updates: Params,
+    params: Params,
+    multipliers: Params,
+    *trees: Any,
+) -> Params:
+    """Map step(Δ, θ, m, *others) -> Δ⁺ over the leaves, in float32 or wider.
+
+    A leaf whose update is None or whose multiplier is 0 stays as it is, bit for bit. The result
+    has the dtypes of `updates`. A tree that is None gives None to every step.
+    """
+
+    def leaf(update: Any, param: Any, m: Any, *others: Any) -> Any:
+        if _is_left_alone(update, m):
+            return update
+        wide = (_wide(x) for x in others)
+        return step(widened(update), widened(param), m, *wide).astype(update.dtype)
+
+    treedef, rows = _rows(name, updates, params, multipliers, *trees)
+    return treedef.unflatten([leaf(*row) for row in rows])
+
+
+def map_stateful(
+    name: str,
+    step: Callable[..., Any],
+    updates: Params,
+    params: Params,
+    multipliers: Params,
+    state: Any,
+    *trees: Any,
+) -> tuple[Params, Any]:
+    """Map step(Δ, θ, m, z, *others) -> (Δ⁺, z⁺), where `state` has a subtree z for each leaf.
+
+    Otherwise as `map_leaves`; the z of a leaf that is left alone stays as it is.
+    """
+
+    def leaf(update: Any, param: Any, m: Any, z: Any, *others: Any) -> tuple[Any, Any]:
+        if _is_left_alone(update, m):
+            return update, z
+        wide = (_wide(x) for x in others)
+        new, z = step(widened(update), widened(param), m, z, *wide)
+        return new.astype(update.dtype), z
+
+    treedef, rows = _rows(name, updates, params, multipliers, state, *trees)
+    pairs = [leaf(*row) for row in rows]
+    return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
+
+
+def _is_left_alone(update: Any, m: Any) -> bool:
+    return update is None or (isinstance(m, float) and m == 0)
+
+
+def _wide(x: Any) -> Any:
+    return None if x is None else widened(x)
+
+
+def _rows(name: str, updates: Params, params: Params, *trees: Any) -> tuple[Any, list[Any]]:
+    """Line the trees up with the leaves of `updates`, None among them."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
     try:
@@ -289,7 +340,7 @@ def _map(name: str, leaf: Callable[..., Any], updates: Params, params: Params, *
             f"{paths.structure_difference(updates, params)}. Pass the gradients of these params."
         ) from None
     _check_shapes(name, leaves, columns[0], params)
-    return treedef.unflatten([leaf(*row) for row in zip(leaves, *columns, strict=True)])
+    return treedef, list(zip(leaves, *columns, strict=True))
 
 
 def _like(params: Params, anchor: Params | None) -> Params | None:
@@ -435,10 +486,11 @@ def _check_shapes(name: str, updates: list[Any], column: list[Any], params: Para
         )
 
 
-def _check_width(name: str, update: Any, param: Any) -> None:
-    if jnp.promote_types(update.dtype, param.dtype) != update.dtype:
-        raise TypeError(
-            f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
-            f"{param.dtype}, which cannot express the step to the proximal point. "
-            "Cast the gradients to the parameters' dtype first."
-        )
+def _check_widths(name: str, updates: Params, params: Params) -> None:
+    for update, param in _rows(name, updates, params)[1]:
+        if update is not None and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
+            raise TypeError(
+                f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
+                f"{param.dtype}, which cannot express the step to the proximal point. "
+                "Cast the gradients to the parameters' dtype first."
+            )
