@@ -1,7 +1,8 @@
 """Where the batches of a training loop come from: arrays in memory, or an iterator.
 
 Both give a function `draw(step, limit)` that returns data, the rows of each step's batch in that
-data, and the number of steps, at most `limit`; 0 is the end.
+data, and per epoch the number of full batches and of short ones, at most `limit` in all; 0 is the
+end.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 from wdjax.paths import listed
 from wdjax.training import PyTree, check_whole, common_axis, kind_of, named_leaves
 
-Draw = Callable[[int, int], tuple[PyTree, np.ndarray, int]]
+Draw = Callable[[int, int], tuple[PyTree, np.ndarray, np.ndarray]]
 
 _INDICES = 2**22  # most entries of one index table: 16 MB
 _BYTES = 2**25  # most bytes of one stack of streamed batches
@@ -63,7 +64,7 @@ def from_memory(
         rows[:, :size] = order
         return rows.reshape(-1, batch_size)
 
-    def draw(step: int, limit: int) -> tuple[PyTree, np.ndarray, int]:
+    def draw(step: int, limit: int) -> tuple[PyTree, np.ndarray, np.ndarray]:
         table = np.zeros((capacity, batch_size), np.int32)
         count = filled = min(limit, capacity)
         while filled:
@@ -71,11 +72,22 @@ def from_memory(
             rows = block(index)[first : first + filled]
             table[count - filled :][: len(rows)] = rows
             filled -= len(rows)
-        return data, table, count
+        return data, table, _rounds(step, count, capacity, per_epoch, size % batch_size > 0)
 
     goal = steps if epochs is None else epochs * per_epoch
     assert goal is not None
     return draw, goal, size % batch_size
+
+
+def _rounds(step: int, count: int, capacity: int, per_epoch: int, ragged: bool) -> np.ndarray:
+    """(E, 2) full and short batches in each epoch that the steps [step, step + count) touch."""
+    if not ragged:
+        return np.array([[count, 0]], np.int32)
+    edges = step // per_epoch + np.arange(-(-capacity // per_epoch) + 2)
+    bounds = np.clip(edges * per_epoch, step, step + count)
+    total = np.diff(bounds)
+    short = (total > 0) & (bounds[1:] == edges[1:] * per_epoch)
+    return np.stack([total - short, short], axis=1).astype(np.int32)
 
 
 def from_stream(
@@ -90,12 +102,13 @@ def from_stream(
     iterator = iter(batches)
     ahead: list[Any] = []  # a batch of another shape, or an error, that waits for the next draw
 
-    def draw(_: int, limit: int) -> tuple[PyTree, np.ndarray, int]:
+    def draw(_: int, limit: int) -> tuple[PyTree, np.ndarray, np.ndarray]:
         group = _group(iterator, ahead, min(limit, chunk))
         if not group:
-            return None, np.zeros(0, np.int32), 0
+            return None, np.zeros(0, np.int32), np.zeros((1, 2), np.int32)
         capacity = _stack_size(group[0], chunk)
-        return _stacked(group, capacity), np.arange(capacity, dtype=np.int32), len(group)
+        table = np.arange(capacity, dtype=np.int32)
+        return _stacked(group, capacity), table, np.array([[len(group), 0]], np.int32)
 
     return draw, steps, 0
 

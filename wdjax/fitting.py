@@ -1,7 +1,9 @@
 """The training loop inside compiled chunks, over data in memory or an iterator of batches.
 
-A chunk is one program: `fori_loop` over up to `chunk` steps with the number of steps as an
-argument, so one compilation serves every interval, every resumption and the last short batch.
+A chunk is one program: a `lax.scan` over epochs, and in each a loop over its full batches and one
+over its short last batch, if any. How many rounds each takes is data, so one compilation serves
+every interval, every resumption and every remainder. A loop of no or one round is also a branch
+that works in place; `lax.cond` would copy the whole state.
 """
 
 import contextlib
@@ -149,42 +151,41 @@ def _run_chunk(
     leaves: list[Any],
     data: PyTree,
     table: jax.Array,
-    count: int,
+    rounds: jax.Array,
 ) -> tuple[list[Any], Metrics]:
-    """`count` steps; batch i is `data[table[i]]`, or its first `short` rows if the rest is -1.
+    """Batch i is `data[table[i]]`; `rounds` says how many full and short batches each epoch has.
 
-    The state comes and goes as a list of leaves: to rebuild a NamedTuple, Python code would run
-    between the end of the program and the return, and an interrupt there would lose the state.
+    A short batch has only the first `short` rows. The state comes and goes as a list of leaves: to
+    rebuild a NamedTuple, Python code would run between the end of the program and the return, and
+    an interrupt there would lose the state.
     """
-    state = jax.tree.unflatten(structure, leaves)
 
-    def take(rows: jax.Array) -> PyTree:
-        return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), data)
+    def take(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
+        batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), data)
+        return step(state, batch)
 
-    def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+    def one(size: int | None, i: jax.Array, carry: tuple[TrainState, Metrics]) -> Any:
         state, metrics = carry
-        rows = table[i]
-        if short:
-            state, new = lax.cond(
-                rows[-1] < 0,
-                lambda state: step(state, take(rows[:short])),
-                lambda state: step(state, take(rows)),
-                state,
-            )
-        else:
-            state, new = step(state, take(rows))
+        state, new = take(state, table[i] if size is None else table[i, :size])
         return state, jax.tree.map(lambda all_, value: all_.at[i].set(value), metrics, new)
 
-    shapes = jax.eval_shape(lambda: step(state, take(table[0]))[1])
-    if short:
-        last = jax.eval_shape(lambda: step(state, take(table[0, :short]))[1])
-        if shapes != last:
-            raise ValueError(
-                "metrics must not depend on the batch size, because the last batch of an epoch is "
-                f"shorter; got {shapes} and then {last}. Reduce them over the batch."
-            )
+    def epoch(carry: tuple[jax.Array, Any], counts: jax.Array) -> tuple[Any, None]:
+        i, run = carry
+        last = i + counts[0]
+        run = lax.fori_loop(i, last, functools.partial(one, None), run)
+        if short:
+            run = lax.fori_loop(last, last + counts[1], functools.partial(one, short), run)
+        return (last + counts[1], run), None
+
+    state = jax.tree.unflatten(structure, leaves)
+    shapes = jax.eval_shape(take, state, table[0])[1]
+    if short and shapes != (last := jax.eval_shape(take, state, table[0, :short])[1]):
+        raise ValueError(
+            "metrics must not depend on the batch size, because the last batch of an epoch is "
+            f"shorter; got {shapes} and then {last}. Reduce them over the batch."
+        )
     metrics = jax.tree.map(lambda x: jnp.zeros((len(table), *x.shape), x.dtype), shapes)
-    state, metrics = lax.fori_loop(0, count, one, (state, metrics))
+    (_, (state, metrics)), _ = lax.scan(epoch, (jnp.int32(0), (state, metrics)), rounds)
     return jax.tree.leaves(state), metrics
 
 
@@ -225,15 +226,15 @@ class _Run:
         clock = time.perf_counter()
         while goal is None or self.reached < goal:
             stop = _next_stop(self.reached, goal, eval_every)
-            data, table, count = draw(self.reached, min(limit, stop - self.reached))
-            if count == 0 and self.reached > self.ends[0]:
+            data, table, rounds = draw(self.reached, min(limit, stop - self.reached))
+            if not rounds.any() and self.reached > self.ends[0]:
                 break
-            if count == 0:
+            if not rounds.any():
                 raise ValueError(
                     "`batches` must yield at least one batch; got none. An iterator can be used "
                     "only once: make a new one."
                 )
-            self.advance(data, table, count)
+            self.advance(data, table, rounds)
             due = eval_every is not None and self.reached % eval_every == 0
             # the device always has the next chunk to work on, unless someone wants this one now
             self.settle(len(self.results) - (0 if due or on_chunk else 1))
@@ -249,12 +250,12 @@ class _Run:
         if not self.evals or self.evals[-1][0] < self.reached:
             self.evaluate(evaluate)
 
-    def advance(self, data: PyTree, table: np.ndarray, count: int) -> None:
-        self.ends.append(self.reached + count)
+    def advance(self, data: PyTree, table: np.ndarray, rounds: np.ndarray) -> None:
+        self.ends.append(self.reached + int(rounds.sum()))
         leaves = self.results[-1][0] or jax.tree.leaves(self.start.copy())
         # The old state is donated, so the new one must be kept even if an interrupt arrives while
         # the call returns: extend(map(...)) stores it before Python looks at signals again.
-        self.results.extend(map(self.run_chunk, (leaves,), (data,), (table,), (np.int32(count),)))
+        self.results.extend(map(self.run_chunk, (leaves,), (data,), (table,), (rounds,)))
         self.results[-2] = ([], self.results[-2][1])
 
     def settle(self, until: int) -> None:

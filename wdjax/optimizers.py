@@ -8,10 +8,11 @@ import optax
 
 from wdjax import penalties
 from wdjax.gates import Gate
+from wdjax.leafwise import Params, require_params
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Schedule, Strength, lr_scaled
-from wdjax.transforms import Anchor, Params, decay_weights, prox_weights, require_params
+from wdjax.transforms import Anchor, decay_weights, prox_weights
 
 Factory = Callable[..., optax.GradientTransformation]
 Law = Callable[[Strength, Strength], Schedule]

@@ -14,6 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from wdjax.leafwise import widened
 from wdjax.rules import Rules, resolve, standard
 
 Axes = int | Sequence[int] | None
@@ -353,9 +354,3 @@ def penalty_value(penalty: Penalty, params: chex.ArrayTree, rules: Rules = STAND
     ]
     total: jax.Array = sum(values, start=jnp.zeros((), jnp.float32))
     return total
-
-
-def widened(x: Any) -> jax.Array:
-    """Return x in float32, or in its own dtype where that is wider."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdjax.penalties import widened
-from wdjax.transforms import Params, require_params
+from wdjax.leafwise import Params, require_params, widened
 
 
 class CompensatedState(NamedTuple):

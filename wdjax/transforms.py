@@ -19,11 +19,11 @@ import optax
 
 from wdjax import paths, penalties, schedules
 from wdjax.gates import Gate
-from wdjax.penalties import Penalty, widened
+from wdjax.leafwise import Params, check_widths, map_leaves, require_params
+from wdjax.penalties import Penalty
 from wdjax.rules import Rules, check_rules, resolve, standard
 from wdjax.schedules import Strength
 
-Params: TypeAlias = Any  # a pytree of arrays
 Anchor: TypeAlias = Params | str | None
 
 EVERYTHING: Rules = (("**", 1.0),)
@@ -250,7 +250,7 @@ def _lift(
         anchors = _like(params, state.anchor if isinstance(anchor, str) else anchor)
         grads = extra_args.get("grad")
         if exact:
-            _check_widths(name, updates, params)
+            check_widths(name, updates, params)
         result = map_leaves(name, leaf, updates, params, multipliers(params), anchors, grads)
         return result, DecayState(optax.safe_increment(state.count), state.anchor)
 
@@ -265,82 +265,6 @@ def _kept(anchor: Anchor, params: Params) -> Params:
     if anchor is not None:
         _check_anchor(anchor, params)
     return ()
-
-
-def map_leaves(
-    name: str,
-    step: Callable[..., Any],
-    updates: Params,
-    params: Params,
-    multipliers: Params,
-    *trees: Any,
-) -> Params:
-    """Map step(Δ, θ, m, *others) -> Δ⁺ over the leaves, in float32 or wider.
-
-    A leaf whose update is None or whose multiplier is 0 stays as it is, bit for bit. The result
-    has the dtypes of `updates`. A tree that is None gives None to every step.
-    """
-
-    def leaf(update: Any, param: Any, m: Any, *others: Any) -> Any:
-        if _is_left_alone(update, m):
-            return update
-        wide = (_wide(x) for x in others)
-        return step(widened(update), widened(param), m, *wide).astype(update.dtype)
-
-    treedef, rows = _rows(name, updates, params, multipliers, *trees)
-    return treedef.unflatten([leaf(*row) for row in rows])
-
-
-def map_stateful(
-    name: str,
-    step: Callable[..., Any],
-    updates: Params,
-    params: Params,
-    multipliers: Params,
-    state: Any,
-    *trees: Any,
-) -> tuple[Params, Any]:
-    """Map step(Δ, θ, m, z, *others) -> (Δ⁺, z⁺), where `state` has a subtree z for each leaf.
-
-    Otherwise as `map_leaves`; the z of a leaf that is left alone stays as it is.
-    """
-
-    def leaf(update: Any, param: Any, m: Any, z: Any, *others: Any) -> tuple[Any, Any]:
-        if _is_left_alone(update, m):
-            return update, z
-        wide = (_wide(x) for x in others)
-        new, z = step(widened(update), widened(param), m, z, *wide)
-        return new.astype(update.dtype), z
-
-    treedef, rows = _rows(name, updates, params, multipliers, state, *trees)
-    pairs = [leaf(*row) for row in rows]
-    return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
-
-
-def _is_left_alone(update: Any, m: Any) -> bool:
-    return update is None or (isinstance(m, float) and m == 0)
-
-
-def _wide(x: Any) -> Any:
-    return None if x is None else widened(x)
-
-
-def _rows(name: str, updates: Params, params: Params, *trees: Any) -> tuple[Any, list[Any]]:
-    """Line the trees up with the leaves of `updates`, None among them."""
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-    try:
-        columns = [
-            [None] * len(leaves) if tree is None else treedef.flatten_up_to(tree)
-            for tree in (params, *trees)
-        ]
-    except ValueError:
-        raise ValueError(
-            f"`{name}` needs updates and params of the same structure; "
-            f"{paths.structure_difference(updates, params)}. Pass the gradients of these params."
-        ) from None
-    _check_shapes(name, leaves, columns[0], params)
-    return treedef, list(zip(leaves, *columns, strict=True))
 
 
 def _like(params: Params, anchor: Params | None) -> Params | None:
@@ -365,15 +289,6 @@ def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
 
 
 # Checks, as early as the facts are known.
-
-
-def require_params(name: str, params: Params | None) -> None:
-    """Raise where an update was called without parameters."""
-    if params is None:
-        raise ValueError(
-            f"`{name}` needs the current parameters; got `params=None`. "
-            "Call `optimizer.update(grads, state, params)`."
-        )
 
 
 def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
@@ -468,29 +383,3 @@ def _check_anchor(anchor: Params, params: Params) -> None:
         "`anchor` must have the structure and shapes of the parameters; got "
         f"{difference or paths.listed(shapes)}. Pass parameters of the same model."
     )
-
-
-def _check_shapes(name: str, updates: list[Any], column: list[Any], params: Params) -> None:
-    for i, (update, param) in enumerate(zip(updates, column, strict=True)):
-        if update is None or (param is not None and jnp.shape(update) == jnp.shape(param)):
-            continue
-        if param is None:
-            raise ValueError(
-                f"`{name}` got an update of shape {jnp.shape(update)} where the parameter is "
-                "None. Pass the gradients of these params."
-            )
-        path = paths.leaves(params)[sum(p is not None for p in column[:i])].path
-        raise ValueError(
-            f"`{name}` needs updates shaped like their parameters; got {jnp.shape(update)} for "
-            f"{path!r} {jnp.shape(param)}. Pass the gradients of these params."
-        )
-
-
-def _check_widths(name: str, updates: Params, params: Params) -> None:
-    for update, param in _rows(name, updates, params)[1]:
-        if update is not None and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
-            raise TypeError(
-                f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
-                f"{param.dtype}, which cannot express the step to the proximal point. "
-                "Cast the gradients to the parameters' dtype first."
-            )

@@ -1,0 +1,129 @@
+"""A formula of one leaf, mapped over the trees of a step: updates, parameters, multipliers, state."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from wdjax import paths
+
+Params: TypeAlias = Any  # a pytree of arrays
+
+
+def map_leaves(
+    name: str,
+    step: Callable[..., Any],
+    updates: Params,
+    params: Params,
+    multipliers: Params,
+    *trees: Any,
+) -> Params:
+    """Map step(Δ, θ, m, *others) -> Δ⁺ over the leaves, in float32 or wider.
+
+    A leaf whose update is None or whose multiplier is 0 stays as it is, bit for bit. The result
+    has the dtypes of `updates`. A tree that is None gives None to every step.
+    """
+
+    def leaf(update: Any, param: Any, m: Any, *others: Any) -> Any:
+        if _is_left_alone(update, m):
+            return update
+        wide = (_wide(x) for x in others)
+        return step(widened(update), widened(param), m, *wide).astype(update.dtype)
+
+    treedef, rows = _rows(name, updates, params, multipliers, *trees)
+    return treedef.unflatten([leaf(*row) for row in rows])
+
+
+def map_stateful(
+    name: str,
+    step: Callable[..., Any],
+    updates: Params,
+    params: Params,
+    multipliers: Params,
+    state: Any,
+    *trees: Any,
+) -> tuple[Params, Any]:
+    """Map step(Δ, θ, m, z, *others) -> (Δ⁺, z⁺), where `state` has a subtree z for each leaf.
+
+    Otherwise as `map_leaves`; the z of a leaf that is left alone stays as it is.
+    """
+
+    def leaf(update: Any, param: Any, m: Any, z: Any, *others: Any) -> tuple[Any, Any]:
+        if _is_left_alone(update, m):
+            return update, z
+        wide = (_wide(x) for x in others)
+        new, z = step(widened(update), widened(param), m, z, *wide)
+        return new.astype(update.dtype), z
+
+    treedef, rows = _rows(name, updates, params, multipliers, state, *trees)
+    pairs = [leaf(*row) for row in rows]
+    return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
+
+
+def widened(x: Any) -> jax.Array:
+    """Return x in float32, or in its own dtype where that is wider."""
+    array = jnp.asarray(x)
+    wide: jax.Array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return wide
+
+
+def require_params(name: str, params: Params | None) -> None:
+    """Raise where an update was called without parameters."""
+    if params is None:
+        raise ValueError(
+            f"`{name}` needs the current parameters; got `params=None`. "
+            "Call `optimizer.update(grads, state, params)`."
+        )
+
+
+def check_widths(name: str, updates: Params, params: Params) -> None:
+    for update, param in _rows(name, updates, params)[1]:
+        if update is not None and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
+            raise TypeError(
+                f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
+                f"{param.dtype}, which cannot express the step to the proximal point. "
+                "Cast the gradients to the parameters' dtype first."
+            )
+
+
+def _is_left_alone(update: Any, m: Any) -> bool:
+    return update is None or (isinstance(m, float) and m == 0)
+
+
+def _wide(x: Any) -> Any:
+    return None if x is None else widened(x)
+
+
+def _rows(name: str, updates: Params, params: Params, *trees: Any) -> tuple[Any, list[Any]]:
+    """Line the trees up with the leaves of `updates`, None among them."""
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    try:
+        columns = [
+            [None] * len(leaves) if tree is None else treedef.flatten_up_to(tree)
+            for tree in (params, *trees)
+        ]
+    except ValueError:
+        raise ValueError(
+            f"`{name}` needs updates and params of the same structure; "
+            f"{paths.structure_difference(updates, params)}. Pass the gradients of these params."
+        ) from None
+    _check_shapes(name, leaves, columns[0], params)
+    return treedef, list(zip(leaves, *columns, strict=True))
+
+
+def _check_shapes(name: str, updates: list[Any], column: list[Any], params: Params) -> None:
+    for i, (update, param) in enumerate(zip(updates, column, strict=True)):
+        if update is None or (param is not None and jnp.shape(update) == jnp.shape(param)):
+            continue
+        if param is None:
+            raise ValueError(
+                f"`{name}` got an update of shape {jnp.shape(update)} where the parameter is "
+                "None. Pass the gradients of these params."
+            )
+        path = paths.leaves(params)[sum(p is not None for p in column[:i])].path
+        raise ValueError(
+            f"`{name}` needs updates shaped like their parameters; got {jnp.shape(update)} for "
+            f"{path!r} {jnp.shape(param)}. Pass the gradients of these params."
+        )
