@@ -1,4 +1,4 @@
-"""A formula of one leaf, mapped over the trees of a step: updates, parameters, multipliers, state."""
+"""A formula of one leaf, mapped over the trees of a step: updates, params, multipliers, state."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -78,6 +78,7 @@ def require_params(name: str, params: Params | None) -> None:
 
 
 def check_widths(name: str, updates: Params, params: Params) -> None:
+    """Raise where an update is narrower than its parameter: θ + Δ could not reach a given point."""
     for update, param in _rows(name, updates, params)[1]:
         if update is not None and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
             raise TypeError(
