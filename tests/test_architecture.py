@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "wdjax"
 # Lowest first: a module imports only from modules to its left.
 # fmt: off
 LAYERS = (
-    "paths", "kinds", "rules", "leafwise", "schedules", "penalties", "gates", "transforms", "adaptive",
+    "paths", "kinds", "rules", "leafwise", "schedules", "penalties", "gates", "anchors", "transforms", "adaptive",
     "precision", "optimizers", "audit", "dynamics", "convert", "linear", "training",
     "batches", "fitting", "sweeps", "tuning", "datasets", "plots",
 )

@@ -4,7 +4,7 @@ Say which parameters decay (`rules`), what pulls them (`penalties`), how strongl
 (`schedules`), and where in the step (`transforms`); get an Optax transformation.
 """
 
-from wdjax import datasets, gates, penalties, plots
+from wdjax import anchors, datasets, gates, penalties, plots
 from wdjax.audit import Audit, audit
 from wdjax.fitting import History, fit
 from wdjax.optimizers import adagradw, adamw, decayed, lionw, muonw, sgdw
@@ -37,6 +37,7 @@ __all__ = [
     "adagradw",
     "adamw",
     "add_decayed_weights",
+    "anchors",
     "audit",
     "compensated",
     "corrected",

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdjax import paths, penalties, schedules
+from wdjax import anchors, paths, penalties, schedules
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, check_widths, map_leaves, require_params
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, check_rules, resolve, standard
 from wdjax.schedules import Strength
 
-Anchor: TypeAlias = Params | str | None
+Anchor: TypeAlias = anchors.Anchor | Params | str | None
 
 EVERYTHING: Rules = (("**", 1.0),)
 STANDARD: Rules = standard()
@@ -35,7 +35,7 @@ class DecayState(NamedTuple):
 
     Attributes:
         count: int32 scalar, steps taken.
-        anchor: a copy of the initial parameters with anchor="init", else ().
+        anchor: what the anchor keeps, such as a copy of the initial parameters; () for none.
     """
 
     count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
@@ -108,7 +108,8 @@ def decay_weights(
         rules: (selector, multiplier) pairs that give m; first match wins.
         gate: φ, such as `gates.cautious`; None decays always.
         anchor: a, the point to decay towards: None is zero, "init" the parameters at `init`
-            (copied into the state), or a pytree like the parameters (not in the state).
+            (copied into the state), a pytree like the parameters (not in the state), or one of
+            `wdjax.anchors`, such as `ema(0.999)`.
 
     Returns:
         The transformation. Its update needs `params`.
@@ -224,7 +225,7 @@ def _lift(
     """
     schedule = schedules.as_schedule(strength)
     rules = check_rules(rules)
-    _check_anchor_kind(anchor)
+    target = anchors.as_anchor(anchor)
 
     def multipliers(params: Params) -> Params:
         resolved = resolve(rules, params)
@@ -236,7 +237,7 @@ def _lift(
         if strengths is not None:
             _check_strengths(strengths)
             check(params, resolved, strengths)
-        return DecayState(count=jnp.zeros((), jnp.int32), anchor=_kept(anchor, params))
+        return DecayState(count=jnp.zeros((), jnp.int32), anchor=target.init(params))
 
     def update(
         updates: Params, state: DecayState, params: Params | None = None, **extra_args: Any
@@ -247,31 +248,15 @@ def _lift(
         def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
             return step(update, param, s * m, a, grad)
 
-        anchors = _like(params, state.anchor if isinstance(anchor, str) else anchor)
+        kept = target.advance(state.anchor, params)
+        point = target.point(kept, params, extra_args)
         grads = extra_args.get("grad")
         if exact:
             check_widths(name, updates, params)
-        result = map_leaves(name, leaf, updates, params, multipliers(params), anchors, grads)
-        return result, DecayState(optax.safe_increment(state.count), state.anchor)
+        result = map_leaves(name, leaf, updates, params, multipliers(params), point, grads)
+        return result, DecayState(optax.safe_increment(state.count), kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _kept(anchor: Anchor, params: Params) -> Params:
-    """Return what of the anchor belongs into the state: a copy for "init", else nothing."""
-    if isinstance(anchor, str):
-        # a copy: the parameters themselves may be donated together with this state
-        return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-    if anchor is not None:
-        _check_anchor(anchor, params)
-    return ()
-
-
-def _like(params: Params, anchor: Params | None) -> Params | None:
-    """Give the anchor the containers of `params`, which nnx changes between init and update."""
-    if anchor is None:
-        return None
-    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(anchor))
 
 
 def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
@@ -363,23 +348,3 @@ def swallowed_below(dtype: Any) -> float:
         0.001953125
     """
     return float(jnp.finfo(dtype).eps) / 4  # type: ignore[no-untyped-call]
-
-
-def _check_anchor_kind(anchor: Anchor) -> None:
-    if isinstance(anchor, str) and anchor != "init":
-        raise ValueError(f'`anchor` must be None, "init" or a pytree of arrays; got {anchor!r}.')
-
-
-def _check_anchor(anchor: Params, params: Params) -> None:
-    given = [(leaf.path, leaf.shape) for leaf in paths.leaves(anchor)]
-    wanted = [(leaf.path, leaf.shape) for leaf in paths.leaves(params)]
-    if given == wanted:
-        return
-    difference = paths.structure_difference(anchor, params)
-    shapes = [
-        f"{w[0]!r} {g[1]} instead of {w[1]}" for g, w in zip(given, wanted, strict=False) if g != w
-    ]
-    raise ValueError(
-        "`anchor` must have the structure and shapes of the parameters; got "
-        f"{difference or paths.listed(shapes)}. Pass parameters of the same model."
-    )
