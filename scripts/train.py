@@ -29,6 +29,7 @@ LAWS: dict[str, tuple[Callable[[float], Callable[..., Any]], float]] = {
     "corrected": (lambda peak: functools.partial(wdjax.corrected, peak=peak), 0.1),
     "lr_squared": (lambda peak: wdjax.lr_squared, 1.0),
 }
+COUPLED = 0.01  # the weight decay used in the gradient when none is given
 PENALTIES = {
     "none": None,
     "l2": wdjax.penalties.l2,
@@ -66,7 +67,7 @@ class Task(NamedTuple):
 
 def dense(params: Any, x: jax.Array) -> jax.Array:
     """Return x w + b."""
-    return jnp.dot(x, params["kernel"]) + params["bias"]
+    return jnp.dot(x, params["kernel"]) + params["bias"][None, :]
 
 
 def weight_norm(params: Any) -> jax.Array:
@@ -213,12 +214,12 @@ class Report:
         self.metrics.setdefault("settings", {}).update(numbers)
         print(text.format(**numbers))
 
-    def audit(self, task: Task, strength: Any, steps: int) -> None:
+    def audit(self, task: Task, strength: Any, steps: int, label: str) -> None:
         """Print what decays and by how much: from shapes alone, before anything is trained."""
         shapes = jax.eval_shape(task.init, jax.random.key(0))
         audit = wdjax.audit(shapes, strength=strength, rules=RULES, steps=steps)
         self.metrics["audit"] = audit.rows
-        print(f"\n{audit}\n")
+        print(f"\nbefore training, {label}:\n{audit}\n")
 
     def runs(self, runs: Mapping[str, Mapping[str, float]]) -> None:
         """Print one line for each run, one column for each number."""
@@ -290,7 +291,7 @@ def linear_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000) 
         batch_size=batch_size,
     )
     steps = epochs * steps_per_epoch(task, batch_size)
-    report.audit(task, wdjax.lr_scaled(weight_decay, learning_rate), steps)
+    report.audit(task, wdjax.lr_scaled(weight_decay, learning_rate), steps, "L2")
 
     w, b = ridge(task.data.train, weight_decay)
     sgd = optax.sgd(learning_rate)
@@ -348,17 +349,17 @@ def linear_figure(task: Task, runs: Mapping[str, Run], w: float, b: float) -> An
     for (label, part), marker in zip(task.data._asdict().items(), "ox", strict=True):
         fit_ax.plot(part["x"][:, 0], part["y"], marker, color="0.6", markersize=4, label=label)
     ends = np.array([-1.0, 1.0])
+    fit_ax.plot(ends, w * ends + b, color="0.8", linewidth=6, label="exact ridge", zorder=1)
     for index, (label, run) in enumerate(runs.items()):
         slope, intercept = line_of(run).values()
         color, style = plots.COLORS[index], plots.LINES[index]
         fit_ax.plot(ends, slope * ends + intercept, style, color=color, label=label)
-    fit_ax.plot(ends, w * ends + b, ":", color="black", linewidth=3, label="exact ridge")
     fit_ax.set(xlabel="x", ylabel="y")
 
-    evals = runs["L2"].evals
     draw_curves(runs, loss_ax, distance_ax, norm_ax)
     distance_ax.clear()
-    plots.loss_curve({"L2": evals["distance"]}, steps=evals["steps"], ax=distance_ax)
+    distances = {label: run.evals["distance"] for label, run in runs.items()}
+    plots.loss_curve(distances, steps=runs["L2"].evals["steps"], ax=distance_ax)
     distance_ax.axhline(1e-4, linestyle=":", color="black", label="required: 1e-4")
     distance_ax.set_ylabel("largest distance of w and b to exact ridge")
     norm_ax.axhline(abs(w), linestyle=":", color="black", label="exact ridge")
@@ -386,7 +387,7 @@ def diabetes_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000
         epochs=epochs,
     )
     strength = wdjax.lr_scaled(weight_decay, learning_rate)
-    report.audit(task, strength, epochs)
+    report.audit(task, strength, epochs, "L2")
     sgd = optax.sgd(learning_rate)
     optimizers = {
         "none": sgd,
@@ -405,7 +406,7 @@ def diabetes_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000
     for label, model in exact.items():
         name = f"max |{label} - scikit-learn's {type(model).__name__}|"
         report.check(name, distance(runs[label].params, model.coef_, model.intercept_), 1e-4)
-    different = np.sum((weights(runs["L1"].params) == 0) != (exact["L1"].coef_ == 0))
+    different = int(np.sum((weights(runs["L1"].params) == 0) != (exact["L1"].coef_ == 0)))
     report.check("zeros that are not zeros of scikit-learn's Lasso, or the reverse", different, 0)
 
     figure, ((train_ax, test_ax), (norm_ax, weight_ax)) = new_figure(
@@ -414,6 +415,8 @@ def diabetes_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000
     draw_curves(runs, train_ax, test_ax, norm_ax)
     for ax in (train_ax, test_ax, norm_ax):
         ax.set_xscale("log")
+    for ax in (train_ax, test_ax):  # one scale from zero: the test losses hardly differ
+        ax.set_ylim(0.0, 0.55)
     draw_weights("diabetes", runs, weight_ax)
     report.save(figure, out, "diabetes")
     return report
@@ -436,7 +439,7 @@ def digits_job(out: Path, seed: int, progress: bool | None, epochs: int = 30) ->
         L1=proximal,
     )
     steps = epochs * steps_per_epoch(task, batch_size)
-    report.audit(task, wdjax.lr_scaled(decoupled, learning_rate), steps)
+    report.audit(task, wdjax.lr_scaled(decoupled, learning_rate), steps, "AdamW")
     adam, adamw = optax.adam(learning_rate), wdjax.decayed(optax.adam)
     l1 = {"penalty": wdjax.penalties.l1, "implicit": True}
     optimizers = {
@@ -481,7 +484,7 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
     factory, arguments, default_rate = OPTIMIZERS[options.optimizer]
     law, default_decay = LAWS[options.law]
     peak = _given(options.learning_rate, default_rate)
-    weight_decay = _given(options.weight_decay, 0.01 if options.coupled else default_decay)
+    weight_decay = _given(options.weight_decay, COUPLED if options.coupled else default_decay)
     learning_rate = peak if options.gamma is None else wdjax.inverse_sqrt(peak, options.gamma)
     epochs = _given(options.epochs, EPOCHS[options.data])
     batch_size = _given(options.batch_size, 20 if options.data == "linear" else 64)
@@ -503,16 +506,21 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
     # decayed with λ = 0, because optax.lion alone would decay by 0.001
     decayed = functools.partial(wdjax.decayed(factory), learning_rate, **arguments)
     optimizers = {"none": decayed(weight_decay=0.0)}
-    penalty, label = PENALTIES[options.penalty], options.penalty
+    penalty = PENALTIES[options.penalty]
+    label = f"{options.penalty}, {place}"
     if penalty is not None and options.coupled:
         in_gradient = wdjax.add_decayed_weights(weight_decay, penalty, rules=RULES)
-        optimizers[f"{label} in the gradient"] = optax.chain(in_gradient, optimizers["none"])
+        optimizers[label] = optax.chain(in_gradient, optimizers["none"])
     elif penalty is not None:
-        optimizers[f"{label}, {place}"] = decayed(
+        optimizers[label] = decayed(
             weight_decay=weight_decay, law=law(peak), penalty=penalty, implicit=options.implicit
         )
-        strength = law(peak)(weight_decay, learning_rate)
-        report.audit(task, strength, epochs * steps_per_epoch(task, batch_size))
+    if penalty is not None:
+        # in the gradient λ meets η only in the optimizer, which adaptive ones rescale
+        strength = (wdjax.lr_scaled if options.coupled else law(peak))(weight_decay, learning_rate)
+        steps = epochs * steps_per_epoch(task, batch_size)
+        as_if = " (as if by l2 under sgd)" if options.coupled else " (as if by l2)"
+        report.audit(task, strength, steps, label + as_if * (label != "l2, explicit"))
     fitting = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "progress": progress}
     runs = {label: train(task, optimizer, **fitting) for label, optimizer in optimizers.items()}
     report.runs({label: run.numbers for label, run in runs.items()})
@@ -531,11 +539,11 @@ def _given(value: Any, default: Any) -> Any:
 # ---------------------------------------------------------------------------------- command line
 
 
-def positive_int(text: str) -> int:
-    """Parse an int >= 1."""
+def whole_number(text: str, least: int = 1) -> int:
+    """Parse an int >= least."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1; got {text}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= {least}; got {text}")
     return value
 
 
@@ -547,6 +555,11 @@ def finite_number(text: str) -> float:
     return value
 
 
+def defaults(values: Mapping[str, float]) -> str:
+    """Write defaults for the help."""
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse and check the command line; a mistake ends the program with exit code 2."""
     parser = argparse.ArgumentParser(
@@ -554,14 +567,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and mini-batches")
+    seed = functools.partial(whole_number, least=0)
+    parser.add_argument("--seed", type=seed, default=0, help="of data, weights and mini-batches")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
-    parser.add_argument("--data", choices=TASKS)
+    parser.add_argument("--data", choices=TASKS, help="train on this alone, as the options say")
     own = parser.add_argument_group("one's own job (with --data)")
     own.add_argument("--optimizer", choices=OPTIMIZERS, help="default: sgd; digits: adam")
-    own.add_argument("--learning-rate", type=finite_number, metavar="η")
+    rates = defaults({name: row[2] for name, row in OPTIMIZERS.items()})
+    own.add_argument("--learning-rate", type=finite_number, metavar="η", help=f"default: {rates}")
     own.add_argument("--gamma", type=finite_number, metavar="γ", help="η / sqrt(1 + γ² t)")
-    own.add_argument("--weight-decay", type=finite_number, metavar="λ")
+    decays = defaults({name: row[1] for name, row in LAWS.items()} | {"--coupled": COUPLED})
+    own.add_argument("--weight-decay", type=finite_number, metavar="λ", help=f"default: {decays}")
     own.add_argument("--law", choices=LAWS, help="how λ depends on η; default: lr_scaled")
     own.add_argument("--penalty", choices=PENALTIES, help="default: l2")
     place = own.add_mutually_exclusive_group()
@@ -569,16 +585,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--implicit", action="store_true", default=None, help="proximal steps: l1 gives exact zeros"
     )
     place.add_argument(
-        "--coupled", action="store_true", default=None, help="the penalty's gradient in the loss"
+        "--coupled", action="store_true", default=None, help="add the penalty to the loss"
     )
-    own.add_argument("--epochs", type=positive_int)
-    own.add_argument("--batch-size", type=positive_int)
+    own.add_argument("--epochs", type=whole_number, help=f"default: {defaults(EPOCHS)}")
+    own.add_argument("--batch-size", type=whole_number, help="default: 64; linear 20")
     options = parser.parse_args(arguments)
 
     names = [action.dest for action in own._group_actions]
     given = ["--" + n.replace("_", "-") for n in names if getattr(options, n) is not None]
     if options.data is None and given:
-        parser.error(f"{', '.join(given)} need(s) --data; without it the demo jobs run")
+        parser.error(f"{', '.join(given)} need --data; without it the demo jobs run")
     if options.penalty == "none" and {"--weight-decay", "--coupled", "--implicit"} & {*given}:
         parser.error("--penalty none has no decay: drop --weight-decay, --coupled, --implicit")
     if options.coupled and options.law:
@@ -606,11 +622,10 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = round(time.perf_counter() - start, 1)
     metrics = {name: report.metrics for name, report in reports.items()}
     path = options.out / "metrics.json"
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         json.dump({**metrics, "ok": ok, "seconds": seconds}, file, indent=2, ensure_ascii=False)
-    print(
-        f"\n{'all checks passed' if ok else 'BAD: a check failed, see above'}; {path}; {seconds} s"
-    )
+    verdict = "ok: no check failed" if ok else "BAD: a check failed, see above"
+    print(f"\n{verdict}; {path}; {seconds} s")
     return 0 if ok else 1
 
 

@@ -75,9 +75,11 @@ def test_diabetes_is_standardised_with_train_statistics_only(name):
 
 
 def test_standardisation_by_hand_on_a_tiny_table(monkeypatch):
-    # column 0: train or test of (0, 2, 4, 6, 100); column 1 is constant
+    # column 1 is constant where it trains: centred, and not divided by zero where it tests
     raw_x = np.array([[0.0, 7.0], [2.0, 7.0], [4.0, 7.0], [6.0, 7.0], [100.0, 7.0]])
     raw_y = np.array([0, 1, 2, 3, 4])
+    held_out = np.random.default_rng(0).permutation(5)[-1]
+    raw_x[held_out, 1] = 9.0
 
     class Loader:
         @staticmethod
@@ -91,7 +93,7 @@ def test_standardisation_by_hand_on_a_tiny_table(monkeypatch):
     mean = sum(kept) / 4
     sd = (sum((value - mean) ** 2 for value in kept) / 4) ** 0.5
     expected_train = [[(value - mean) / sd, 0.0] for value in kept]
-    expected_test = [[(raw_x[i, 0] - mean) / sd, 0.0] for i in test["y"]]
+    expected_test = [[(raw_x[held_out, 0] - mean) / sd, 2.0]]
     np.testing.assert_allclose(train["x"], expected_train, rtol=1e-6)
     np.testing.assert_allclose(test["x"], expected_test, rtol=1e-6)
 

@@ -6,9 +6,6 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -101,10 +98,21 @@ def test_a_second_call_on_the_same_axes_takes_the_next_color_and_stays_in_view(a
     assert ax.get_ylim()[1] > 9.0
 
 
-@pytest.mark.parametrize(("lowest", "scale"), [(0.1, "log"), (0.0, "linear"), (-1.0, "linear")])
-def test_losses_are_logarithmic_only_when_all_are_positive(lowest, scale, ax):
+@pytest.mark.parametrize(
+    ("lowest", "scale"), [(0.2, "log"), (0.21, "linear"), (0.0, "linear"), (-1.0, "linear")]
+)
+def test_losses_are_logarithmic_only_when_positive_over_a_factor_of_ten(lowest, scale, ax):
     plots.loss_curve({"a": [2.0, 1.0], "b": [2.0, lowest]}, ax=ax)
     assert ax.get_yscale() == scale
+
+
+@pytest.mark.parametrize("function", [plots.weight_histogram, plots.coefficients])
+def test_the_legend_stands_above_the_data(function):
+    ax = function({label: np.array([-1.0, 0.0, 0.0, 4.0]) for label in "abcd"})
+    ax.figure.draw_without_rendering()
+    top = ax.dataLim.y1 if function is plots.coefficients else 2.0  # of the histogram: two zeros
+    legend = ax.get_legend().get_window_extent()
+    assert legend.y0 > ax.transData.transform((0.0, top))[1]
 
 
 @pytest.mark.parametrize("function", [plots.loss_curve, plots.weight_norms])

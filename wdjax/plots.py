@@ -27,10 +27,10 @@ def loss_curve(
     ax: "Axes | None" = None,
     ylabel: str = "loss",
 ) -> "Axes":
-    """Draws losses over the steps; on a logarithmic axis when every loss is positive.
+    """Draw losses over the steps; on a logarithmic axis when they span a factor of ten.
 
     Args:
-        losses: label -> losses, each of shape (T,).
+        losses: label -> losses, each of shape (T,); one that is not positive keeps the axis linear.
         steps: the step of each loss, shape (T,), shared by all curves; None counts 1 ... T.
         ax: where to draw; None makes a new figure.
         ylabel: name and unit of the loss.
@@ -43,12 +43,13 @@ def loss_curve(
         ValueError: `losses` is empty, or a curve is not as long as `steps`.
 
     Example:
-        >>> ax = loss_curve({"train": [4.0, 2.0, 1.0], "test": [5.0, 3.0, 2.0]})
+        >>> ax = loss_curve({"train": [4.0, 1.0, 0.4], "test": [5.0, 2.0, 1.0]})
         >>> [line.get_label() for line in ax.get_lines()], ax.get_yscale()
         (['train', 'test'], 'log')
     """
     ax = _lines("losses", losses, steps, ax)
-    if all(np.all(np.asarray(values) > 0) for values in losses.values()):
+    low, high = ax.dataLim.intervaly
+    if low > 0 and high >= 10 * low:
         ax.set_yscale("log")
     ax.set(xlabel="step", ylabel=ylabel)
     return ax
@@ -61,7 +62,7 @@ def weight_norms(
     ax: "Axes | None" = None,
     ylabel: str = "weight norm ‖θ‖₂",
 ) -> "Axes":
-    """Draws norms of the weights over the steps; the axis starts at zero.
+    """Draw norms of the weights over the steps; the axis starts at zero.
 
     Args:
         norms: label -> norms, each of shape (T,).
@@ -91,7 +92,7 @@ def weight_norms(
 def weight_histogram(
     weights: Mapping[str, Any], *, ax: "Axes | None" = None, bins: int = 61
 ) -> "Axes":
-    """Draws how the weights of several models are spread, over common bins.
+    """Draw how the weights of several models are spread, over common bins.
 
     The counts are logarithmic, because a sparse model puts most of its weights in one bin; the
     legend says how many are exactly zero.
@@ -129,7 +130,7 @@ def weight_histogram(
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)  # below one count, so that a bin with a single weight is visible
     ax.set(xlabel="weight θ", ylabel=f"weights per bin of width {edges[1] - edges[0]:.2g}")
-    ax.legend()
+    _legend_above(ax, len(flat))
     return ax
 
 
@@ -140,7 +141,7 @@ def coefficients(
     ax: "Axes | None" = None,
     ylabel: str = "coefficient",
 ) -> "Axes":
-    """Draws the coefficients of linear models side by side; exact zeros are hollow markers.
+    """Draw the coefficients of linear models side by side; exact zeros are hollow markers.
 
     Args:
         values: label -> coefficients, each of shape (D,).
@@ -179,8 +180,9 @@ def coefficients(
         ax.plot(place[~zero], row[~zero], marker, color=color, label=_zeros_label(label, row))
         ax.plot(place[zero], row[zero], marker, color=color, markerfacecolor="white")
     ax.set_xticks(np.arange(size), names)
+    ax.set_xlim(-0.5, size - 0.5)
     ax.set_ylabel(ylabel)
-    ax.legend()
+    _legend_above(ax, len(rows))
     return ax
 
 
@@ -207,6 +209,16 @@ def _lines(argument: str, curves: Mapping[str, Any], steps: Any, ax: "Axes | Non
         )
     ax.legend()
     return ax
+
+
+def _legend_above(ax: "Axes", entries: int) -> None:
+    """Put the legend into new space above the data, which fills the rest of the axes."""
+    share = min(0.6, 0.06 + 0.065 * entries)  # of the height of the axes
+    transform = ax.transScale
+    (x, low), (_, high) = transform.transform(list(zip(ax.get_xlim(), ax.get_ylim(), strict=True)))
+    top = transform.inverted().transform((x, high + (high - low) * share / (1.0 - share)))[1]
+    ax.set_ylim(top=top)
+    ax.legend(loc="upper center")
 
 
 def _axes(ax: "Axes | None") -> "Axes":
