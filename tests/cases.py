@@ -7,15 +7,17 @@ import numpy as np
 import reference as ref
 
 import wdjax
-from wdjax import gates, penalties
+from wdjax import gates, matrices, penalties
 
 
 class PenaltyCase(NamedTuple):
     penalty: penalties.Penalty
-    prox: Callable  # float64 reference (z, s) -> array
+    prox: Callable | None  # float64 reference (z, s) -> array
     value: Callable | None = None  # (z) -> float
     gradient: Callable | None = None  # (z) -> array
     convex: bool = True
+    keeps_signs: bool = True  # the prox of an entry has the entry's sign, or is 0
+    explicit: bool = True  # an explicit step is well-conditioned at every parameter
 
 
 def total(function):
@@ -24,6 +26,26 @@ def total(function):
 
 def elastic(r):
     return lambda z: r * abs(z) + (1 - r) * z * z / 2
+
+
+def p_norm_case(p, floor):
+    return PenaltyCase(
+        penalties.p_norm(p, floor),
+        ref.each(lambda z, s: ref.p_norm_prox(z, s, p, floor)),
+        total(lambda z: ref.p_norm_value(z, p, floor)),
+        ref.each(lambda z: ref.p_norm_gradient(z, p, floor)),
+        convex=p >= 1,
+    )
+
+
+def concave_case(penalty, pieces):
+    return PenaltyCase(
+        penalty,
+        ref.each(lambda z, s: ref.concave_prox(z, s, pieces)),
+        total(lambda z: ref.concave_value(z, pieces)),
+        ref.each(lambda z: ref.concave_gradient(z, pieces)),
+        convex=False,
+    )
 
 
 PENALTIES = {
@@ -52,6 +74,33 @@ PENALTIES = {
         lambda z: ref.group_value(z, None),
         ref.per_group(ref.group_gradient, None),
     ),
+    "spread": PenaltyCase(
+        penalties.spread(axes=0),
+        ref.per_group(ref.spread_prox, 0),
+        lambda z: sum(ref.spread_value(group) for group in z.T),
+        ref.per_group(ref.spread_gradient, 0),
+        keeps_signs=False,
+    ),
+    "spread, whole leaf": PenaltyCase(
+        penalties.spread(),
+        ref.per_group(ref.spread_prox, None),
+        ref.spread_value,
+        ref.per_group(ref.spread_gradient, None),
+        keeps_signs=False,
+    ),
+    "p_norm 0.8": p_norm_case(0.8, 0.5),
+    "p_norm 1.5": p_norm_case(1.5, 0.6),
+    "l0": PenaltyCase(
+        penalties.l0, ref.each(ref.l0_prox), lambda z: float(np.count_nonzero(z)), convex=False
+    ),
+    "l_half": PenaltyCase(
+        penalties.l_half,
+        ref.each(lambda z, s: ref.p_norm_prox(z, s, 0.5, 0.0)),
+        total(lambda z: abs(z) ** 0.5),
+        convex=False,
+    ),
+    "mcp": concave_case(penalties.mcp(1.3), ref.mcp_pieces(1.3)),
+    "scad": concave_case(penalties.scad(0.4, a=3.7), ref.scad_pieces(0.4, 3.7)),
     "huber": PenaltyCase(
         penalties.huber(0.4),
         ref.each(lambda z, s: ref.huber_prox(z, s, 0.4)),
@@ -66,6 +115,40 @@ PENALTIES = {
         penalties.sphere(0.7, axes=-1),
         ref.per_group(lambda g, s: ref.sphere_project(g, s, 0.7), -1),
         convex=False,
+    ),
+}
+
+
+def over_matrices(function):
+    return lambda z: float(np.sum(ref.per_matrix(lambda part: np.array(function(part)))(z)))
+
+
+MATRICES = {
+    "nuclear": PenaltyCase(
+        matrices.nuclear,
+        ref.per_matrix(ref.nuclear_prox),
+        over_matrices(lambda z: np.linalg.norm(z, "nuc")),
+        ref.per_matrix(ref.nuclear_gradient),
+        keeps_signs=False,
+        explicit=False,
+    ),
+    "spectral": PenaltyCase(
+        matrices.spectral,
+        ref.per_matrix(ref.spectral_prox),
+        over_matrices(lambda z: np.linalg.norm(z, 2) ** 2 / 2),
+        ref.per_matrix(ref.spectral_gradient),
+        keeps_signs=False,
+    ),
+    "orthogonal": PenaltyCase(
+        matrices.orthogonal,
+        None,
+        over_matrices(ref.orthogonal_value),
+        ref.per_matrix(ref.orthogonal_gradient),
+    ),
+    "spectral_cap": PenaltyCase(
+        matrices.spectral_cap(0.7),
+        ref.per_matrix(lambda z, s: ref.cap_project(z, s, 0.7)),
+        keeps_signs=False,
     ),
 }
 
@@ -117,39 +200,62 @@ class TransformCase(NamedTuple):
     verb: str = "decay_weights"
 
 
+def _penalty_rows(name, case, scale=1.0, rewritten=lambda rules: rules):
+    """The verbs that a penalty can stand in; `scale` is what the rewritten rules multiply by."""
+    verbs = {
+        "prox_weights": (wdjax.prox_weights, ref.implicit, case.prox),
+        "decay_weights": (wdjax.decay_weights, ref.explicit, case.explicit and case.gradient),
+        "add_decayed_weights": (
+            wdjax.add_decayed_weights, ref.coupled, case.explicit and case.gradient
+        ),
+    }  # fmt: skip
+    for verb, (transformation, lifted, formula) in verbs.items():
+        if not formula:
+            continue
+        step = lifted(formula)
+        yield (
+            f"{verb} {name}",
+            TransformCase(
+                lambda s, rules, verb=transformation, **kw: verb(
+                    s, case.penalty, rules=rewritten(rules), **kw
+                ),
+                lambda update, param, s, anchor, step=step: step(update, param, s * scale, anchor),
+                verb=verb,
+            ),
+        )
+
+
+def _only_matrices(scale):
+    """Exempt the biases, which are no matrices, and scale the multipliers of the rest."""
+
+    def rewritten(rules):
+        scaled = tuple((selector, scale * m) for selector, m in rules)
+        named = any(selector == "bias" for selector, _ in rules)
+        return scaled if named else (("bias", 0.0), *scaled)
+
+    return rewritten
+
+
 def _rows():
     for name, case in PENALTIES.items():
-        yield (
-            f"prox_weights {name}",
-            TransformCase(
-                lambda s, p=case.penalty, **kw: wdjax.prox_weights(s, p, **kw),
-                ref.implicit(case.prox),
-                verb="prox_weights",
-            ),
-        )
-        if case.gradient is None:
-            continue
-        yield (
-            f"decay_weights {name}",
-            TransformCase(
-                lambda s, p=case.penalty, **kw: wdjax.decay_weights(s, p, **kw),
-                ref.explicit(case.gradient),
-            ),
-        )
-        yield (
-            f"add_decayed_weights {name}",
-            TransformCase(
-                lambda s, p=case.penalty, **kw: wdjax.add_decayed_weights(s, p, **kw),
-                ref.coupled(case.gradient),
-                verb="add_decayed_weights",
-            ),
-        )
+        yield from _penalty_rows(name, case)
+    for name, case in MATRICES.items():
+        # a fraction s of the orthogonal pull is 8 s of the singular value: keep it below 1
+        scale = 1 / case.penalty.curvature / 8 if name == "orthogonal" else 1.0
+        yield from _penalty_rows(name, case, scale, _only_matrices(scale))
     identity = ref.each(lambda z: z)
     yield (
         "decay_weights cautious",
         TransformCase(
             lambda s, **kw: wdjax.decay_weights(s, gate=gates.cautious, **kw),
             ref.explicit(identity, ref.cautious_gate),
+        ),
+    )
+    yield (
+        "decay_weights strictly_cautious",
+        TransformCase(
+            lambda s, **kw: wdjax.decay_weights(s, gate=gates.strictly_cautious, **kw),
+            ref.explicit(identity, ref.strictly_cautious_gate),
         ),
     )
     for anchor in ("init", ANCHOR):
@@ -171,4 +277,35 @@ def _rows():
 
 
 TRANSFORMS = dict(_rows())
-GATES = {"cautious": gates.cautious}
+
+
+class GateCase(NamedTuple):
+    gate: gates.Gate
+    reference: Callable  # (z, Δ, g) -> array of z's shape
+    needs_grad: bool = True
+
+
+GATES = {
+    "cautious": GateCase(
+        gates.cautious, lambda z, update, grad: ref.cautious_gate(z, update), needs_grad=False
+    ),
+    "strictly_cautious": GateCase(
+        gates.strictly_cautious,
+        lambda z, update, grad: ref.strictly_cautious_gate(z, update),
+        needs_grad=False,
+    ),
+    "descent": GateCase(
+        gates.descent(axes=0),
+        lambda z, update, grad: ref.per_group_pair(ref.descent_gate, 0)(z, grad),
+    ),
+    "cosine": GateCase(
+        gates.cosine(delta=0.8, axes=0, factor=0.25),
+        lambda z, update, grad: ref.per_group_pair(
+            lambda a, b: ref.cosine_gate(a, b, 0.8, 0.25), 0
+        )(z, grad),
+    ),
+    "touched_rows": GateCase(
+        gates.touched_rows(),
+        lambda z, update, grad: ref.per_group_pair(ref.touched_gate, -1)(z, grad),
+    ),
+}

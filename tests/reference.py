@@ -44,6 +44,82 @@ def huber_prox(z, s, delta):
     return z - s * delta * sign(z)
 
 
+def l0_prox(z, s):
+    return z if z * z / 2 > s else 0.0
+
+
+def p_norm_value(z, p, floor):
+    """|z|ᵖ down to the floor, below it the parabola that meets it with the same slope."""
+    if abs(z) >= floor:
+        return abs(z) ** p - (1 - p / 2) * floor**p
+    return p / 2 * floor ** (p - 2) * z * z
+
+
+def p_norm_gradient(z, p, floor):
+    return p * z * max(abs(z), floor) ** (p - 2)
+
+
+def p_norm_prox(z, s, p, floor):
+    """Bisect where x + s p xᵖ⁻¹ grows, and take the cheaper of the two minima."""
+    size = abs(z)
+    if s == 0 or size == 0:
+        return z
+    push = lambda x: x + s * p * x ** (p - 1)
+    low = max(floor, (s * p * (1 - p)) ** (1 / (2 - p)) if p < 1 else 0.0)
+    small = size / (1 + s * p * floor ** (p - 2)) if floor > 0 else 0.0
+    minima = [small] if small <= floor else []
+    if low == 0 or push(low) < size:
+        high = size
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if push(middle) < size else (low, middle)
+        minima.append((low + high) / 2)
+    cost = lambda x: (x - size) ** 2 / 2 + s * p_norm_value(x, p, floor)
+    return sign(z) * min(minima, key=cost)
+
+
+# MCP and SCAD by their definition: R' is linear between knots, 0 beyond the last.
+
+
+def mcp_pieces(gamma):
+    return [(0.0, gamma, 1.0, -1 / gamma), (gamma, np.inf, 0.0, 0.0)]
+
+
+def scad_pieces(knee, a):
+    span = (a - 1) * knee
+    return [
+        (0.0, knee, 1.0, 0.0),
+        (knee, a * knee, a * knee / span, -1 / span),
+        (a * knee, np.inf, 0.0, 0.0),
+    ]
+
+
+def concave_value(z, pieces):
+    """Integrate R' = c + d x over the pieces up to |z|."""
+    total = 0.0
+    for start, end, c, d in pieces:
+        x = min(max(abs(z), start), end)
+        total += c * (x - start) + d * (x * x - start * start) / 2
+    return total
+
+
+def concave_gradient(z, pieces):
+    for start, end, c, d in pieces:
+        if start <= abs(z) <= end:
+            return sign(z) * (c + d * abs(z))
+    raise AssertionError("the pieces cover everything")
+
+
+def concave_prox(z, s, pieces):
+    """The best of all stationary points and knots."""
+    size, minima = abs(z), [0.0]
+    for start, end, c, d in pieces:
+        if 1 + s * d > 0 and start <= (size - s * c) / (1 + s * d) <= end:
+            minima.append((size - s * c) / (1 + s * d))
+    cost = lambda x: (x - size) ** 2 / 2 + s * concave_value(x, pieces)
+    return sign(z) * min(minima, key=cost)
+
+
 def each(function):
     """Lift a scalar function to float64 arrays."""
     return lambda z, *args: np.array(
@@ -95,6 +171,89 @@ def sphere_project(group, s, radius):
     return group if s == 0 or size == 0 else group * (radius / size)
 
 
+def spread_value(group):
+    return np.std(group, ddof=1) if group.size > 1 else 0.0
+
+
+def spread_gradient(group):
+    size = spread_value(group)
+    return group * 0 if size == 0 else (group - group.mean()) / ((group.size - 1) * size)
+
+
+def spread_prox(group, s):
+    """Only the deviations are pulled; std = ‖deviations‖ / √(n − 1)."""
+    if group.size == 1:
+        return group
+    deviations = group - group.mean()
+    return group.mean() + group_prox(deviations, s / np.sqrt(group.size - 1))
+
+
+# Matrices: one at a time, by NumPy's decomposition.
+
+
+def per_matrix(function):
+    """Apply a function of one matrix to a matrix or to each of a stack."""
+
+    def apply(z, *args):
+        if z.ndim == 2:
+            return function(z, *args)
+        return np.stack([apply(part, *args) for part in z])
+
+    return apply
+
+
+def with_singular_values(z, function):
+    left, sigma, right = np.linalg.svd(z, full_matrices=False)
+    return left @ np.diag(function(sigma)) @ right
+
+
+def nuclear_prox(z, s):
+    return with_singular_values(z, each(lambda sigma: soft(sigma, s)))
+
+
+def nuclear_gradient(z):
+    size = np.linalg.norm(z, 2)
+    return with_singular_values(z, each(lambda sigma: float(sigma > 1e-12 * size)))
+
+
+def spectral_gradient(z):
+    left, sigma, right = np.linalg.svd(z)
+    return sigma[0] * np.outer(left[:, 0], right[0])
+
+
+def spectral_prox(z, s):
+    """Bisect the level t at which Σ max(σ − t, 0) = s t."""
+
+    def levelled(sigma):
+        low, high = 0.0, sigma[0]
+        for _ in range(200):
+            t = (low + high) / 2
+            low, high = (t, high) if sum(max(x - t, 0) for x in sigma) > s * t else (low, t)
+        return np.array([min(x, high) for x in sigma])
+
+    return with_singular_values(z, levelled)
+
+
+def orthogonal_value(z):
+    return sum((sigma**2 - 1) ** 2 for sigma in np.linalg.svd(z, compute_uv=False))
+
+
+def orthogonal_gradient(z):
+    """2 Σ (W*W − I)ᵢⱼ ∂(W*W)ᵢⱼ, entry by entry."""
+    beyond = z.T @ z - np.eye(z.shape[1])
+    out = np.zeros_like(z)
+    for a in range(z.shape[0]):
+        for b in range(z.shape[1]):
+            out[a, b] = 4 * sum(z[a, j] * beyond[b, j] for j in range(z.shape[1]))
+    return out
+
+
+def cap_project(z, s, limit):
+    if s == 0:
+        return z
+    return with_singular_values(z, each(lambda sigma: min(sigma, limit)))
+
+
 # One step of each transformation on one leaf: (Δ, θ, s m, a) -> Δ⁺.
 
 
@@ -117,6 +276,42 @@ def implicit(prox):
 def cautious_gate(z, update):
     """1 where the update does not point away from the anchor."""
     return each_pair(lambda a, b: 1.0 if sign(a) * sign(b) <= 0 else 0.0, z, update)
+
+
+def strictly_cautious_gate(z, update):
+    return each_pair(lambda a, b: 1.0 if sign(a) * sign(b) < 0 else 0.0, z, update)
+
+
+# Gates that see the raw gradient: one number for each group's z and g.
+
+
+def per_group_pair(function, axis):
+    """Map a function of two groups' vectors over z and g; the result is spread over each group."""
+
+    def apply(z, grad):
+        if axis is None:
+            return np.full(z.shape, function(z.ravel(), grad.ravel()))
+        pair = [np.moveaxis(x, axis, -1) for x in (z, grad)]
+        flat = [x.reshape(-1, x.shape[-1]) for x in pair]
+        values = np.array([function(a, b) for a, b in zip(*flat, strict=True)])
+        shape = (*pair[0].shape[:-1], 1)
+        return np.moveaxis(np.broadcast_to(values.reshape(shape), pair[0].shape), -1, axis)
+
+    return apply
+
+
+def descent_gate(z, grad):
+    return 1.0 if sum(a * b for a, b in zip(z, grad, strict=True)) > 0 else 0.0
+
+
+def cosine_gate(z, grad, delta, factor):
+    lengths = np.linalg.norm(z) * np.linalg.norm(grad)
+    cosine = abs(z @ grad) / lengths if lengths else 0.0
+    return factor if cosine < delta / np.sqrt(len(z)) else 1.0
+
+
+def touched_gate(z, grad):
+    return 1.0 if any(grad != 0) else 0.0
 
 
 def each_pair(function, a, b):

@@ -3,11 +3,15 @@
 import inspect
 import re
 
+import adaptive_cases
 import cases
+import optax
 import pytest
+import radial_cases
+import schedule_cases
 
 import wdjax
-from wdjax import gates, penalties, schedules
+from wdjax import adaptive, gates, matrices, penalties, radial, schedules
 
 NAMESPACES = [
     getattr(wdjax, name) for name in wdjax.__all__ if inspect.ismodule(getattr(wdjax, name))
@@ -34,7 +38,7 @@ def public():
 
 
 PUBLIC = dict(public())
-HELPERS = {"wdjax.anchors.as_anchor", "wdjax.penalties.penalty_value"}
+HELPERS = {"wdjax.anchors.as_anchor", "wdjax.bounds.check_range", "wdjax.penalties.penalty_value"}
 documented = pytest.mark.parametrize("name", [name for name in PUBLIC if name not in HELPERS])
 
 
@@ -68,15 +72,34 @@ def test_at_most_three_arguments_go_by_position(name):
     assert sum(kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in kinds) <= 3
 
 
-def test_every_penalty_has_a_row():
-    made = {case.penalty.name.split("(")[0] for case in cases.PENALTIES.values()}
-    constants = {n for n, v in vars(penalties).items() if isinstance(v, penalties.Penalty)}
+@pytest.mark.parametrize(
+    ("module", "table"), [(penalties, cases.PENALTIES), (matrices, cases.MATRICES)]
+)
+def test_every_penalty_has_a_row(module, table):
+    made = {case.penalty.name.split("(")[0] for case in table.values()}
+    constants = {n for n, v in vars(module).items() if isinstance(v, penalties.Penalty)}
     factories = {
         name
-        for name, function in own_functions(penalties).items()
+        for name, function in own_functions(module).items()
         if function.__annotations__.get("return") is penalties.Penalty
     }
-    assert constants | factories == made
+    own = {n for n in constants if not (module is matrices and n in vars(penalties))}
+    assert own | factories == made
+
+
+@pytest.mark.parametrize(
+    ("module", "table"), [(adaptive, adaptive_cases.ADAPTIVE), (radial, radial_cases.RADIAL)]
+)
+def test_every_method_with_a_state_has_a_row(module, table):
+    """The verbs are those that return a transformation and are no wrapper of one."""
+    verbs = {
+        name
+        for name, function in own_functions(module).items()
+        if function.__annotations__["return"] is optax.GradientTransformationExtraArgs
+        and name != "with_grad"
+    }
+    rows = {name.split(",")[0].split()[0] for name in table}
+    assert verbs <= rows
 
 
 def test_every_gate_has_a_row():
@@ -84,5 +107,9 @@ def test_every_gate_has_a_row():
 
 
 def test_every_law_and_schedule_has_a_row():
-    exported = {name for name in wdjax.__all__ if name in own_functions(schedules)}
-    assert exported == set(cases.LAWS) | set(cases.SCHEDULES)
+    exported = {
+        name
+        for name, function in own_functions(schedules).items()
+        if name in wdjax.__all__ and function.__annotations__["return"] == schedules.Schedule
+    }
+    assert exported == set(cases.LAWS) | set(cases.SCHEDULES) | set(schedule_cases.SCHEDULES)

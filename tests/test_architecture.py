@@ -12,9 +12,12 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "wdjax"
 # Lowest first: a module imports only from modules to its left.
 # fmt: off
 LAYERS = (
-    "paths", "kinds", "rules", "leafwise", "schedules", "penalties", "gates", "anchors", "transforms", "adaptive",
-    "precision", "optimizers", "audit", "dynamics", "convert", "linear", "training",
-    "batches", "fitting", "sweeps", "tuning", "datasets", "plots",
+    "paths", "kinds", "rules", "leafwise", "schedules", "scaling", "groups",
+    "penalties", "matrices", "gates", "anchors", "preconditioners", "transforms",
+    "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
+    "optimizers", "audit", "dynamics", "convert", "training", "batches", "fitting", "folds",
+    "ridge", "lasso", "linear", "grids", "runs", "results", "selection", "sweeps", "tuning",
+    "datasets", "plots",
 )
 # fmt: on
 RUNTIME = {"jax", "jaxlib", "optax", "chex", "numpy"}

@@ -6,8 +6,17 @@ import optax
 import pytest
 
 import wdjax
+from wdjax import precision
+from wdjax.precision import stochastically_rounded
 
 DTYPES = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+
+NARROW = [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2]
+WRAPPERS = pytest.mark.parametrize(
+    "wrap",
+    [wdjax.compensated, lambda optimizer: stochastically_rounded(optimizer, seed=0)],
+    ids=["compensated", "stochastically_rounded"],
+)
 
 
 def decay_only(optimizer, params, steps):
@@ -43,11 +52,12 @@ def test_plain_bfloat16_ends_with_no_decay_at_all():
     assert np.array_equal(after["kernel"], params["kernel"])
 
 
-def test_float32_leaves_are_untouched_bit_for_bit():
+@WRAPPERS
+def test_float32_leaves_are_untouched_bit_for_bit(wrap):
     params = {"kernel": jnp.linspace(-1, 1, 6).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16)}
     grads = jax.tree.map(lambda p: jnp.sin(p) * 0.1, params)
     optimizer = wdjax.adamw(0.01, weight_decay=0.1)
-    got, _ = _step(wdjax.compensated(optimizer), grads, params)
+    got, _ = _step(wrap(optimizer), grads, params)
     want, _ = _step(optimizer, {"kernel": grads["kernel"]}, {"kernel": params["kernel"]})
     assert np.array_equal(got["kernel"], want["kernel"])
 
@@ -78,22 +88,210 @@ def test_parameter_plus_residual_is_the_exact_float32_trajectory(dtype):
         )
 
 
-def test_it_keeps_structure_dtype_and_state_shapes_under_scan():
+def around(dtype):
+    """Positive and negative numbers all over the dtype's range, subnormal ones among them."""
+    info = jnp.finfo(dtype)
+    # of bfloat16, whose range is float32's own, all but the last seven binades
+    least = max(float(info.tiny) * float(info.eps), 2.0**-119)
+    rng = np.random.default_rng(0)
+    size = np.exp(rng.uniform(np.log(least), np.log(float(info.max) / 2), 20_000))
+    return (size * rng.choice([-1, 1], size.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_rounding_to_nearest_is_the_cast(dtype):
+    x = around(dtype)
+    ties = np.asarray(jnp.asarray(x, dtype), np.float32) * np.float32(1 + jnp.finfo(dtype).eps / 2)
+    for values in (x, ties, np.zeros(3, np.float32)):
+        got = jax.jit(lambda v: precision._nearest(v, dtype))(values)
+        want = values.astype(jnp.dtype(dtype)).astype(np.float32)
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_random_rounding_gives_one_of_the_two_neighbours(dtype):
+    x = around(dtype)
+    got = np.asarray(precision._at_random(jnp.asarray(x), dtype, jax.random.key(1)), np.float64)
+    assert np.array_equal(got, got.astype(jnp.dtype(dtype)).astype(np.float64)), "on the grid"
+    nearest = x.astype(jnp.dtype(dtype)).astype(np.float64)
+    power = np.maximum(2.0 ** np.floor(np.log2(np.abs(x))), float(jnp.finfo(dtype).tiny))
+    assert np.all(np.abs(got - x) < power * float(jnp.finfo(dtype).eps) * (1 + 1e-6))
+    exact = nearest.astype(np.float32)
+    again = precision._at_random(jnp.asarray(exact), dtype, jax.random.key(2))
+    assert np.array_equal(again, exact), "numbers of the dtype stay"
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_random_rounding_is_right_on_average(dtype, share):
+    """Five standard deviations of a mean of Bernoulli variables."""
+    n, eps = 200_000, float(jnp.finfo(dtype).eps)
+    x = -(1 + share * eps)  # between −1 and −1 − ε
+    got = precision._at_random(jnp.full(n, x), dtype, jax.random.key(3))
+    error = np.mean(np.asarray(got, np.float64)) - x
+    assert abs(error) < 5 * eps * np.sqrt(share * (1 - share) / n)
+
+
+def test_what_is_not_finite_stays_so():
+    x = jnp.array([jnp.inf, -jnp.inf, jnp.nan])
+    for got in (
+        precision._nearest(x, jnp.bfloat16),
+        precision._at_random(x, jnp.bfloat16, jax.random.key(0)),
+    ):
+        assert np.array_equal(got, x, equal_nan=True)
+
+
+@DTYPES
+def test_a_thousand_small_random_decays_are_float32_s_on_average(dtype):
+    params = {"kernel": jnp.linspace(0.5, 3.0, 10_000, dtype=dtype).reshape(100, 100)}
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    optimizer = wdjax.sgdw(1e-3, weight_decay=0.1)
+    want = decay_only(optimizer, wide, 1_000)["kernel"]
+    got = decay_only(stochastically_rounded(optimizer, seed=0), params, 1_000)["kernel"]
+    assert got.dtype == dtype
+    assert np.isclose(np.mean(np.asarray(got, np.float64)), np.mean(want), rtol=2e-3)
+    # each weight is a random walk of steps q: 3% at most here, where plain bfloat16 is off by 10%
+    assert np.sqrt(np.mean((np.asarray(got, np.float64) / want - 1) ** 2)) < 0.03
+
+
+def test_the_seed_alone_decides_the_noise():
+    def run(seed):
+        optimizer = stochastically_rounded(optax.sgd(1e-3), seed=seed)
+        params = kernel(jnp.bfloat16)
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return params["kernel"].astype(jnp.float32)
+
+    assert np.array_equal(run(7), run(7))
+    assert not np.array_equal(run(7), run(8))
+    assert np.array_equal(run(7), run(jax.random.key(7)))
+    assert np.array_equal(run(7), run(np.int32(7)))
+    members = jax.jit(jax.vmap(run))(jnp.array([7, 8]))
+    assert np.array_equal(members, [run(7), run(8)])
+    jax.jit(run)(jax.random.key(7, impl="rbg"))
+
+
+def test_no_two_leaves_and_no_two_steps_share_their_noise():
+    params = {"a": jnp.ones(1_000, jnp.bfloat16), "b": jnp.ones(1_000, jnp.bfloat16)}
+    optimizer = stochastically_rounded(optax.sgd(1e-3), seed=0)
+    first, state = optimizer.update(params, optimizer.init(params), params)
+    second, _ = optimizer.update(params, state, params)
+    assert not np.array_equal(first["a"], first["b"])
+    assert not np.array_equal(first["a"], second["a"])
+
+
+@WRAPPERS
+def test_it_keeps_structure_dtype_and_state_shapes(wrap):
     params = {"a": kernel(jnp.bfloat16)["kernel"], "n": jnp.array(3), "none": None}
-    optimizer = wdjax.compensated(optax.sgd(0.1))
+    params |= {"hole": optax.MaskedNode(), "still": jnp.ones(2, jnp.bfloat16)}
+    optimizer = wrap(optax.sgd(0.1))
     state = optimizer.init(params)
-    grads = {"a": jnp.ones((8, 8), jnp.bfloat16), "n": jnp.array(0), "none": None}
-    updates, after = optimizer.update(grads, state, params)
+    grads = params | {"a": jnp.ones((8, 8), jnp.bfloat16), "n": jnp.array(0), "still": None}
+    updates, after = jax.jit(optimizer.update)(grads, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-    assert optax.apply_updates(params, updates)["a"].dtype == jnp.bfloat16
+    assert updates["still"] is None
+    assert optax.apply_updates(params["a"], updates["a"]).dtype == jnp.bfloat16
 
 
-def test_no_warning_once_the_decay_is_kept():
-    wdjax.compensated(wdjax.sgdw(1e-3, weight_decay=0.1)).init(kernel(jnp.bfloat16))
+@WRAPPERS
+def test_a_float64_optimizer_leaves_the_state_in_float32(wrap, x64):
+    params = kernel(jnp.bfloat16) | {"wide": jnp.ones(3)}
+    optimizer = wrap(optax.sgd(np.float64(1e-3)))
+    state = optimizer.init(params)
+    grads = jax.tree.map(lambda p: jnp.ones(p.shape, jnp.float64), params)
+    _, after = optimizer.update(grads, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 
 
-def test_update_without_params_says_what_to_call():
-    optimizer = wdjax.compensated(optax.sgd(0.1))
+@WRAPPERS
+def test_it_works_with_donated_buffers_and_inside_multi_steps(wrap):
+    params = kernel(jnp.bfloat16) | {"bias": jnp.ones(3)}
+    optimizer = optax.MultiSteps(wrap(wdjax.adamw(0.1, weight_decay=0.1)), 2)
+
+    def step(params, state):
+        updates, state = optimizer.update(jax.tree.map(jnp.sin, params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    plain, donating = jax.jit(step), jax.jit(step, donate_argnums=(0, 1))
+    want = plain(*plain(params, state))[0]
+    got = donating(*donating(*jax.tree.map(jnp.copy, (params, state))))[0]
+    chex.assert_trees_all_equal(got, want)
+
+
+@WRAPPERS
+def test_vmapped_members_are_runs_of_their_own(wrap):
+    rates = jnp.array([0.01, 0.3])
+
+    def run(rate):
+        return decay_only(wrap(wdjax.sgdw(rate, weight_decay=0.9)), kernel(jnp.bfloat16), 5)
+
+    members = jax.vmap(run)(rates)["kernel"]
+    for member, rate in zip(members, rates, strict=True):
+        assert np.array_equal(member, run(rate)["kernel"])
+
+
+@WRAPPERS
+def test_a_derivative_passes_through_the_rounding(wrap):
+    """d θ⁺ / d η = −g, as without rounding."""
+
+    def after(rate):
+        optimizer = wrap(optax.sgd(rate))
+        params = {"w": jnp.ones(3, jnp.bfloat16)}
+        grads = {"w": jnp.full(3, 2.0)}
+        return jnp.sum(optimizer.update(grads, optimizer.init(params), params)[0]["w"])
+
+    assert np.isclose(jax.grad(after)(0.1), -6.0)
+
+
+def test_the_residual_lies_where_its_parameter_lies():
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = jax.device_put(kernel(jnp.bfloat16), sharding)
+    state = wdjax.compensated(optax.sgd(0.1)).init(params)
+    assert state.residual["kernel"].sharding == sharding
+
+
+@WRAPPERS
+def test_it_works_in_an_nnx_optimizer(wrap):
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(4, 4, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+    optimizer = nnx.Optimizer(model, wrap(wdjax.adamw(1e-2, weight_decay=0.1)), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        optimizer.update(model, nnx.grad(lambda m: m(jnp.ones((1, 4))).sum())(model))
+
+    before = np.asarray(model.kernel[...], np.float32)
+    for _ in range(3):
+        step(model, optimizer)
+    assert model.kernel[...].dtype == jnp.bfloat16
+    assert np.all(np.asarray(model.kernel[...], np.float32) < before)
+
+
+def test_the_state_holds_plain_arrays_that_a_checkpoint_can_keep():
+    optimizer = stochastically_rounded(optax.sgd(0.1), seed=0)
+    assert optimizer.init(kernel(jnp.bfloat16)).key.dtype == jnp.uint32
+
+
+@WRAPPERS
+def test_no_warning_once_the_decay_is_kept(wrap):
+    wrap(wdjax.sgdw(1e-3, weight_decay=0.1)).init(kernel(jnp.bfloat16))
+
+
+@WRAPPERS
+def test_update_without_params_says_what_to_call(wrap):
+    optimizer = wrap(optax.sgd(0.1))
     params = kernel(jnp.bfloat16)
-    with pytest.raises(ValueError, match=r"`compensated` needs the current parameters; got"):
+    message = r"`(compensated|stochastically_rounded)` needs the current parameters; got"
+    with pytest.raises(ValueError, match=message):
         optimizer.update(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, True, "0"])
+def test_a_seed_that_is_none_says_what_to_pass(seed):
+    message = r"`seed` must be an integer or a random key; got .* Pass 0 or jax.random.key\(0\)"
+    with pytest.raises(TypeError, match=message):
+        stochastically_rounded(optax.sgd(0.1), seed=seed)

@@ -3,13 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import LAWS, SCHEDULES
+import schedule_cases
+from cases import LAWS
+from cases import SCHEDULES as CASES
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import wdjax
 from wdjax import schedules
 
 laws = pytest.mark.parametrize("case", LAWS.values(), ids=LAWS.keys())
+SCHEDULES = CASES | schedule_cases.SCHEDULES
 rows = pytest.mark.parametrize("case", SCHEDULES.values(), ids=SCHEDULES.keys())
+budgets = pytest.mark.parametrize(
+    "case", schedule_cases.SCHEDULES.values(), ids=schedule_cases.SCHEDULES.keys()
+)
 WEIGHT_DECAY, PEAK = 0.3, 0.02
 COUNTS = np.array([0, 1, 2, 7, 50, 1_000])
 
@@ -76,7 +84,8 @@ def test_a_schedule_runs_under_jit_and_vmap_over_arguments_and_steps(case):
     pair = [jnp.array([x, x * 2]) for x in case.arguments]
     run = lambda count, *arguments: jnp.asarray(case.build(*arguments)(count), jnp.float32)
     counts = jnp.array([0, 5, 9], jnp.int32)
-    got = jax.jit(jax.vmap(jax.vmap(run, (0, None, None)[: 1 + len(pair)]), (None, 0, 0)[: 1 + len(pair)]))(counts, *pair)  # noqa: E501  # fmt: skip
+    over_counts = jax.vmap(run, (0,) + (None,) * len(pair))
+    got = jax.jit(jax.vmap(over_counts, (None,) + (0,) * len(pair)))(counts, *pair)
     for k in range(2):
         for i, t in enumerate((0, 5, 9)):
             want = case.reference(t, *(x * (1 + k) for x in case.arguments))
@@ -136,6 +145,27 @@ def test_per_epoch_changes_only_between_epochs():
         (lambda: wdjax.inverse_sqrt(0.1, -1), ValueError, r"`gamma` must be a finite number >= 0"),
         (lambda: wdjax.per_epoch(0.1, 3), TypeError, r"`schedule` must be a function of the epoch"),
         (lambda: wdjax.per_epoch(lambda e: e, 0), ValueError, r"`steps_per_epoch` must be >= 1"),
+        (lambda: schedules.linear_ramp(-1.0, 0.1, 5), ValueError, r"`init_value` must be a finite"),
+        (lambda: schedules.linear_ramp(0.1, None, 5), TypeError, r"`end_value` .* got None"),
+        (lambda: schedules.linear_ramp(0.1, 0.1, 0), ValueError, r"`steps` must be > 0; got 0"),
+        (lambda: schedules.cosine_ramp(0.1, 0.1, 0), ValueError, r"`steps` must be > 0; got 0"),
+        (lambda: schedules.cosine_ramp(0.1, 0.1, None), TypeError, r"`steps` .* got None"),
+        (lambda: schedules.log_time(0.1, 0.0), ValueError, r"`timescale` must be > 0; got 0.0"),
+        (lambda: schedules.warmed_up(0.1, -1), ValueError, r"`steps` must be a finite number >= 0"),
+        (
+            lambda: schedules.periodic(1.5, 2),
+            ValueError,
+            r"`strength` must be in \[0, 1\].*got 1.5",
+        ),
+        (
+            lambda: schedules.periodic(0.1, 0),
+            ValueError,
+            r"`every` must be a whole number .* got 0",
+        ),
+        (lambda: schedules.periodic(0.1, 1.5), ValueError, r"`every` must be a whole .* got 1.5"),
+        (lambda: schedules.decay_budget(0.1, -1), ValueError, r"`steps` must be a whole .* got -1"),
+        (lambda: schedules.decay_budget(0.1, 2.5), ValueError, r"`steps` must be a whole"),
+        (lambda: schedules.decay_budget(-0.1, 2), ValueError, r"`strength` must be a finite"),
         (
             lambda: wdjax.fixed(np.ones(3)),
             ValueError,
@@ -146,6 +176,111 @@ def test_per_epoch_changes_only_between_epochs():
 def test_bad_arguments_fail_when_built(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@budgets
+@pytest.mark.parametrize("steps", [20, 37, 4_000])
+def test_the_decay_budget_is_the_closed_form(case, steps):
+    got = wdjax.schedules.decay_budget(case.build(*case.arguments), steps)
+    assert np.isclose(got, case.budget(steps, *case.arguments), rtol=1e-12)
+
+
+def test_the_decay_budget_of_a_number_a_law_and_a_python_schedule():
+    budget = wdjax.schedules.decay_budget
+    assert budget(0.1, 0) == 0
+    assert budget(0.25, 1_000) == 250
+    assert np.isclose(budget(wdjax.lr_scaled(0.1, lambda t: 0.5 / (1 + t)), 3), 0.05 * 11 / 6)
+    assert budget(lambda count: 0.5 if count < 3 else 0.0, 10) == 1.5
+
+
+def test_the_decay_budget_sums_over_its_chunks(monkeypatch):
+    ramp = schedules.linear_ramp(0.0, 1.0, steps=100)
+    monkeypatch.setattr(schedules, "_CHUNK", 7)
+    assert np.isclose(schedules.decay_budget(ramp, 100), 99 / 2, rtol=1e-14)
+
+
+def test_the_decay_budget_needs_a_known_strength():
+    def run(s):
+        return schedules.decay_budget(wdjax.fixed(s), 10)
+
+    with pytest.raises(
+        TypeError, match=r"`strength` must be known to be summed up.*outside of jit"
+    ):
+        jax.jit(run)(0.1)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10_000), st.integers(0, 20_000))
+@settings(max_examples=50, deadline=None)
+def test_a_ramp_stays_between_its_ends_and_meets_them_exactly(start, end, steps, t):
+    for build in (schedules.linear_ramp, schedules.cosine_ramp):
+        ramp = build(start, end, steps)
+        low, high = np.float32(min(start, end)), np.float32(max(start, end))
+        assert low * (1 - 1e-6) <= ramp(t) <= high * (1 + 1e-6)
+        assert ramp(0) == np.float32(start)
+        assert ramp(steps) == ramp(steps + t) == np.float32(end)
+
+
+def test_the_ramps_are_optax_s_schedules(x64):
+    counts = np.arange(130)
+    linear = optax.linear_schedule(0.04, 0.4, 100)
+    cosine = optax.cosine_decay_schedule(0.4, 100, alpha=0.1)
+    late = optax.warmup_cosine_decay_schedule(0.0, 0.4, 20, 120, end_value=0.04)
+    pairs = [
+        (schedules.linear_ramp(0.04, 0.4, 100), linear),
+        (schedules.cosine_ramp(0.4, 0.04, 100), cosine),
+        (schedules.warmed_up(schedules.cosine_ramp(0.4, 0.04, 100), 20), late),
+    ]
+    for ours, theirs in pairs:
+        assert np.allclose([ours(t) for t in counts], [theirs(t) for t in counts], rtol=1e-6)
+
+
+def test_megatron_s_three_styles_are_a_number_and_the_two_ramps(x64):
+    """start + coeff (end − start), with the coefficient of each style."""
+    start, end, steps = 0.04, 0.4, 50
+    for t in range(60):
+        ratio = min(t / steps, 1.0)
+        coefficients = {
+            schedules.linear_ramp: ratio,
+            schedules.cosine_ramp: 0.5 * (np.cos(np.pi * (1 - ratio)) + 1),
+        }
+        for ramp, coefficient in coefficients.items():
+            want = start + coefficient * (end - start)
+            assert np.isclose(ramp(start, end, steps)(t), want, rtol=1e-13)
+
+
+def test_log_time_is_adana_s_strength_under_the_schedule_law(x64):
+    """ω/(T/10 + t) η(t)/η̄ with T_s = T/10 and λ₀ = ω / T_s."""
+    omega, total = 4.0, 1_000
+    law = wdjax.schedule_scaled(
+        schedules.log_time(omega / (total / 10), total / 10), learning_rate, PEAK
+    )
+    for t in (0, 1, 99, 999):
+        want = omega / (total / 10 + t) * learning_rate(t) / PEAK
+        assert np.isclose(law(t), want, rtol=1e-13)
+
+
+@given(st.floats(0, 0.5), st.integers(1, 9), st.integers(1, 5))
+@settings(max_examples=50, deadline=None)
+def test_periodic_decay_ends_every_period_where_plain_decay_does(s, k, periods):
+    schedule = schedules.periodic(s, every=k)
+    got = np.prod([1 - np.float64(schedule(t)) for t in range(k * periods)])
+    assert np.isclose(got, (1 - s) ** (k * periods), rtol=1e-4)
+
+
+def test_periodic_decay_of_every_step_is_plain_and_one_is_everything():
+    assert np.isclose(schedules.periodic(1e-7, every=1)(3), 1e-7, rtol=1e-6)
+    assert schedules.periodic(1.0, every=2)(1) == 1
+    assert schedules.periodic(lambda count: 3.0, every=2)(1) == 1  # not NaN
+
+
+def test_a_warm_up_of_no_steps_changes_nothing():
+    ramp = schedules.linear_ramp(0.4, 0.1, 9)
+    assert [schedules.warmed_up(ramp, 0)(t) for t in range(12)] == [ramp(t) for t in range(12)]
+
+
+def test_a_ramp_of_no_steps_is_its_end_even_where_the_number_is_traced():
+    run = lambda steps: schedules.cosine_ramp(0.4, 0.1, steps)(0)
+    assert np.isclose(jax.jit(run)(0), 0.1, rtol=1e-6)
 
 
 def test_sampling_sees_the_peak_of_a_schedule_and_gives_up_on_traced_values():

@@ -4,25 +4,43 @@ Say which parameters decay (`rules`), what pulls them (`penalties`), how strongl
 (`schedules`), and where in the step (`transforms`); get an Optax transformation.
 """
 
-from wdjax import anchors, datasets, gates, penalties, plots
+from wdjax import (
+    adaptive,
+    anchors,
+    bounds,
+    datasets,
+    gates,
+    matrices,
+    penalties,
+    plots,
+    radial,
+    scaling,
+    spectra,
+)
 from wdjax.audit import Audit, audit
 from wdjax.fitting import History, fit
 from wdjax.optimizers import adagradw, adamw, decayed, lionw, muonw, sgdw
 from wdjax.penalties import penalty_value
-from wdjax.precision import compensated
+from wdjax.precision import compensated, stochastically_rounded
 from wdjax.rules import RuleError, mask, resolve, standard
 from wdjax.schedules import (
     corrected,
+    cosine_ramp,
+    decay_budget,
     fixed,
     from_half_life,
     from_timescale,
     geometric,
     inverse_sqrt,
+    linear_ramp,
+    log_time,
     lr_scaled,
     lr_squared,
     per_epoch,
+    periodic,
     schedule_scaled,
     target_rms,
+    warmed_up,
 )
 from wdjax.training import TrainState, make_train_step
 from wdjax.transforms import add_decayed_weights, decay_weights, prox_weights
@@ -36,12 +54,16 @@ __all__ = [
     "TrainState",
     "adagradw",
     "adamw",
+    "adaptive",
     "add_decayed_weights",
     "anchors",
     "audit",
+    "bounds",
     "compensated",
     "corrected",
+    "cosine_ramp",
     "datasets",
+    "decay_budget",
     "decay_weights",
     "decayed",
     "fit",
@@ -51,20 +73,29 @@ __all__ = [
     "gates",
     "geometric",
     "inverse_sqrt",
+    "linear_ramp",
     "lionw",
+    "log_time",
     "lr_scaled",
     "lr_squared",
     "make_train_step",
     "mask",
+    "matrices",
     "muonw",
     "penalties",
     "penalty_value",
     "per_epoch",
+    "periodic",
     "plots",
     "prox_weights",
+    "radial",
     "resolve",
+    "scaling",
     "schedule_scaled",
     "sgdw",
+    "spectra",
     "standard",
+    "stochastically_rounded",
     "target_rms",
+    "warmed_up",
 ]

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wdjax.groups import Axes, checked_axes, norm
+
 Gate = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
 
@@ -39,3 +41,170 @@ def cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
     """
     del grad
     return jnp.sign(z) * jnp.sign(update) <= 0
+
+
+def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
+    """As `cautious`, and where the update is exactly zero there is no decay either.
+
+        φ = 1[Δ z < 0]
+
+    The two differ for entries that nothing moves, such as unseen rows of an embedding table at
+    an optimiser without momentum. See `touched_rows` for whole rows, whatever the optimiser.
+
+    Args:
+        z: θ, or θ − a with an anchor; any shape.
+        update: Δ, same shape, the step about to be added to θ.
+        grad: ignored.
+
+    Returns:
+        Booleans of the same shape.
+
+    Example:
+        >>> strictly_cautious(jnp.array([2.0, 2.0, 2.0]), jnp.array([-0.1, 0.1, 0.0]))
+        Array([ True, False, False], dtype=bool)
+
+    References:
+        Chen et al., *Cautious Weight Decay*, 2025, arXiv:2510.12402, Algorithm 1 with a strict
+        inequality.
+    """
+    del grad
+    return jnp.sign(z) * jnp.sign(update) < 0
+
+
+def descent(axes: Axes = None) -> Gate:
+    """Decay only where descent along the raw gradient, too, leads towards the anchor.
+
+        φ = 1[⟨g, θ − a⟩ > 0] of each group
+
+    The condition of selective projection decay, for fine-tuning with anchor="init": where loss
+    and penalty disagree, the loss has its way.
+
+    Args:
+        axes: the axes along which one group extends, as in `penalties.group_lasso`; None: the
+            whole leaf is one group, as in the paper.
+
+    Returns:
+        The gate. It needs the raw gradient: `wdjax.decayed` passes it.
+
+    Raises:
+        ValueError: at trace, the raw gradient is missing, or the leaf has no such axis.
+
+    Example:
+        >>> z, grad = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[1.0, 0.0], [0.0, -1.0]])
+        >>> descent(axes=1)(z, -grad, grad)
+        Array([[ True],
+               [False]], dtype=bool)
+
+    References:
+        Tian et al., *Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models*, 2024,
+        arXiv:2411.01713, the selection condition c.
+    """
+
+    def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
+        del update
+        return _inner(_scaled(_raw("descent", grad), axes), _scaled(z, axes), axes) > 0
+
+    return gate
+
+
+def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
+    """Decay less where the raw gradient is orthogonal to the weights, as under normalisation.
+
+        φ = f where |cos(g, z)| < δ / √n, else 1, for each group of n entries
+
+    A layer that a norm layer follows has gradients orthogonal to its weights. AdamP tells such
+    layers so, lowers their decay by f, and decides for a whole leaf by its largest cosine; here
+    every group is decided on its own. A group of zeros counts as orthogonal.
+
+    Args:
+        delta: δ > 0; 0.1 in the paper.
+        axes: the axes along which one group extends, as in `penalties.group_lasso`; for a kernel
+            (in, out), axes=0 looks at each neuron.
+        factor: f in [0, 1]: what is left of the decay; 0.1 in the paper.
+
+    Returns:
+        The gate. It needs the raw gradient: `wdjax.decayed` passes it.
+
+    Raises:
+        ValueError: δ is not > 0, f is outside [0, 1]; at trace, the raw gradient is missing, or
+            the leaf has no such axis.
+
+    Example:
+        >>> z, grad = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[2.0, -1.0], [1.0, 1.0]])
+        >>> cosine(axes=1)(z, -grad, grad)
+        Array([[0.1],
+               [1. ]], dtype=float32)
+
+    References:
+        Heo et al., *AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-Invariant
+        Weights*, 2021, arXiv:2006.08217, Algorithm 2.
+    """
+    if not delta > 0:
+        raise ValueError(f"`delta` must be > 0, such as 0.1; got {delta}.")
+    if not 0 <= factor <= 1:
+        raise ValueError(f"`factor` must be in [0, 1]; got {factor}.")
+
+    def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
+        del update
+        a, b = _scaled(_raw("cosine", grad), axes), _scaled(z, axes)
+        lengths = norm(a, axes) * norm(b, axes)
+        n = z.size / max(lengths.size, 1)
+        orthogonal = jnp.abs(_inner(a, b, axes)) * n**0.5 < delta * lengths
+        return jnp.where(orthogonal | (lengths == 0), jnp.asarray(factor, z.dtype), 1)
+
+    return gate
+
+
+def touched_rows(axes: Axes = -1) -> Gate:
+    """Decay only the rows that got a gradient, as in sparse embedding tables.
+
+        φ = 1[some entry of the row's g is not 0]
+
+    Plain decay takes the embeddings of rare tokens away while nothing restores them. Embeddings
+    decay only where the rules say so, such as `standard(embeddings=1.0)`.
+
+    Args:
+        axes: the axes along which one row extends; −1 for a table (vocabulary, features).
+
+    Returns:
+        The gate. It needs the raw gradient: `wdjax.decayed` passes it.
+
+    Raises:
+        ValueError: at trace, the raw gradient is missing, or the leaf has no such axis.
+
+    Example:
+        >>> table, grad = jnp.ones((2, 2)), jnp.array([[0.0, 0.5], [0.0, 0.0]])
+        >>> touched_rows()(table, -grad, grad)
+        Array([[ True],
+               [False]], dtype=bool)
+
+    References:
+        The dense form of lazy regularisation: Carpenter, *Lazy Sparse Stochastic Gradient
+        Descent for Regularized Multinomial Logistic Regression*, 2008.
+    """
+
+    def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
+        del update
+        touched = _raw("touched_rows", grad) != 0
+        return jnp.any(touched, axis=checked_axes(axes, z), keepdims=True)
+
+    return gate
+
+
+def _raw(name: str, grad: Any) -> Any:
+    if grad is None:
+        raise ValueError(
+            f"`{name}` needs the raw gradient; got None. Use wdjax.decayed(factory)(..., "
+            "gate=...), or pass it: `optimizer.update(grads, state, params, grad=grads)`."
+        )
+    return grad
+
+
+def _scaled(x: jax.Array, axes: Axes) -> jax.Array:
+    """Return x / max|x|, so that products of tiny entries do not underflow."""
+    top = jnp.max(jnp.abs(x), axis=checked_axes(axes, x), keepdims=True, initial=0)
+    return x / jnp.where(top > 0, top, 1)
+
+
+def _inner(a: jax.Array, b: jax.Array, axes: Axes) -> jax.Array:
+    return jnp.sum(a * b, axis=checked_axes(axes, a), keepdims=True)

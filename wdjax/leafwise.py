@@ -31,7 +31,7 @@ def map_leaves(
         wide = (_wide(x) for x in others)
         return step(widened(update), widened(param), m, *wide).astype(update.dtype)
 
-    treedef, rows = _rows(name, updates, params, multipliers, *trees)
+    treedef, rows = lined_up(name, updates, params, multipliers, *trees)
     return treedef.unflatten([leaf(*row) for row in rows])
 
 
@@ -56,7 +56,7 @@ def map_stateful(
         new, z = step(widened(update), widened(param), m, z, *wide)
         return new.astype(update.dtype), z
 
-    treedef, rows = _rows(name, updates, params, multipliers, state, *trees)
+    treedef, rows = lined_up(name, updates, params, multipliers, state, *trees)
     pairs = [leaf(*row) for row in rows]
     return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
 
@@ -79,7 +79,7 @@ def require_params(name: str, params: Params | None) -> None:
 
 def check_widths(name: str, updates: Params, params: Params) -> None:
     """Raise where an update is narrower than its parameter: θ + Δ could not reach a given point."""
-    for update, param in _rows(name, updates, params)[1]:
+    for update, param in lined_up(name, updates, params)[1]:
         if update is not None and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
             raise TypeError(
                 f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
@@ -96,7 +96,7 @@ def _wide(x: Any) -> Any:
     return None if x is None else widened(x)
 
 
-def _rows(name: str, updates: Params, params: Params, *trees: Any) -> tuple[Any, list[Any]]:
+def lined_up(name: str, updates: Params, params: Params, *trees: Any) -> tuple[Any, list[Any]]:
     """Line the trees up with the leaves of `updates`, None among them."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from wdjax import penalties
+from wdjax import penalties, preconditioners
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, require_params
 from wdjax.penalties import Penalty
@@ -37,6 +37,8 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         penalty: R, default `penalties.l2`.
         implicit: True takes the proximal form, for exact zeros.
         rules: which parameters; default `standard()`: matrices, not biases, norms, embeddings.
+        metric: None, or "preconditioner" for the proximal step in the metric of Adam, RMSprop or
+            Adagrad, which solves the penalised problem as written; implicit form only.
         gate: φ, such as `gates.cautious`, which also gets the raw gradient; explicit form only.
         anchor: a: None, "init" or a pytree.
 
@@ -66,7 +68,8 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101,
         Algorithms 1 and 2.
     """
-    own = _own_parameters(factory)
+    signature = _signature_of(factory)
+    own = dict(signature.parameters)
     switched_off = {name: _OWN_DECAY[name] for name in _OWN_DECAY if name in own}
 
     def decayed_factory(
@@ -76,6 +79,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         law: Law | None = lr_scaled,
         penalty: Penalty = penalties.l2,
         implicit: bool = False,
+        metric: str | None = None,
         rules: Rules = STANDARD,
         gate: Gate | None = None,
         anchor: Anchor = None,
@@ -84,27 +88,30 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         _check_own_arguments(factory, own, args, kwargs)
         inner = factory(learning_rate, *args, **switched_off, **kwargs)
         strength = _strength(law or lr_scaled, weight_decay, learning_rate)
+        _check_form(implicit, gate, metric)
         if implicit:
-            if gate is not None:
-                raise TypeError(
-                    "`gate` acts on the explicit form only; got one with implicit=True. "
-                    "Drop one of the two."
-                )
-            decay = prox_weights(strength, penalty, rules=rules, anchor=anchor)
+            decay = prox_weights(strength, penalty, rules=rules, anchor=anchor, metric=metric)
         else:
             decay = decay_weights(strength, penalty, rules=rules, gate=gate, anchor=anchor)
-        return _followed_by(inner, decay)
+        given = signature.bind(learning_rate, *args, **switched_off, **kwargs)
+        given.apply_defaults()
+        return _followed_by(inner, decay, _measure(metric, factory, given.arguments))
 
     decayed_factory.__name__ = f"decayed_{_name(factory)}"
     decayed_factory.__doc__ = f"`{_name(factory)}` with decoupled decay: see `wdjax.decayed`."
-    decayed_factory.__signature__ = _signature(own, decayed_factory)  # type: ignore[attr-defined]
+    decayed_factory.__signature__ = _merged(own, decayed_factory)  # type: ignore[attr-defined]
     return decayed_factory
 
 
+Measure = Callable[[Any], dict[str, Any]]
+
+
 def _followed_by(
-    inner: optax.GradientTransformation, decay: optax.GradientTransformationExtraArgs
+    inner: optax.GradientTransformation,
+    decay: optax.GradientTransformationExtraArgs,
+    measure: Measure,
 ) -> optax.GradientTransformationExtraArgs:
-    """Chain the two, handing the raw gradients to the second: gates may need them."""
+    """Chain the two, handing the second what it may need: the raw gradients, the metric."""
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> tuple[Any, Any]:
@@ -118,11 +125,38 @@ def _followed_by(
     ) -> tuple[Params, tuple[Any, Any]]:
         require_params("decayed", params)
         steps, inner_state = inner.update(updates, state[0], params, **extra_args)
-        decay_args = {"grad": updates} | extra_args
-        steps, decay_state = decay.update(steps, state[1], params, **decay_args)
+        known = {"grad": updates, **measure(inner_state), **extra_args}
+        steps, decay_state = decay.update(steps, state[1], params, **known)
         return steps, (inner_state, decay_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) -> Measure:
+    """Return what reads the preconditioner from the inner state, where a metric needs it."""
+    if metric is None:
+        return lambda inner_state: {}
+
+    def measure(inner_state: Any) -> dict[str, Any]:
+        found = preconditioners.diagonal(inner_state, arguments)
+        if found is None:
+            raise TypeError(
+                f'`metric="preconditioner"` is known for Adam, RMSprop and Adagrad; '
+                f"{_name(factory)} keeps no such state. Use metric=None."
+            )
+        return {"preconditioner": found}
+
+    return measure
+
+
+def _check_form(implicit: bool, gate: Gate | None, metric: str | None) -> None:
+    if implicit and gate is not None:
+        raise TypeError(
+            "`gate` acts on the explicit form only; got one with implicit=True. "
+            "Drop one of the two."
+        )
+    if metric is not None and not implicit:
+        raise TypeError("`metric` acts on the implicit form only. Pass implicit=True as well.")
 
 
 def _name(factory: Factory) -> str:
@@ -130,14 +164,14 @@ def _name(factory: Factory) -> str:
     return getattr(factory, "__name__", None) or _name(factory.func)  # type: ignore[attr-defined]
 
 
-def _own_parameters(factory: Factory) -> dict[str, inspect.Parameter]:
-    """Return the factory's parameters by name."""
+def _signature_of(factory: Factory) -> inspect.Signature:
+    """Return the factory's own signature, or say why it is no factory."""
     if isinstance(factory, optax.GradientTransformation) or not callable(factory):
         raise TypeError(
             f"`factory` must be a function that builds an optimizer, such as optax.adam; got "
             f"{type(factory).__name__}. Pass optax.adam, not optax.adam(1e-3)."
         )
-    return dict(inspect.signature(factory).parameters)
+    return inspect.signature(factory)
 
 
 def _check_own_arguments(
@@ -175,7 +209,7 @@ def _strength(law: Law, weight_decay: Strength, learning_rate: Any) -> Schedule:
     return law(weight_decay, learning_rate)
 
 
-def _signature(
+def _merged(
     own: dict[str, inspect.Parameter], decayed_factory: Callable[..., Any]
 ) -> inspect.Signature:
     """Merge the two argument lists, for `help` and for `optax.inject_hyperparams`.

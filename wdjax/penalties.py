@@ -1,23 +1,24 @@
 """R: towards what shape the parameters are pulled.
 
 A `Penalty` is a record of pure functions of one leaf z (the displacement from the anchor): value
-R(z), gradient ∂R(z), and proximal map prox_{sR}(z) = argmin_x ½‖x − z‖² + s R(x). A constraint
-has only its prox: the projection. The convention throughout: `l2` is ½‖θ‖², so λ multiplies θ.
+R(z), gradient ∂R(z), and proximal map prox_{sR}(z) = argmin_x ½‖x − z‖² + s R(x), the global
+minimiser where R is not convex. A constraint has only its prox: the projection. The convention
+throughout: `l2` is ½‖θ‖², so λ multiplies θ. Penalties of matrices are in `wdjax.matrices`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from wdjax.groups import Axes, abs2, absolute, checked_axes, norm
 from wdjax.leafwise import widened
 from wdjax.rules import Rules, resolve, standard
 
-Axes = int | Sequence[int] | None
 STANDARD = standard()
 
 
@@ -27,11 +28,14 @@ class Penalty:
 
     Attributes:
         name: how messages and tables call it.
-        prox: (z, s) -> argmin_x ½‖x − z‖² + s R(x), same shape as z.
+        prox: (z, s) -> argmin_x ½‖x − z‖² + s R(x), same shape as z; None where R has no
+            closed one.
         value: z -> R(z), a scalar; None for a constraint.
-        gradient: z -> ∂R(z), same shape as z, 0 at z = 0; None for a constraint.
+        gradient: z -> ∂R(z), same shape as z, 0 at z = 0; None for a constraint, and where it
+            is unbounded.
         curvature: the largest second derivative of R. An explicit step with
             s · curvature >= 1 jumps over the minimum and flips signs.
+        separable: R is a sum over entries, and prox takes an s of z's shape, too.
 
     Example:
         >>> l2.prox(jnp.array([3.0, -1.0]), 0.5)
@@ -41,48 +45,19 @@ class Penalty:
     """
 
     name: str
-    prox: Callable[[jax.Array, Any], jax.Array]
+    prox: Callable[[jax.Array, Any], jax.Array] | None
     value: Callable[[jax.Array], jax.Array] | None = None
     gradient: Callable[[jax.Array], jax.Array] | None = None
     curvature: float = 0.0
+    separable: bool = False
 
     def __repr__(self) -> str:
         return f"<penalty {self.name}>"
 
 
-def _abs2(z: jax.Array) -> jax.Array:
-    """|z|², real also for complex z."""
-    return jnp.real(z * jnp.conj(z))
-
-
-def _abs(z: jax.Array) -> jax.Array:
-    """|z| with the derivative sign(z), which is 0 at 0 (JAX's own is 1 there)."""
-    return jnp.where(z == 0, 0, jnp.abs(z))
-
-
-def _norm(z: jax.Array, axes: Axes) -> jax.Array:
-    """‖z‖₂ over `axes`, kept as axes of length 1; its derivative at 0 is 0, not NaN."""
-    squared = jnp.sum(_abs2(z), axis=_checked(axes, z), keepdims=True)
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
-
-
-def _checked(axes: Axes, z: jax.Array) -> tuple[int, ...] | None:
-    """Return the axes as non-negative numbers, or raise where the leaf has no such axis."""
-    if axes is None:
-        return None
-    wanted = (axes,) if isinstance(axes, int) else tuple(axes)
-    for axis in wanted:
-        if not -z.ndim <= axis < z.ndim:
-            raise ValueError(
-                f"`axes` must be axes of every penalised leaf; got {axes!r} for a leaf of shape "
-                f"{z.shape}. Restrict the penalty by `rules`, or use axes=None for the whole leaf."
-            )
-    return tuple(axis % z.ndim for axis in wanted)
-
-
-def _shrink_factor(norm: jax.Array, s: Any) -> jax.Array:
+def _shrink_factor(length: jax.Array, s: Any) -> jax.Array:
     """max(1 − s/‖z‖, 0), and 0 at ‖z‖ = 0."""
-    return jnp.where(norm > s, 1 - s / jnp.where(norm > 0, norm, 1), 0)
+    return jnp.where(length > s, 1 - s / jnp.where(length > 0, length, 1), 0)
 
 
 def _soft_threshold(z: jax.Array, s: Any) -> jax.Array:
@@ -92,10 +67,11 @@ def _soft_threshold(z: jax.Array, s: Any) -> jax.Array:
 
 l2 = Penalty(
     name="l2",
-    value=lambda z: jnp.sum(_abs2(z)) / 2,
+    value=lambda z: jnp.sum(abs2(z)) / 2,
     gradient=lambda z: z,
     prox=lambda z, s: z / (1 + s),
     curvature=1.0,
+    separable=True,
 )
 """Ridge, weight decay: ½‖z‖².
 
@@ -108,9 +84,10 @@ References:
 
 l1 = Penalty(
     name="l1",
-    value=lambda z: jnp.sum(_abs(z)),
+    value=lambda z: jnp.sum(absolute(z)),
     gradient=jnp.sign,
     prox=_soft_threshold,
+    separable=True,
 )
 """Lasso: ‖z‖₁. Its prox sets small entries to exactly zero; its gradient step does not.
 
@@ -149,10 +126,11 @@ def elastic_net(l1_ratio: float) -> Penalty:
         raise ValueError(f"`l1_ratio` must be in [0, 1]; got {r}.")
     return Penalty(
         name=f"elastic_net({r:g})",
-        value=lambda z: r * jnp.sum(_abs(z)) + (1 - r) * jnp.sum(_abs2(z)) / 2,
+        value=lambda z: r * jnp.sum(absolute(z)) + (1 - r) * jnp.sum(abs2(z)) / 2,
         gradient=lambda z: r * jnp.sign(z) + (1 - r) * z,
         prox=lambda z, s: _soft_threshold(z, s * r) / (1 + s * (1 - r)),
         curvature=1 - r,
+        separable=True,
     )
 
 
@@ -185,15 +163,63 @@ def group_lasso(axes: Axes = None) -> Penalty:
     """
 
     def gradient(z: jax.Array) -> jax.Array:
-        norm = _norm(z, axes)
-        return z / jnp.where(norm > 0, norm, 1)
+        length = norm(z, axes)
+        return z / jnp.where(length > 0, length, 1)
 
     return Penalty(
         name=f"group_lasso(axes={axes})",
-        value=lambda z: jnp.sum(_norm(z, axes)),
+        value=lambda z: jnp.sum(norm(z, axes)),
         gradient=gradient,
-        prox=lambda z, s: z * _shrink_factor(_norm(z, axes), s),
+        prox=lambda z, s: z * _shrink_factor(norm(z, axes), s),
     )
+
+
+def spread(axes: Axes = None) -> Penalty:
+    """Standard deviation of a group: entries are pulled to their mean, not to zero.
+
+        R(z) = Σ_G √(Σ (z − z̄)² / (n − 1))      ∂R(z)_G = (z − z̄) / ((n − 1) std), 0 at std = 0
+        prox(z, s)_G = z̄ + (z − z̄) max(1 − s / (√(n − 1) ‖z − z̄‖), 0)
+
+    n is the size of a group; one of a single entry has no spread and stays as it is.
+
+    Args:
+        axes: as in `group_lasso`.
+
+    Returns:
+        The penalty.
+
+    Raises:
+        ValueError: at trace, a penalised leaf has no such axis.
+
+    Example:
+        >>> spread().prox(jnp.array([1.0, 2.0, 3.0]), 1.0)
+        Array([1.5, 2. , 2.5], dtype=float32)
+
+    References:
+        Franke et al., *Improving Deep Learning Optimization through Constrained Parameter
+        Regularization*, 2024, arXiv:2311.09058.
+    """
+
+    def parts(z: jax.Array) -> tuple[jax.Array, jax.Array, float]:
+        along = checked_axes(axes, z)
+        n = math.prod(z.shape[axis] for axis in along)
+        mean = jnp.sum(z, axis=along, keepdims=True) / max(n, 1)
+        return mean, z - mean, math.sqrt(max(n - 1, 1))
+
+    def value(z: jax.Array) -> jax.Array:
+        _, rest, root = parts(z)
+        return jnp.sum(norm(rest, axes)) / root
+
+    def gradient(z: jax.Array) -> jax.Array:
+        _, rest, root = parts(z)
+        length = norm(rest, axes)
+        return rest / (jnp.where(length > 0, length, 1) * root)
+
+    def prox(z: jax.Array, s: Any) -> jax.Array:
+        mean, rest, root = parts(z)
+        return mean + rest * _shrink_factor(norm(rest, axes), s / root)
+
+    return Penalty(f"spread(axes={axes})", prox, value, gradient)
 
 
 def huber(delta: float) -> Penalty:
@@ -232,7 +258,254 @@ def huber(delta: float) -> Penalty:
         inside = jnp.abs(z) <= (1 + s) * delta
         return jnp.where(inside, z / (1 + s), z - s * delta * jnp.sign(z))
 
-    return Penalty(f"huber({delta:g})", prox=prox, value=value, gradient=gradient, curvature=1.0)
+    return Penalty(f"huber({delta:g})", prox, value, gradient, curvature=1.0, separable=True)
+
+
+def p_norm(p: float, floor: float = 1e-3) -> Penalty:
+    """Power of the size, smoothed below a floor: p < 1 prunes, p = 1 is lasso, p = 2 is 2 · ridge.
+
+        R(z) = Σ |z|ᵖ − (1 − p/2) fᵖ where |z| >= f, else (p/2) fᵖ⁻² z²
+        ∂R(z) = p z max(|z|, f)ᵖ⁻²
+        prox(z, s) solves x + s p x max(|x|, f)ᵖ⁻² = z, by Newton's method in log x
+
+    Not the convention of `l2`: λ multiplies ‖θ‖ₚᵖ, so p = 2 is decay with 2λ. The published step
+    θ⁺ = c X / (X + p s), X = |θ|²⁻ᵖ, takes a quadratic bound of R at the old θ instead of R. There
+    θ = 0 is absorbing for p < 2: zero-initialised biases, adapters and gates never move. Here the
+    prox of the candidate itself is exact, and zero is left as soon as a step is large enough.
+
+    Args:
+        p: the power, in (0, 2].
+        floor: f > 0, in units of the weights. The pull on smaller ones is linear, so they fade
+            geometrically and never become exactly zero (`l_half` and `l0` do that). The explicit
+            form needs s p fᵖ⁻² < 1.
+
+    Returns:
+        The penalty; not convex for p < 1.
+
+    Raises:
+        ValueError: p is outside (0, 2], or f is not a finite number > 0.
+
+    Example:
+        >>> p_norm(2.0).prox(jnp.array([3.0, -1.0]), 0.5)
+        Array([ 1.5, -0.5], dtype=float32)
+        >>> p_norm(1.5).prox(jnp.array([0.0, 4.0]), 2.0)
+        Array([0., 1.], dtype=float32)
+
+    References:
+        Outmezguine and Levi, *Decoupled Weight Decay for Any p Norm*, 2024, arXiv:2404.10824.
+    """
+    if not 0 < p <= 2:
+        raise ValueError(f"`p` must be in (0, 2]; got {p}.")
+    _check_positive("floor", floor)
+
+    steepest = p * floor ** (p - 2)
+
+    def pull(x: Any) -> Any:
+        """∂R(x) / x."""
+        return p * jnp.maximum(x, floor) ** (p - 2)
+
+    def values(size: Any) -> Any:
+        power = jnp.maximum(size, floor) ** p - (1 - p / 2) * floor**p
+        return jnp.where(size < floor, steepest / 2 * size**2, power)
+
+    def prox(z: jax.Array, s: Any) -> jax.Array:
+        size = jnp.abs(z)
+
+        def sum_of_pulls(x: Any) -> Any:
+            return x * (1 + s * pull(x))
+
+        def cost(x: Any) -> Any:
+            return (x - size) ** 2 / 2 + s * values(x)
+
+        # beyond the turning point the sum of pulls grows, and one root at most is left
+        turn = (s * p * (1 - p)) ** (1 / (2 - p)) if p < 1 else 0.0
+        least = jax.lax.stop_gradient(jnp.maximum(floor, turn))
+        large = _largest_root(size, s, p, least)
+        small = size / (1 + s * steepest)
+        only_large = size > sum_of_pulls(floor)
+        is_large = (size > sum_of_pulls(least)) & (only_large | (cost(large) < cost(small)))
+        return jnp.sign(z) * jnp.where(is_large, large, small)
+
+    return Penalty(
+        f"p_norm({p:g}, floor={floor:g})",
+        prox=prox,
+        value=lambda z: jnp.sum(values(absolute(z))),
+        gradient=lambda z: z * pull(jnp.abs(z)),
+        curvature=steepest,
+        separable=True,
+    )
+
+
+@jax.jit  # so that outside of jit, too, the loop is compiled once per shape
+def _largest_root(size: jax.Array, s: Any, p: Any, least: Any) -> jax.Array:
+    """Solve x + s p xᵖ⁻¹ = size for the largest x >= least."""
+    rounding = jnp.finfo(size.dtype).eps  # type: ignore[no-untyped-call]
+    top = jnp.maximum(size, least)
+
+    def newton(x: Any, size: Any, s: Any) -> Any:
+        # in log x the left side is a sum of exponentials: convex, so steps from above stay above
+        pull = s * p * x ** (p - 2)
+        slope = 1 + (p - 1) * pull
+        return (1 + pull - size / x) / jnp.where(slope > rounding, slope, 1)
+
+    def step(_: Any, x: Any) -> Any:
+        return jnp.clip(x * jnp.exp(-newton(x, *known)), least, top)
+
+    known = jax.lax.stop_gradient((size, s))
+    x = jax.lax.fori_loop(0, 12, step, jax.lax.stop_gradient(top) + jnp.zeros_like(size * s))
+    # the last step carries the derivatives: dx = −dF / F'
+    return jnp.maximum(x - x * newton(x, size, s), 0)
+
+
+# Not convex: large entries are pulled less or not at all. Each prox is the global minimiser.
+
+
+def _hard_threshold(z: jax.Array, least: Any) -> jax.Array:
+    return jnp.where(jnp.abs(z) > least, z, 0)
+
+
+l0 = Penalty(
+    name="l0",
+    value=lambda z: jnp.sum(z != 0, dtype=jnp.float32),
+    prox=lambda z, s: _hard_threshold(z, jnp.sqrt(2 * s)),
+    separable=True,
+)
+"""The number of entries that are not zero. Its prox removes small ones and leaves the rest.
+
+    R(z) = Σ 1[z ≠ 0]      prox(z, s) = z where |z| > √(2s), else 0
+
+References:
+    Blumensath and Davies, *Iterative Thresholding for Sparse Approximations*, 2008; Yun, Lozano
+    and Yang, *Adaptive Proximal Gradient Methods for Structured Neural Networks*, 2021.
+"""
+
+
+def _half_threshold(z: jax.Array, s: Any) -> jax.Array:
+    size = jnp.abs(z)
+    kept = size > 1.5 * jnp.cbrt(s) ** 2
+    safe = jnp.where(kept, size, 1)
+    cosine = jnp.where(kept, -(27**0.5) / 4 * (s / safe) / jnp.sqrt(safe), 0)
+    return jnp.where(kept, z * 2 / 3 * (1 + jnp.cos(2 / 3 * jnp.arccos(cosine))), 0)
+
+
+l_half = Penalty(
+    name="l_half",
+    value=lambda z: jnp.sum(jnp.sqrt(jnp.where(z == 0, 1, jnp.abs(z))) - (z == 0)),
+    prox=_half_threshold,
+    separable=True,
+)
+"""Square roots: sparser than `l1`, and large entries are pulled less.
+
+    R(z) = Σ √|z|
+    prox(z, s) = ⅔ z (1 + cos(⅔ arccos(−(3√3/4) s |z|^(−3/2)))) where |z| > (3/2) s^(2/3), else 0
+
+References:
+    Xu et al., *L1/2 Regularization: A Thresholding Representation Theory*, 2012; Yun, Lozano and
+    Yang, *Adaptive Proximal Gradient Methods for Structured Neural Networks*, 2021.
+"""
+
+
+def mcp(gamma: float) -> Penalty:
+    """Minimax concave penalty: `l1` near zero, no pull at all beyond γ.
+
+        R(z) = Σ |z| − z²/(2γ) where |z| <= γ, else γ/2
+        ∂R(z) = sign(z) max(1 − |z|/γ, 0)
+        prox(z, s) = S(z, s) / (1 − s/γ) where |z| <= γ, else z      for s < γ
+                     z where |z| > √(s γ), else 0                    for s >= γ
+
+    S is the soft threshold. The usual pair (λ, γ) is strength λ and `gamma` λγ here.
+
+    Args:
+        gamma: γ > 0, in units of the weights: what is larger is left alone.
+
+    Returns:
+        The penalty.
+
+    Raises:
+        ValueError: γ is not a finite number > 0.
+
+    Example:
+        >>> mcp(2.0).prox(jnp.array([0.5, 1.5, 3.0]), 1.0)
+        Array([0., 1., 3.], dtype=float32)
+
+    References:
+        Zhang, *Nearly Unbiased Variable Selection under Minimax Concave Penalty*, 2010.
+    """
+    _check_positive("gamma", gamma)
+
+    def value(z: jax.Array) -> jax.Array:
+        size = absolute(z)
+        return jnp.sum(jnp.where(size <= gamma, size - size**2 / (2 * gamma), gamma / 2))
+
+    def prox(z: jax.Array, s: Any) -> jax.Array:
+        steeper = 1 - s / gamma
+        firm = _soft_threshold(z, s) / jnp.where(steeper > 0, steeper, 1)
+        firm = jnp.where(jnp.abs(z) <= gamma, firm, z)
+        return jnp.where(steeper > 0, firm, _hard_threshold(z, jnp.sqrt(s * gamma)))
+
+    return Penalty(
+        f"mcp({gamma:g})",
+        prox=prox,
+        value=value,
+        gradient=lambda z: jnp.sign(z) * jnp.maximum(1 - jnp.abs(z) / gamma, 0),
+        separable=True,
+    )
+
+
+def scad(knee: float, a: float = 3.7) -> Penalty:
+    """Smoothly clipped absolute deviation: `l1` up to k, fading, no pull at all beyond a k.
+
+        R'(|z|) = 1 for |z| <= k,   (a k − |z|) / ((a − 1) k) for |z| <= a k,   0 beyond
+        prox(z, s) = S(z, s) for |z| <= k + s,   (z − s a sign(z) / (a − 1)) / (1 − s / ((a − 1) k))
+                     for |z| <= a k,   z beyond                          for s < (a − 1) k
+                     z where |z| > t, else S(z, s)                       for s >= (a − 1) k
+
+    S is the soft threshold; t = (s + (a + 1) k)/2 for s < (a + 1) k, else √(s (a + 1) k). Fan and
+    Li's λ is both the strength and the knee.
+
+    Args:
+        knee: k > 0, in units of the weights: up to here it is `l1`.
+        a: > 2; 3.7 is Fan and Li's choice.
+
+    Returns:
+        The penalty.
+
+    Raises:
+        ValueError: k is not a finite number > 0, or a <= 2.
+
+    Example:
+        >>> scad(1.0, a=3.0).prox(jnp.array([0.5, 1.5, 2.5, 4.0]), 1.0)
+        Array([0. , 0.5, 2. , 4. ], dtype=float32)
+
+    References:
+        Fan and Li, *Variable Selection via Nonconcave Penalized Likelihood*, 2001, equations 2.7
+        and 2.8.
+    """
+    _check_positive("knee", knee)
+    if not 2 < a < math.inf:
+        raise ValueError(f"`a` must be a finite number > 2, such as 3.7; got {a}.")
+    k, end = knee, a * knee
+
+    def value(z: jax.Array) -> jax.Array:
+        size = absolute(z)
+        fading = (2 * end * size - size**2 - k**2) / (2 * (end - k))
+        return jnp.sum(jnp.where(size <= k, size, jnp.where(size <= end, fading, (end + k) / 2)))
+
+    def prox(z: jax.Array, s: Any) -> jax.Array:
+        size, soft = jnp.abs(z), _soft_threshold(z, s)
+        steeper = 1 - s / (end - k)
+        fading = (z - s * end / (end - k) * jnp.sign(z)) / jnp.where(steeper > 0, steeper, 1)
+        smooth = jnp.where(size <= k + s, soft, jnp.where(size <= end, fading, z))
+        jump = jnp.where(s < end + k, (s + end + k) / 2, jnp.sqrt(s * (end + k)))
+        return jnp.where(steeper > 0, smooth, jnp.where(size > jump, z, soft))
+
+    return Penalty(
+        f"scad({k:g}, a={a:g})",
+        prox=prox,
+        value=value,
+        gradient=lambda z: jnp.sign(z) * jnp.clip((end - jnp.abs(z)) / (end - k), 0, 1),
+        separable=True,
+    )
 
 
 # Constraints: only a prox, which is the projection wherever the strength is positive.
@@ -266,11 +539,11 @@ def ball(radius: float, axes: Axes = None) -> Penalty:
     References:
         Srivastava et al., *Dropout*, 2014, section 5.1 (max-norm regularization).
     """
-    _check_radius(radius)
+    _check_positive("radius", radius)
 
     def project(z: jax.Array) -> jax.Array:
-        norm = _norm(z, axes)
-        return z * jnp.where(norm > radius, radius / jnp.where(norm > 0, norm, 1), 1)
+        length = norm(z, axes)
+        return z * jnp.where(length > radius, radius / jnp.where(length > 0, length, 1), 1)
 
     return _constraint(f"ball({radius:g}, axes={axes})", project)
 
@@ -301,18 +574,18 @@ def sphere(radius: float, axes: Axes = None) -> Penalty:
         Salimans and Kingma, *Weight Normalization*, 2016, arXiv:1602.07868, equation 2 with
         fixed g.
     """
-    _check_radius(radius)
+    _check_positive("radius", radius)
 
     def project(z: jax.Array) -> jax.Array:
-        norm = _norm(z, axes)
-        return z * jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 1)
+        length = norm(z, axes)
+        return z * jnp.where(length > 0, radius / jnp.where(length > 0, length, 1), 1)
 
     return _constraint(f"sphere({radius:g}, axes={axes})", project)
 
 
-def _check_radius(radius: float) -> None:
-    if not 0 < radius < math.inf:
-        raise ValueError(f"`radius` must be a finite number > 0; got {radius}.")
+def _check_positive(name: str, number: float) -> None:
+    if not 0 < number < math.inf:
+        raise ValueError(f"`{name}` must be a finite number > 0; got {number}.")
 
 
 def penalty_value(penalty: Penalty, params: chex.ArrayTree, rules: Rules = STANDARD) -> jax.Array:

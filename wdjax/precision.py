@@ -1,13 +1,20 @@
 """Decay that low-precision parameters do not swallow.
 
 bfloat16 keeps 8 bits: a step that changes a number by less than about 0.2% rounds away, and so
-does nearly all weight decay. What a step loses is carried over to the next one.
+does nearly all weight decay. Either what a step loses is carried over to the next one, or the
+rounding is left to chance, so that it is right on average.
+
+In both, the wrapped optimizer sees float32 and keeps float32 state. Moments of fewer bits, as from
+`mu_dtype=jnp.bfloat16`, are its own business and round as before. A second moment in bfloat16
+would hardly fall again: of its decay by 1 − β₂ = 0.001 per step nothing is left.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from wdjax.leafwise import Params, require_params, widened
@@ -26,12 +33,24 @@ class CompensatedState(NamedTuple):
     residual: Params
 
 
+class RoundedState(NamedTuple):
+    """State of `stochastically_rounded`.
+
+    Attributes:
+        inner: the wrapped optimizer's state, for parameters in float32.
+        key: the random key of the next step as plain uint32 data, which every checkpoint can hold.
+    """
+
+    inner: Any
+    key: jax.Array
+
+
 def compensated(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Let low-precision parameters keep what each step adds (Kahan summation).
 
-        θ̂ = θ + r      θ̂⁺ = θ̂ + Δ(θ̂)      θ⁺ = round(θ̂⁺)      r⁺ = θ̂⁺ − θ⁺
+        θ̂ = θ + r      θ⁺ = round(θ̂ + Δ(θ̂))      r⁺ = (r + Δ) − (θ⁺ − θ)
 
     The optimizer sees the float32 value θ̂, so its own state is float32 as well. Float32 and wider
     parameters pass through untouched, bit for bit. Wrap the whole chain, decay included.
@@ -62,40 +81,119 @@ def compensated(
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> CompensatedState:
+        # zeros_like, for it takes over the sharding of a leaf
         residual = jax.tree.map(
-            lambda p: jnp.zeros(jnp.shape(p) if _is_narrow(p) else (0,), jnp.float32), params
+            lambda p: (
+                jnp.zeros_like(p, jnp.float32) if _is_narrow(p) else jnp.zeros((0,), jnp.float32)
+            ),
+            params,
         )
-        return CompensatedState(inner.init(jax.tree.map(_full, params, residual)), residual)
+        return CompensatedState(inner.init(jax.tree.map(_wide, params)), residual)
 
     def update(
         updates: Params, state: CompensatedState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, CompensatedState]:
         require_params("compensated", params)
-        full = jax.tree.map(_full, params, state.residual)
-        wide = jax.tree.map(
-            lambda g, p: g if g is None or not _is_narrow(p) else widened(g),
-            updates,
-            params,
-            is_leaf=_is_none,
+        exact = jax.tree.map(
+            lambda p, r: widened(p) + r if _is_narrow(p) else p, params, state.residual
         )
-        updates, inner_state = inner.update(wide, state.inner, full, **extra_args)
+        wide = _on_narrow(lambda g, p: widened(g), updates, params)
+        changes, inner_state = inner.update(wide, state.inner, exact, **extra_args)
 
-        # θ⁺ − θ is exact in float32, so apply_updates, which adds in float32, lands on θ⁺
-        def rounded(update: Any, value: Any, param: Any) -> Any:
-            if update is None or not _is_narrow(param):
-                return update
-            return _round(value + update, param.dtype) - widened(param)
+        def rounded(change: Any, param: Any, value: Any) -> Any:
+            # apply_updates adds in float32 and so lands on θ⁺
+            return _nearest(_float32(value + change), param.dtype) - widened(param)
 
-        def left_over(update: Any, value: Any, param: Any, old: Any) -> Any:
-            if update is None or not _is_narrow(param):
-                return old
-            return value + update - _round(value + update, param.dtype)
+        def left_over(change: Any, param: Any, step: Any, residual: Any) -> Any:
+            return _float32((residual + change) - step)
 
-        steps = jax.tree.map(rounded, updates, full, params, is_leaf=_is_none)
-        residual = jax.tree.map(left_over, updates, full, params, state.residual, is_leaf=_is_none)
-        return steps, CompensatedState(inner_state, residual)
+        steps = _on_narrow(rounded, changes, params, exact)
+        kept = _on_narrow(
+            left_over, changes, params, steps, state.residual, otherwise=state.residual
+        )
+        return steps, CompensatedState(inner_state, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def stochastically_rounded(
+    optimizer: optax.GradientTransformation, seed: int | jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    """Round low-precision parameters up or down at random, so that on average nothing is lost.
+
+        θ⁺ = q (⌊c/q⌋ + 1[u < c/q − ⌊c/q⌋])      c = θ + Δ(θ)      u uniform in [0, 1)
+
+    q is the spacing of the parameter's dtype at c, and E[θ⁺] = c. It needs no memory, where
+    `compensated` keeps a residual, but it adds noise: of a decay far below q a single weight
+    notices nothing for long, then a whole q at once. Float32 and wider parameters pass through
+    untouched, bit for bit. Wrap the whole chain, decay included.
+
+    Args:
+        optimizer: any complete Optax optimizer.
+        seed: an integer or a `jax.random.key`; the same seed gives the same run. Members of a
+            `vmap` share their noise unless each has a seed of its own.
+
+    Returns:
+        The optimizer for low-precision parameters. Its state adds a random key.
+
+    Raises:
+        TypeError: `seed` is neither an integer nor a random key.
+        ValueError: at `update`, `params` is missing.
+
+    Example:
+        >>> optimizer = stochastically_rounded(optax.sgd(1e-4), seed=0)
+        >>> params = {"w": jnp.ones(10_000, jnp.bfloat16)}
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(params, state, params)
+        >>> params = optax.apply_updates(params, updates)  # 1 − 1e-4, which bfloat16 has not
+        >>> [float(x) for x in jnp.unique(params["w"])]
+        [0.99609375, 1.0]
+
+    References:
+        Gupta et al., *Deep Learning with Limited Numerical Precision*, 2015, arXiv:1502.02551,
+        section 3.1; Zamirai et al., *Revisiting BFloat16 Training*, 2020, arXiv:2010.06192.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+    first = _as_key(seed)
+    kind = jax.random.key_impl(first)
+
+    def init(params: Params) -> RoundedState:
+        return RoundedState(inner.init(jax.tree.map(_wide, params)), jax.random.key_data(first))
+
+    def update(
+        updates: Params, state: RoundedState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Params, RoundedState]:
+        require_params("stochastically_rounded", params)
+        wide = _on_narrow(lambda g, p: widened(g), updates, params)
+        changes, inner_state = inner.update(
+            wide, state.inner, jax.tree.map(_wide, params), **extra_args
+        )
+        later, now = jax.random.split(jax.random.wrap_key_data(state.key, impl=kind))
+
+        def rounded(change: Any, param: Any, index: int) -> Any:
+            value = widened(param)
+            key = jax.random.fold_in(now, index)
+            return _at_random(_float32(value + change), param.dtype, key) - value
+
+        treedef: Any = jax.tree.structure(changes, is_leaf=_is_none)
+        indices = jax.tree.unflatten(treedef, range(treedef.num_leaves))
+        steps = _on_narrow(rounded, changes, params, indices)
+        return steps, RoundedState(inner_state, jax.random.key_data(later))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _on_narrow(
+    formula: Callable[..., Any], updates: Params, params: Params, *trees: Any, otherwise: Any = None
+) -> Params:
+    """Map formula(Δ, θ, *others) over narrow leaves with an update, and keep all the others."""
+
+    def leaf(kept: Any, update: Any, param: Any, *others: Any) -> Any:
+        touched = update is not None and _is_narrow(param)
+        return formula(update, param, *others) if touched else kept
+
+    kept = updates if otherwise is None else otherwise
+    return jax.tree.map(leaf, kept, updates, params, *trees, is_leaf=_is_none)
 
 
 def _is_none(x: Any) -> bool:
@@ -110,12 +208,58 @@ def _is_narrow(param: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32)  # type: ignore[no-untyped-call]
 
 
-def _full(param: Any, residual: Any) -> Any:
-    """θ̂ = θ + r in float32 for a narrow leaf, the leaf itself otherwise."""
-    return widened(param) + residual if _is_narrow(param) else param
+def _wide(param: Any) -> Any:
+    """Return a narrow leaf in float32, another as it is."""
+    return widened(param) if _is_narrow(param) else param
 
 
-def _round(x: jax.Array, dtype: Any) -> jax.Array:
-    """Round float32 values to a narrower dtype's grid; a pair of casts would be optimised away."""
-    info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
-    return jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant)
+def _float32(x: jax.Array) -> jax.Array:
+    """Return x in float32, which an optimizer's float64 step may have left."""
+    return x.astype(jnp.float32)
+
+
+def _as_key(seed: Any) -> jax.Array:
+    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        return seed
+    is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if is_integer or (isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jnp.integer)):
+        return jax.random.key(seed)
+    raise TypeError(
+        f"`seed` must be an integer or a random key; got {seed!r}. Pass 0 or jax.random.key(0)."
+    )
+
+
+# Rounding float32 values to the grid of a narrower dtype. A pair of casts would be optimised away,
+# and jax.lax.reduce_precision knows neither subnormal numbers nor the wider range of float8_e4m3fn.
+
+
+def _nearest(x: jax.Array, dtype: Any) -> jax.Array:
+    """Round to the nearest number of `dtype`, ties to even."""
+    q = _spacing(x, dtype)
+    return _straight_through(x, jnp.round(x / q) * q)
+
+
+def _at_random(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+    """Round to one of the two neighbours in `dtype`, to the nearer one more often: E[·] = x."""
+    q = _spacing(x, dtype)
+    below = jnp.floor(x / q)
+    up = jax.random.uniform(key, x.shape) < x / q - below
+    return _straight_through(x, (below + up) * q)
+
+
+def _spacing(x: jax.Array, dtype: Any) -> jax.Array:
+    """Return the distance of neighbouring numbers of `dtype` around x, a power of two."""
+    info: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    # x with its mantissa cleared is the power of two below it
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0x7F800000)
+    power = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    # subnormal numbers are evenly spaced; the spacing must not itself be subnormal in float32
+    eps, tiny = float(info.eps), float(info.tiny)
+    least = max(tiny, float(np.finfo(np.float32).tiny) / eps)
+    return jnp.maximum(power, least) * eps
+
+
+def _straight_through(x: jax.Array, rounded: jax.Array) -> jax.Array:
+    """Return `rounded` with the derivative of x, and x itself where it is not finite."""
+    zero = x - jax.lax.stop_gradient(x)  # with the derivative of x
+    return jnp.where(jnp.isfinite(x), jax.lax.stop_gradient(rounded) + zero, x)

@@ -92,6 +92,17 @@ def _of_step(formula: Callable[..., Any], **quantities: Strength) -> Schedule:
     return lambda count: formula(*(schedule(count) for schedule in schedules))
 
 
+def _in_time(formula: Callable[..., Any], **quantities: Strength) -> Schedule:
+    """Lift formula(t, *numbers) to a schedule; each number may be a schedule itself."""
+    schedules = [as_schedule(quantity, name) for name, quantity in quantities.items()]
+    return lambda count: formula(_time(count), *(schedule(count) for schedule in schedules))
+
+
+def _time(count: Any) -> jax.Array:
+    """Return the count as a float: in float32, or in float64 where jax has that enabled."""
+    return jnp.asarray(count, float)
+
+
 # Laws: how the strength follows from λ and the learning rate.
 
 
@@ -275,7 +286,7 @@ def from_timescale(steps: Strength) -> Schedule:
         Wang and Aitchison, *How to set AdamW's weight decay as you scale model and dataset
         size*, 2024, arXiv:2405.13698, section 3.
     """
-    _check_steps(steps, above=1)
+    _check_above("steps", steps, 1)
     return _of_step(lambda tau: 1 / tau, steps=steps)
 
 
@@ -300,7 +311,7 @@ def from_half_life(steps: Strength) -> Schedule:
     References:
         The closed form of (1 − s)^h = 1/2.
     """
-    _check_steps(steps, above=0)
+    _check_above("steps", steps, 0)
     return _of_step(_half_life_strength, steps=steps)
 
 
@@ -311,10 +322,12 @@ def _half_life_strength(half_life: Any) -> Any:
     return -jnp.expm1(-math.log(2) / half_life)
 
 
-def _check_steps(steps: Strength, above: float) -> None:
-    check_scalar("steps", steps)
-    if isinstance(steps, int | float) and steps <= above:
-        raise ValueError(f"`steps` must be > {above}; got {steps}.")
+def _check_above(name: str, value: Strength, least: float) -> None:
+    check_scalar(name, value)
+    known: Any = value.value if isinstance(value, Constant) else value
+    unknown = known is None or callable(known) or isinstance(known, jax.core.Tracer)
+    if not unknown and float(known) <= least:
+        raise ValueError(f"`{name}` must be > {least}; got {known}.")
 
 
 def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
@@ -349,6 +362,200 @@ def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
     return _of_step(lambda lr, rho: lr * lr / (2 * rho * rho), learning_rate=learning_rate, rms=rms)
 
 
+# Weight decay that changes while training: λ(t), for a law, or a strength as it stands.
+
+
+def linear_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> Schedule:
+    """Change linearly from one value to another, then hold.
+
+        λ(t) = λ₀ + (λ₁ − λ₀) min(t / T, 1)
+
+    Its budget, Σ λ(t) over t < T, is λ₀ (T + 1)/2 + λ₁ (T − 1)/2, the same as `cosine_ramp`'s.
+
+    Args:
+        init_value: λ₀ >= 0, the value at step 0.
+        end_value: λ₁ >= 0, the value from step T on; larger or smaller than λ₀.
+        steps: T > 0, in steps.
+
+    Returns:
+        A schedule: count -> λ.
+
+    Raises:
+        ValueError: a value is negative, or T <= 0.
+
+    Example:
+        >>> ramp = linear_ramp(0.0, 0.1, steps=10)
+        >>> [round(float(ramp(t)), 3) for t in (0, 5, 10, 99)]
+        [0.0, 0.05, 0.1, 0.1]
+
+    References:
+        `--weight-decay-incr-style linear` of NVIDIA's Megatron-LM; `optax.linear_schedule`, with
+        every argument traceable.
+    """
+    _check_above("steps", steps, 0)
+    return _in_time(
+        lambda t, start, end, n: _mixed(start, end, _progress(t, n)),
+        init_value=init_value,
+        end_value=end_value,
+        steps=steps,
+    )
+
+
+def cosine_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> Schedule:
+    """Change along half a cosine from one value to another, then hold: DINO's weight decay.
+
+        λ(t) = λ₁ + ½ (λ₀ − λ₁) (1 + cos(π min(t / T, 1)))
+
+    Its budget, Σ λ(t) over t < T, is λ₀ (T + 1)/2 + λ₁ (T − 1)/2, the same as `linear_ramp`'s.
+
+    Args:
+        init_value: λ₀ >= 0, the value at step 0 (DINO: 0.04).
+        end_value: λ₁ >= 0, the value from step T on (DINO: 0.4).
+        steps: T > 0, in steps.
+
+    Returns:
+        A schedule: count -> λ. Wrap it in `warmed_up` for a linear warm-up.
+
+    Raises:
+        ValueError: a value is negative, or T <= 0.
+
+    Example:
+        >>> ramp = cosine_ramp(0.04, 0.4, steps=100)
+        >>> [round(float(ramp(t)), 3) for t in (0, 50, 100, 101)]
+        [0.04, 0.22, 0.4, 0.4]
+
+    References:
+        Caron et al., *Emerging Properties in Self-Supervised Vision Transformers*, 2021,
+        arXiv:2104.14294, appendix; `--weight-decay-incr-style cosine` of NVIDIA's Megatron-LM is
+        the same curve.
+    """
+    _check_above("steps", steps, 0)
+    return _in_time(
+        lambda t, start, end, n: _mixed(end, start, (1 + jnp.cos(math.pi * _progress(t, n))) / 2),
+        init_value=init_value,
+        end_value=end_value,
+        steps=steps,
+    )
+
+
+def log_time(init_value: Strength, timescale: Strength) -> Schedule:
+    """Decay that fades like 1/t, so that its budget grows with the logarithm of time.
+
+        λ(t) = λ₀ / (1 + t / T_s)
+
+    Its budget, Σ λ(t) over t < T, is λ₀ T_s (ψ(T + T_s) − ψ(T_s)) ≈ λ₀ T_s ln(1 + T / T_s), where
+    ψ is the digamma function.
+
+    Args:
+        init_value: λ₀ >= 0, the value at step 0.
+        timescale: T_s > 0, in steps: λ has halved at t = T_s. ADANA takes a tenth of the run.
+
+    Returns:
+        A schedule: count -> λ. ADANA's strength is `schedule_scaled(log_time(...), η, peak)`.
+
+    Raises:
+        ValueError: λ₀ is negative, or T_s <= 0.
+
+    Example:
+        >>> [round(float(log_time(0.4, timescale=100)(t)), 3) for t in (0, 100, 300)]
+        [0.4, 0.2, 0.1]
+
+    References:
+        Ferbach, Paquette, Gidel, Everett and Paquette, *Logarithmic-time Schedules for Scaling
+        Language Models with Momentum*, 2026, arXiv:2602.05298 (ADANA).
+    """
+    _check_above("timescale", timescale, 0)
+    return _in_time(
+        lambda t, start, scale: start / (1 + t / scale), init_value=init_value, timescale=timescale
+    )
+
+
+def warmed_up(schedule: Strength, steps: Strength) -> Schedule:
+    """Rise linearly from 0 to a schedule's first value, then follow the schedule.
+
+        λ'(t) = λ(0) t / n  for t < n,  λ(t − n) afterwards
+
+    Its budget, Σ λ'(t) over t < T, is λ(0) (n − 1)/2 plus that of λ over T − n steps.
+
+    Args:
+        schedule: λ, a schedule or a number.
+        steps: n >= 0, steps of the warm-up. They delay λ: give it T − n steps of its own.
+
+    Returns:
+        A schedule: count -> λ'.
+
+    Raises:
+        ValueError: n is negative.
+
+    Example:
+        >>> late = warmed_up(linear_ramp(0.4, 0.0, steps=4), steps=2)
+        >>> [round(float(late(t)), 3) for t in range(7)]
+        [0.0, 0.2, 0.4, 0.3, 0.2, 0.1, 0.0]
+
+    References:
+        `optax.warmup_cosine_decay_schedule` warms up in the same way; DINO's own helper reaches
+        λ(0) one step sooner, with t / (n − 1).
+    """
+    after, delay = as_schedule(schedule, "schedule"), as_schedule(steps, "steps")
+
+    def warm(count: Any) -> Any:
+        n = delay(count)
+        return after(jnp.maximum(jnp.asarray(count) - n, 0)) * _progress(_time(count), n)
+
+    return warm
+
+
+def periodic(strength: Strength, every: int | jax.Array) -> Schedule:
+    """Decay on every k-th step only, for the k steps up to it at once.
+
+        s'(t) = 1 − (1 − s(t))^k  if k divides t + 1,  else 0
+
+    The exponent is exact, not the first order k s: where no gradient acts, a weight is after k
+    steps where a constant s would have brought it. Its budget, Σ s'(t) over t < T, is
+    ⌊T / k⌋ (1 − (1 − s)^k), less than T s. A value above 1 counts as 1.
+
+    Args:
+        strength: s in [0, 1], a number or schedule: a finished strength, after the law.
+        every: k >= 1, in steps. The first decay comes with step k − 1, the k-th of the run.
+
+    Returns:
+        A schedule: count -> s'. For `decay_weights`; prox_weights shrinks by 1/(1 + s) instead.
+
+    Raises:
+        ValueError: s is outside [0, 1], or k < 1 or fractional.
+
+    Example:
+        >>> [round(float(periodic(0.1, every=2)(t)), 3) for t in range(4)]
+        [0.0, 0.19, 0.0, 0.19]
+
+    References:
+        The closed form of k decays in a row; lazy or delayed regularisation in the sparse setting.
+    """
+    schedule = as_schedule(strength)
+    if isinstance(schedule, Constant):
+        check_scalar("strength", schedule.value, most=1.0)
+    if not isinstance(every, jax.core.Tracer) and not (every >= 1 and every == every // 1):
+        raise ValueError(f"`every` must be a whole number of steps >= 1; got {every}.")
+
+    def step(count: Any) -> Any:
+        s = jnp.minimum(schedule(count), 1)
+        # log1p and expm1 keep the digits of a small s
+        whole = -jnp.expm1(every * jnp.log1p(-s))
+        return jnp.where((jnp.asarray(count) + 1) % every == 0, whole, 0)
+
+    return step
+
+
+def _progress(t: Any, steps: Any) -> Any:
+    """Return t / T, and 1 from T on, also where T is 0."""
+    return jnp.where(t < steps, t / jnp.maximum(steps, 1), 1)
+
+
+def _mixed(start: Any, end: Any, share: Any) -> Any:
+    """Mix so that both ends are met exactly, which start + (end − start) does not promise."""
+    return (1 - share) * start + share * end
+
+
 # Learning rates.
 
 
@@ -375,8 +582,9 @@ def inverse_sqrt(init_value: Strength, gamma: Strength) -> Schedule:
         Robbins and Monro, *A Stochastic Approximation Method*, 1951, for the family of slowly
         falling rates; the form with γ² is common in regression tutorials.
     """
-    eta, slope = as_schedule(init_value, "init_value"), as_schedule(gamma, "gamma")
-    return lambda count: eta(count) / jnp.sqrt(1 + slope(count) ** 2 * jnp.asarray(count))
+    return _in_time(
+        lambda t, eta, slope: eta / jnp.sqrt(1 + slope**2 * t), init_value=init_value, gamma=gamma
+    )
 
 
 def geometric(init_value: Strength, rate: Strength) -> Schedule:
@@ -403,8 +611,9 @@ def geometric(init_value: Strength, rate: Strength) -> Schedule:
         traceable.
     """
     check_scalar("rate", rate, most=1.0)
-    eta, loss = as_schedule(init_value, "init_value"), as_schedule(rate, "rate")
-    return lambda count: eta(count) * jnp.power(1 - loss(count), jnp.asarray(count))
+    return _in_time(
+        lambda t, eta, loss: eta * jnp.power(1 - loss, t), init_value=init_value, rate=rate
+    )
 
 
 def per_epoch(schedule: Schedule, steps_per_epoch: int | jax.Array) -> Schedule:
@@ -444,6 +653,7 @@ def per_epoch(schedule: Schedule, steps_per_epoch: int | jax.Array) -> Schedule:
 SAMPLED_COUNTS = np.unique(np.concatenate([[0], np.geomspace(1, 1e6, 120).round()])).astype(
     np.int32
 )
+_CHUNK = 2**18  # steps that `decay_budget` evaluates at a time
 
 
 def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarray | None:
@@ -474,3 +684,79 @@ def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarr
         shape = np.shape(values)[1:]
         raise ValueError(f"`strength` must give a scalar at every step; got shape {shape}.")
     return np.broadcast_to(np.asarray(values, np.float64), counts.shape)
+
+
+def decay_budget(strength: Strength, steps: int) -> float:
+    """Sum up the strength over a run: compare schedules at equal budgets, or strength confounds.
+
+        S = Σ_{t < T} s(t),   and an untouched weight keeps about e^(−S)
+
+    Every step is evaluated, in float64 on the host. A schedule that holds float32 arrays, as some
+    of Optax's do, is as exact as they are.
+
+    Args:
+        strength: s, a number or schedule; a schedule of λ or η is summed in the same way.
+        steps: T >= 0, the length of the run.
+
+    Returns:
+        S.
+
+    Raises:
+        ValueError: `steps` is not a whole number in [0, 2³¹).
+        TypeError: the strength depends on traced values.
+
+    Example:
+        >>> decay_budget(cosine_ramp(0.04, 0.4, steps=100), 100)
+        21.82
+        >>> decay_budget(linear_ramp(0.04, 0.4, steps=100), 100)
+        21.82
+    """
+    schedule = as_schedule(strength)
+    if isinstance(steps, bool) or not (isinstance(steps, int | np.integer) and 0 <= steps < 2**31):
+        raise ValueError(f"`steps` must be a whole number in [0, 2**31); got {steps!r}.")
+    sums = []
+    with jax.enable_x64(True):
+        for start in range(0, int(steps), _CHUNK):
+            counts = np.arange(start, min(start + _CHUNK, steps), dtype=np.int32)
+            values = sampled(schedule, counts)
+            if values is None:
+                raise TypeError(
+                    "`strength` must be known to be summed up; got one that depends on traced "
+                    "values. Call decay_budget outside of jit, vmap and grad."
+                )
+            sums.append(math.fsum(values))
+    return math.fsum(sums)
+
+
+def checked_samples(
+    schedule: Schedule, name: str = "strength", most: float = math.inf
+) -> np.ndarray | None:
+    """Sample a schedule and raise where a value is not finite or outside [0, most].
+
+    Args:
+        schedule: of a strength or rate.
+        name: the argument's name, for the message.
+        most: the largest value allowed.
+
+    Returns:
+        The samples, or None where they depend on traced values.
+
+    Raises:
+        ValueError: a sampled value is not finite, negative, or larger than `most`.
+
+    Example:
+        >>> checked_samples(lambda count: 1.0 - count)
+        Traceback (most recent call last):
+        ValueError: `strength` must be finite and >= 0 at every step; got -1 at step 2. ...
+    """
+    values = sampled(schedule)
+    if values is None:
+        return None
+    bad = ~(np.isfinite(values) & (values >= 0) & (values <= most))
+    if bad.any():
+        bound = "finite and >= 0" if most == math.inf else f"in [0, {most:g}]"
+        raise ValueError(
+            f"`{name}` must be {bound} at every step; got {values[bad][0]:g} at step "
+            f"{SAMPLED_COUNTS[bad][0]}. Check the schedule, its arguments and the multipliers."
+        )
+    return values

@@ -155,14 +155,19 @@ def prox_weights(
     *,
     rules: Rules = STANDARD,
     anchor: Anchor = None,
+    metric: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Decoupled decay, implicit form: the penalty's proximal map. Last in the chain.
 
-        θ⁺ = a + prox_{s(t) m R}(θ + Δ − a)
+        θ⁺ = a + prox_{s(t) m R}(θ + Δ − a)         metric=None, Euclidean
+        θ⁺ = a + prox_{s(t) m D R}(θ + Δ − a)       metric="preconditioner"
 
-    Stable for every strength, and with `l1` or `group_lasso` it gives exact zeros. Under an
-    adaptive optimiser such as Adam this is the Euclidean prox: it solves the problem in which
-    each coordinate's penalty is divided by its preconditioner.
+    Stable for every strength, and with `l1` or `group_lasso` it gives exact zeros.
+
+    After an optimiser that multiplies its step by a diagonal D (Adam: 1/(√v̂ + ε)) the two solve
+    different problems. The Euclidean prox settles where ∂loss = −(λ/D) ∂R, a penalty of λ/D_i for
+    entry i: "decoupled" L1, as AdamW is to L2. The preconditioner's metric settles where
+    ∂loss = −λ ∂R: the penalised loss as it is written down.
 
     Args:
         strength: s >= 0, a number, schedule or traced scalar. A constraint is projected onto
@@ -170,15 +175,18 @@ def prox_weights(
         penalty: R, or a constraint such as `penalties.ball`.
         rules: (selector, multiplier) pairs that give m; first match wins.
         anchor: a, as in `decay_weights`.
+        metric: None, or "preconditioner": D comes as the extra argument `preconditioner` of
+            update, a pytree like the parameters. `wdjax.decayed` passes it.
 
     Returns:
         The transformation. Its update needs `params`.
 
     Raises:
         ValueError: the strength is negative or not finite; rules or the anchor do not fit the
-            parameters (at `init`); `params` is missing (at `update`).
-        TypeError: at `update`, updates are of a narrower dtype than their parameters, so that
-            θ + Δ could not reach the prox's result.
+            parameters (at `init`); `params` or the preconditioner is missing (at `update`).
+        TypeError: the penalty is not a sum over entries, which that metric needs; at `update`,
+            updates are of a narrower dtype than their parameters, so that θ + Δ could not reach
+            the prox's result.
 
     Warns:
         UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
@@ -191,8 +199,11 @@ def prox_weights(
 
     References:
         Parikh and Boyd, *Proximal Algorithms*, 2014, section 4.2; Zhuang et al., *Understanding
-        AdamW through Proximal Methods and Scale-Freeness*, 2022, arXiv:2202.00089 (l2).
+        AdamW through Proximal Methods and Scale-Freeness*, 2022, arXiv:2202.00089 (l2); Yun,
+        Lozano and Yang, *Adaptive Proximal Gradient Methods for Structured Neural Networks*,
+        2021, Algorithm 1 (metric).
     """
+    _check_metric(metric, penalty)
 
     def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
         del grad
@@ -204,7 +215,14 @@ def prox_weights(
     prox = _needed("prox_weights", penalty, "prox")
     check = functools.partial(_check_fractions, "prox_weights", penalty, explicit=False)
     return _lift(
-        "prox_weights", step, strength, rules=rules, anchor=anchor, check=check, exact=True
+        "prox_weights",
+        step,
+        strength,
+        rules=rules,
+        anchor=anchor,
+        check=check,
+        exact=True,
+        metric=metric,
     )
 
 
@@ -218,6 +236,7 @@ def _lift(
     anchor: Anchor = None,
     check: Callable[[Params, Params, np.ndarray], None] = lambda params, resolved, strengths: None,
     exact: bool = False,
+    metric: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Lift a formula for one leaf, step(Δ, θ, s m, a, g) -> Δ⁺ in float32 or wider, to Optax.
 
@@ -233,9 +252,8 @@ def _lift(
 
     def init(params: Params) -> DecayState:
         resolved = multipliers(params)
-        strengths = schedules.sampled(schedule)
+        strengths = schedules.checked_samples(schedule)
         if strengths is not None:
-            _check_strengths(strengths)
             check(params, resolved, strengths)
         return DecayState(count=jnp.zeros((), jnp.int32), anchor=target.init(params))
 
@@ -245,18 +263,31 @@ def _lift(
         require_params(name, params)
         s = schedule(state.count)
 
-        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
-            return step(update, param, s * m, a, grad)
+        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any, d: Any) -> Any:
+            return step(update, param, s * m if d is None else s * m * d, a, grad)
 
         kept = target.advance(state.anchor, params)
         point = target.point(kept, params, extra_args)
-        grads = extra_args.get("grad")
+        trees = multipliers(params), point, extra_args.get("grad"), _diagonal(metric, extra_args)
         if exact:
             check_widths(name, updates, params)
-        result = map_leaves(name, leaf, updates, params, multipliers(params), point, grads)
+        result = map_leaves(name, leaf, updates, params, *trees)
         return result, DecayState(optax.safe_increment(state.count), kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _diagonal(metric: str | None, extra_args: dict[str, Any]) -> Params | None:
+    """Return the preconditioner where the metric is its own."""
+    if metric is None:
+        return None
+    if extra_args.get("preconditioner") is None:
+        raise ValueError(
+            '`metric="preconditioner"` needs the diagonal D at every step. Use '
+            "wdjax.decayed(factory)(..., implicit=True, metric=...), or pass `preconditioner=D` to "
+            "`optimizer.update`."
+        )
+    return extra_args["preconditioner"]
 
 
 def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
@@ -285,20 +316,20 @@ def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
         )
     function: Callable[..., Any] | None = getattr(penalty, part)
     if function is None:
+        other = "wdjax.prox_weights" if part == "gradient" else "wdjax.decay_weights"
         raise TypeError(
-            f"`{name}` needs a penalty with a {part}; the constraint {penalty.name} has only a "
-            "projection. Use wdjax.prox_weights."
+            f"`{name}` needs a penalty with a {part}; {penalty.name} has none. Use {other}."
         )
     return function
 
 
-def _check_strengths(strengths: np.ndarray) -> None:
-    bad = ~(np.isfinite(strengths) & (strengths >= 0))
-    if bad.any():
-        count = schedules.SAMPLED_COUNTS[bad][0]
-        raise ValueError(
-            f"`strength` must be finite and >= 0 at every step; got {strengths[bad][0]:g} at step "
-            f"{count}. Check the schedule and its arguments."
+def _check_metric(metric: str | None, penalty: Penalty) -> None:
+    if metric not in (None, "preconditioner"):
+        raise ValueError(f'`metric` must be None or "preconditioner"; got {metric!r}.')
+    if metric is not None and isinstance(penalty, Penalty) and not penalty.separable:
+        raise TypeError(
+            f'`metric="preconditioner"` needs a penalty that is a sum over entries, such as l1; '
+            f"got {penalty.name}. Use metric=None."
         )
 
 

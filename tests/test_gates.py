@@ -1,0 +1,207 @@
+"""Gates: the formula against its reference, and what it does in training with raw gradients."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import GATES
+
+import wdjax
+from wdjax import gates
+
+rows = pytest.mark.parametrize("case", GATES.values(), ids=GATES.keys())
+needing_grad = {name: case for name, case in GATES.items() if case.needs_grad}
+raw = pytest.mark.parametrize("case", needing_grad.values(), ids=needing_grad.keys())
+
+RNG = np.random.default_rng(0)
+Z, UPDATE, GRAD = (RNG.normal(size=(5, 4)) for _ in range(3))
+Z[1], UPDATE[2, :2], GRAD[3], GRAD[4, 1] = 0.0, 0.0, 0.0, 0.0
+RULES = (("bias", 0.0), ("**", 1.0))
+
+
+@rows
+def test_it_equals_the_reference(case, x64):
+    z, update, grad = (jnp.asarray(x) for x in (Z, UPDATE, GRAD))
+    ours = np.broadcast_to(case.gate(z, update, grad), Z.shape)
+    want = case.reference(Z, UPDATE, GRAD)
+    assert np.array_equal(ours, want)
+    assert len(np.unique(want)) == 2, "the data must show both sides of the gate"
+
+
+@rows
+@pytest.mark.parametrize("tiny", [1e-25, 1e-36])
+def test_it_does_not_underflow(case, tiny):
+    """The product of two such numbers is 0 in float32; the gate looks at directions only."""
+    z, update, grad = (jnp.asarray(tiny * x, jnp.float32) for x in (Z, UPDATE, GRAD))
+    large = (jnp.asarray(x, jnp.float32) for x in (Z, UPDATE, GRAD))
+    assert np.array_equal(case.gate(z, update, grad), case.gate(*large))
+
+
+@rows
+def test_zeros_and_empty_leaves_give_numbers_in_range(case):
+    for shape in ((3, 4), (0, 4), (3, 0)):
+        zero = jnp.zeros(shape)
+        gate = np.broadcast_to(case.gate(zero, zero, zero), shape).astype(float)
+        assert np.all((gate >= 0) & (gate <= 1))
+
+
+@rows
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("factory", [optax.sgd, optax.adam])
+def test_decayed_hands_it_the_raw_gradient(case, dtype, factory):
+    """θ + Δ − s φ(θ, Δ, g) θ, several steps, with Δ the optimiser's own and g before it."""
+    keywords = {"momentum": 0.9} if factory is optax.sgd else {}
+    plain = factory(0.1, **keywords)
+    gated = wdjax.decayed(factory)(
+        0.1, weight_decay=0.125, law=wdjax.fixed, gate=case.gate, rules=RULES, **keywords
+    )
+    params = {"kernel": jnp.asarray(Z, dtype), "bias": jnp.ones(3, dtype)}
+    plain_state, state = plain.init(params), gated.init(params)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        grads = {
+            "kernel": jnp.asarray(rng.normal(size=Z.shape) * (GRAD != 0), dtype),
+            "bias": jnp.ones(3, dtype),
+        }
+        updates, state = gated.update(grads, state, params)
+        step, plain_state = plain.update(grads, plain_state, params)
+        z, delta, grad = (np.asarray(x["kernel"], np.float64) for x in (params, step, grads))
+        want = delta - 0.125 * case.reference(z, delta, grad) * z
+        accuracy = 2e-6 if dtype == jnp.float32 else 2e-2
+        assert np.allclose(np.asarray(updates["kernel"], float), want, rtol=accuracy, atol=accuracy)
+        assert np.array_equal(updates["bias"], step["bias"])
+        params = optax.apply_updates(params, updates)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params))
+
+
+@raw
+def test_a_plain_chain_passes_the_gradient_itself(case):
+    params, grads = {"kernel": jnp.asarray(Z)}, {"kernel": jnp.asarray(GRAD)}
+    tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(0.125, gate=case.gate))
+    got, _ = tx.update(grads, tx.init(params), params, grad=grads)
+    gated = wdjax.decayed(optax.sgd)(0.1, weight_decay=0.125, law=wdjax.fixed, gate=case.gate)
+    want, _ = gated.update(grads, gated.init(params), params)
+    assert np.array_equal(got["kernel"], want["kernel"])
+
+
+@raw
+def test_without_the_raw_gradient_it_says_where_to_get_it(case):
+    name = next(name for name, other in GATES.items() if other is case)
+    message = rf"`{name}` needs the raw gradient; got None. Use wdjax.decayed\(factory\)\(\.\.\., "
+    tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(0.125, gate=case.gate))
+    params = {"kernel": jnp.asarray(Z)}
+    with pytest.raises(ValueError, match=message):
+        tx.update(params, tx.init(params), params)
+
+
+@rows
+def test_it_runs_under_jit_and_vmap(case):
+    z, update, grad = (jnp.asarray(x, jnp.float32)[None].repeat(2, 0) for x in (Z, UPDATE, GRAD))
+    together = jax.jit(jax.vmap(case.gate))(z, update, grad)
+    alone = case.gate(z[0], update[0], grad[0])
+    assert np.array_equal(together, jnp.stack([alone, alone]))
+
+
+@rows
+def test_the_signature_is_that_of_a_gate(case):
+    assert list(inspect.signature(case.gate).parameters) == ["z", "update", "grad"]
+
+
+def test_the_two_cautious_gates_differ_only_where_nothing_moves():
+    z = jnp.array([1.0, 1.0, 1.0, 0.0])
+    update = jnp.array([-1.0, 1.0, 0.0, 1.0])
+    assert gates.cautious(z, update).tolist() == [True, False, True, True]
+    assert gates.strictly_cautious(z, update).tolist() == [True, False, False, False]
+
+
+def test_unseen_rows_of_an_embedding_keep_their_values_with_touched_rows():
+    """Plain decay takes the same fraction off all rows."""
+    embed = {"embedding": jnp.ones((3, 2))}
+    optimizer = wdjax.decayed(optax.sgd)(
+        0.1, weight_decay=0.5, gate=gates.touched_rows(), rules=wdjax.standard(embeddings=1.0)
+    )
+    plain = wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5, rules=wdjax.standard(embeddings=1.0))
+    results = []
+    for tx in (optimizer, plain):
+        params, state = embed, tx.init(embed)
+        for _ in range(10):
+            grads = {"embedding": jnp.zeros((3, 2)).at[0].set(1e-9)}
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        results.append(np.asarray(params["embedding"]))
+    gated, decayed = results
+    assert np.array_equal(gated[1:], np.ones((2, 2)))
+    assert np.allclose(gated[0], 0.95**10, rtol=1e-5)
+    assert np.allclose(decayed, 0.95**10, rtol=1e-5)
+
+
+def test_descent_with_the_initial_anchor_never_pulls_against_the_loss(x64):
+    """f(w) = ½(w − 2)² from w₀ = 0: decay to the start settles at 2/(1 + λ), gated at 2."""
+    grads = lambda p: {"kernel": p["kernel"] - 2}
+    ends = []
+    for gate in (None, gates.descent()):
+        optimizer = wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5, gate=gate, anchor="init")
+        params = {"kernel": jnp.full((1, 1), 0.0)}
+        state = optimizer.init(params)
+        for _ in range(300):
+            updates, state = optimizer.update(grads(params), state, params)
+            params = optax.apply_updates(params, updates)
+        ends.append(params["kernel"].item())
+    assert np.allclose(ends, [2 / 1.5, 2.0], atol=1e-9)
+
+
+def test_groups_of_zeros_close_the_descent_gate_and_count_as_orthogonal():
+    one, zero = jnp.ones((2, 2)), jnp.zeros((2, 2))
+    for z, grad in ((one, zero), (zero, one), (zero, zero)):
+        assert not gates.descent()(z, grad, grad).item()
+        assert np.isclose(gates.cosine()(z, grad, grad).item(), 0.1)
+
+
+def test_groups_of_a_scan_stacked_kernel_are_decided_layer_by_layer():
+    z = jnp.ones((2, 3, 4))
+    grad = jnp.stack([jnp.ones((3, 4)), -jnp.ones((3, 4))])
+    assert gates.descent(axes=(1, 2))(z, grad, grad).ravel().tolist() == [True, False]
+    assert gates.cosine(axes=(1, 2))(z, grad, grad).shape == (2, 1, 1)
+    assert gates.touched_rows(axes=(1, 2))(z, grad, grad).ravel().tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: gates.cosine(delta=0.0), r"`delta` must be > 0, such as 0.1; got 0.0"),
+        (lambda: gates.cosine(delta=float("nan")), r"`delta` must be > 0, such as 0.1; got nan"),
+        (lambda: gates.cosine(factor=1.5), r"`factor` must be in \[0, 1\]; got 1.5"),
+        (
+            lambda: gates.descent(axes=2)(jnp.ones(2), jnp.ones(2), jnp.ones(2)),
+            r"`axes` must be axes of every penalised leaf; got 2 for a leaf of shape \(2,\)",
+        ),
+    ],
+)
+def test_bad_arguments_say_what_is_wrong(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_the_cosine_gate_of_one_group_equals_adamp(x64):
+    """AdamP's factor, read off its own steps: one neuron, so that its two views are the same."""
+    torch = pytest.importorskip("torch", reason="torch comes with the extra 'oracles'")
+    adamp = pytest.importorskip("adamp", reason="adamp comes with the extra 'oracles'")
+    rng = np.random.default_rng(2)
+    seen = set()
+    for _ in range(20):
+        z, grad = rng.normal(size=(2, 1, 50))
+        ends = []
+        for decay in (0.0, 0.5):
+            weight = torch.nn.Parameter(torch.tensor(z))
+            optimizer = adamp.AdamP([weight], lr=0.1, weight_decay=decay, delta=1.0, wd_ratio=0.3)
+            weight.grad = torch.tensor(grad)
+            optimizer.step()
+            ends.append(weight.detach().numpy())
+        theirs = (ends[0] - ends[1]) / (0.1 * 0.5 * z)
+        ours = gates.cosine(delta=1.0, factor=0.3)(jnp.asarray(z), None, jnp.asarray(grad))
+        assert np.allclose(theirs, ours.item(), rtol=1e-9)
+        seen.add(round(ours.item(), 6))
+    assert seen == {0.3, 1.0}

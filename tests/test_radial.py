@@ -1,0 +1,822 @@
+"""Radial methods: references, conformance of every row, invariants, reductions, oracles."""
+
+import functools
+import importlib.util
+import inspect
+import sys
+import types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from radial_cases import RADIAL, RadialCase, groups, length
+
+import wdjax
+from wdjax import penalties, radial
+
+RULES = (("a/kernel", 1.0), ("b/*/kernel", 0.5), ("bias", 0.0))
+MULTIPLIERS = {"a": {"kernel": 1.0, "bias": 0.0}, "b": [{"kernel": 0.5}]}
+
+rows = pytest.mark.parametrize("case", RADIAL.values(), ids=RADIAL.keys())
+# what does not depend on axes or radius: one row per method, and the gate
+METHODS = {k: case for k, case in RADIAL.items() if "," not in k or k == "project_radial, AdamP"}
+methods = pytest.mark.parametrize("case", METHODS.values(), ids=METHODS.keys())
+
+
+def tree(seed, dtype=jnp.float32, scale=1.0):
+    """A kernel, a bias that lacks the axes of most rows, and a kernel stacked over two layers."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(scale * rng.normal(size=shape), dtype)
+    return {"a": {"kernel": draw(3, 4), "bias": draw(4)}, "b": [{"kernel": draw(2, 3, 4)}]}
+
+
+def steps_of(dtype, steps):
+    """Updates short and long, one of them zero, and gradients independent of them."""
+    scales = [0.0 if t == 4 else 10.0 ** (t % 3 - 2) for t in range(steps)]
+    updates = [tree(100 + t, dtype, scale) for t, scale in enumerate(scales)]
+    return updates, [tree(200 + t, dtype) for t in range(steps)]
+
+
+def build(case: RadialCase, x=None, rules=RULES):
+    x = case.x if x is None else x
+    return getattr(radial, case.method)(**{case.swept: x}, **case.arguments, rules=rules)
+
+
+def trajectory(tx, params, updates, grads=None):
+    """The parameters after each step."""
+    state, path = tx.init(params), []
+    update = jax.jit(tx.update)
+    for t, step in enumerate(updates):
+        extra = {} if grads is None else {"grad": grads[t]}
+        moved, state = update(step, state, params, **extra)
+        params = optax.apply_updates(params, moved)
+        path.append(params)
+    return path
+
+
+def expected(case, params, updates, grads):
+    """The row's float64 reference on every leaf, as trees."""
+    treedef = jax.tree.structure(params)
+    leaves = lambda tree: [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+    columns = []
+    for i, (start, m) in enumerate(zip(leaves(params), leaves(MULTIPLIERS), strict=True)):
+        moves = [leaves(tree)[i] for tree in updates]
+        if m == 0:
+            columns.append([start + total for total in np.cumsum(moves, axis=0)])
+            continue
+        columns.append(case.reference(case.x)(start, moves, [leaves(g)[i] for g in grads], m))
+    return [treedef.unflatten([c[t] for c in columns]) for t in range(len(updates))]
+
+
+# Every row through every property.
+
+
+@rows
+def test_twelve_steps_equal_the_float64_reference(case, x64):
+    params = tree(0, jnp.float64)
+    updates, grads = steps_of(jnp.float64, 12)
+    got = trajectory(build(case), params, updates, grads)
+    want = expected(case, params, updates, grads)
+    for t in range(12):
+        chex.assert_trees_all_close(got[t], want[t], rtol=1e-11, atol=1e-11)
+
+
+@rows
+def test_float32_stays_close_to_the_reference(case):
+    params = tree(0)
+    updates, grads = steps_of(jnp.float32, 12)
+    got = trajectory(build(case), params, updates, grads)
+    want = expected(case, params, updates, grads)
+    chex.assert_trees_all_close(got[-1], want[-1], rtol=2e-5, atol=2e-5)
+
+
+@methods
+def test_jit_equals_eager(case):
+    tx, params = build(case), tree(0)
+    state = tx.init(params)
+    chex.assert_trees_all_close(
+        jax.jit(tx.update)(tree(1), state, params, grad=tree(2)),
+        tx.update(tree(1), state, params, grad=tree(2)),
+        rtol=2e-6,
+        atol=1e-6,
+    )
+
+
+@methods
+def test_many_calls_are_traced_once(case):
+    tx, params = build(case), tree(0)
+    update = jax.jit(chex.assert_max_traces(tx.update, n=1))
+    state = tx.init(params)
+    for t in range(3):
+        _, state = update(tree(t), state, params, grad=tree(1))
+    assert int(state.count) == 3
+
+
+@methods
+def test_it_runs_under_scan_and_keeps_the_state_s_shape(case):
+    tx, params = build(case), tree(0)
+    state = tx.init(params)
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = tx.update(tree(1), state, params, grad=tree(2))
+        return (optax.apply_updates(params, updates), state), None
+
+    (_, after), _ = jax.lax.scan(body, (params, state), length=3)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert int(after.count) == 3
+
+
+@methods
+def test_a_traced_hyperparameter_runs_under_vmap_and_equals_single_runs(case):
+    params = tree(0)
+
+    def run(x):
+        tx = build(case, x)
+        return tx.update(tree(1), tx.init(params), params, grad=tree(2))[0]
+
+    values = jnp.array([0.0625, 0.25, 0.5])
+    together = jax.jit(jax.vmap(run))(values)
+    for i, x in enumerate([0.0625, 0.25]):
+        row = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        chex.assert_trees_all_close(row, jax.jit(run, static_argnums=0)(x), rtol=2e-6, atol=1e-6)
+
+
+@methods
+def test_a_schedule_is_evaluated_at_each_step(case):
+    """A schedule that jumps equals the two constants, one after the other."""
+    params, updates, grads = tree(0), tree(1), tree(2)
+    jumping = build(case, lambda count: jnp.where(count < 1, case.x, case.x / 2))
+    _, state = jumping.update(updates, jumping.init(params), params, grad=grads)
+    got, _ = jumping.update(updates, state, params, grad=grads)
+    other = build(case, case.x / 2)
+    want, _ = other.update(updates, state, params, grad=grads)
+    chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+@methods
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_dtypes_are_kept_and_results_finite(case, dtype):
+    tx, params = build(case), tree(0, dtype)
+    updates = jax.tree.map(lambda x: x * 200, tree(1, dtype))  # squares overflow float16
+    got, state = tx.update(updates, tx.init(params), params, grad=updates)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, updates)
+    chex.assert_tree_all_finite(got)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.groups))
+
+
+@methods
+def test_the_state_is_float64_for_float64_leaves_only(case, x64):
+    params = tree(0, jnp.float64) | {"b": tree(0, jnp.bfloat16)["b"]}
+    state = build(case).init(params)
+    for group in state.groups:
+        assert group["a"]["kernel"].dtype == jnp.float64
+        assert group["b"][0]["kernel"].dtype == jnp.float32
+
+
+@methods
+def test_multiplier_zero_leaves_a_leaf_alone_bit_for_bit(case):
+    params, updates = tree(0), tree(1)
+    for rules in ((("**", 0.0),), RULES):
+        tx = build(case, rules=rules)
+        got, _ = jax.jit(tx.update)(updates, tx.init(params), params, grad=tree(2))
+        chex.assert_trees_all_equal(got["a"]["bias"], updates["a"]["bias"])
+    tx = build(case, rules=(("**", 0.0),))
+    chex.assert_trees_all_equal(tx.update(updates, tx.init(params), params)[0], updates)
+
+
+@pytest.mark.parametrize("name", [name for name, case in RADIAL.items() if case.idle is not None])
+def test_an_idle_hyperparameter_changes_nothing(name):
+    case = RADIAL[name]
+    tx, params, updates = build(case, case.idle), tree(0), tree(1)
+    chex.assert_trees_all_equal(tx.update(updates, tx.init(params), params)[0], updates)
+
+
+@methods
+def test_the_state_depends_on_neither_rules_nor_rates_nor_schedules(case):
+    params = tree(0)
+    variants = [
+        build(case).init(params),
+        build(case, 0.01, (("**", 0.0),)).init(params),
+        build(
+            case,
+            optax.linear_schedule(0.1, 0.01, 10),
+            (("kernel", 1.0), ("bias", 0.0)),
+        ).init(params),
+    ]
+    for other in variants[1:]:
+        chex.assert_trees_all_equal_structs(variants[0], other)
+        chex.assert_trees_all_equal_shapes_and_dtypes(variants[0], other)
+
+
+@methods
+def test_a_state_of_other_containers_is_read_by_the_order_of_its_leaves(case):
+    """A state made with lists works for params in tuples."""
+    tx, params, updates = build(case), tree(0), tree(1)
+    other = lambda tree: tree | {"b": tuple(tree["b"])}
+    want, _ = tx.update(updates, tx.init(params), params, grad=tree(2))
+    got, _ = tx.update(other(updates), tx.init(params), other(params), grad=other(tree(2)))
+    chex.assert_trees_all_equal(other(want), got)
+
+
+@methods
+def test_a_donated_step_runs_from_the_first(case):
+    tx, params = build(case), tree(0)
+    state = tx.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state):
+        updates, state = tx.update(tree(1), state, params, grad=tree(2))
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(2):
+        params, state = step(params, state)
+    chex.assert_tree_all_finite(params)
+
+
+@methods
+def test_updates_that_are_none_stay_none_and_keep_their_state(case):
+    params = tree(0)
+    updates = tree(1) | {"b": [{"kernel": None}]}
+    tx = build(case)
+    state = tx.init(params)
+    got, after = tx.update(updates, state, params, grad=updates)
+    assert got["b"][0]["kernel"] is None
+    for old, new in zip(state.groups, after.groups, strict=True):
+        chex.assert_trees_all_equal(old["b"], new["b"])
+
+
+@rows
+def test_groups_of_zeros_and_steps_of_zero_stay_finite(case):
+    params = tree(0)
+    tx = build(case)
+    state = tx.init(params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for updates in (zero, tree(1)):
+        for at in (zero, params):
+            got, _ = jax.jit(tx.update)(updates, state, at, grad=updates)
+            chex.assert_tree_all_finite(got)
+    got, _ = tx.update(zero, state, zero, grad=zero)
+    chex.assert_trees_all_equal(got, zero)
+
+
+@methods
+def test_empty_leaves_and_integers_pass_through(case):
+    params = tree(0) | {"empty": {"kernel": jnp.zeros((3, 0))}, "steps": jnp.array([1, 2])}
+    updates = jax.tree.map(lambda x: x * 0, params)
+    tx = build(case, rules=(("bias", 0.0), ("**", 1.0)))
+    got, state = tx.update(updates, tx.init(params), params, grad=updates)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, updates)
+    chex.assert_tree_all_finite(state.groups)
+
+
+@methods
+def test_complex_leaves_turn_by_the_real_inner_product(case):
+    """A complex group is a real group of twice the size."""
+    real = lambda seed: jnp.asarray(np.random.default_rng(seed).normal(size=(2, 3, 2)), jnp.float32)
+    joined = lambda x: x[..., 0] + 1j * x[..., 1]
+    arguments = {**case.arguments} | {"axes": None}
+    if "cosine" in arguments:  # δ/√n counts complex numbers once
+        arguments["cosine"] = 100.0
+    if "centered" in arguments:  # a complex mean is not the mean of both parts
+        arguments["centered"] = False
+    make = getattr(radial, case.method)
+    tx = make(**{case.swept: case.x}, **arguments, rules=(("**", 1.0),))
+    run = lambda f: tx.update(f(real(1)), tx.init(f(real(0))), f(real(0)), grad=f(real(2)))[0]
+    chex.assert_trees_all_close(run(joined), joined(run(lambda x: x)), rtol=1e-5, atol=1e-6)
+
+
+def test_every_method_has_a_row():
+    made = {
+        name
+        for name, value in vars(radial).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+        if value.__module__ == radial.__name__ and not name.endswith("_rotation")
+    }
+    assert made == {case.method for case in RADIAL.values()}
+
+
+# Bad input.
+
+
+@methods
+def test_update_without_params_says_what_to_call(case):
+    tx, params = build(case), tree(0)
+    message = rf"`{case.method}` needs the current parameters; got `params=None`. Call `optimizer\."
+    with pytest.raises(ValueError, match=message):
+        tx.update(params, tx.init(params))
+
+
+@methods
+def test_bad_numbers_fail_when_built(case):
+    for bad in (-1.0, float("nan"), np.float32(-0.5), jnp.asarray(float("inf"))):
+        with pytest.raises(ValueError, match=rf"`{case.swept}` must be .*or a schedule; got"):
+            build(case, bad)
+    for bad in ("0.1", True):
+        with pytest.raises(TypeError, match=rf"`{case.swept}` must be a number >= 0 or a schedule"):
+            build(case, bad)
+
+
+@methods
+def test_a_schedule_that_turns_negative_fails_at_init(case):
+    tx = build(case, optax.linear_schedule(0.1, -0.1, 100))
+    message = rf"`{case.swept}` must be .* at every step; got -0.0\d+ at step 5\d. Check the sched"
+    with pytest.raises(ValueError, match=message):
+        tx.init(tree(0))
+
+
+@rows
+def test_axes_that_a_selected_leaf_lacks_fail_at_init_as_those_of_group_lasso(case):
+    arguments = {**case.arguments} | {"axes": (0, 3)}
+    tx = getattr(radial, case.method)(**{case.swept: case.x}, **arguments, rules=RULES)
+    message = (
+        r"`axes` must be axes of every penalised leaf; got \(0, 3\) for a leaf of shape \(3, 4\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        tx.init(tree(0))
+    with pytest.raises(ValueError, match=message):
+        penalties.group_lasso(axes=(0, 3)).prox(tree(0)["a"]["kernel"], 0.1)
+
+
+@methods
+def test_wrong_rules_fail_at_init(case):
+    tx = build(case, rules=(("a/kernl", 1.0), ("**", 0.0)))
+    with pytest.raises(wdjax.RuleError, match="'a/kernl' matches no parameter; did you mean"):
+        tx.init(tree(0))
+
+
+@pytest.mark.parametrize("method", [radial.norm_control, radial.hyperball])
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_radius_that_is_not_positive_fails_when_built(method, bad):
+    with pytest.raises(ValueError, match=r"`radius` must be a finite number > 0; got"):
+        method(0.1, radius=bad)
+
+
+@pytest.mark.parametrize(
+    "build_one",
+    [
+        lambda **kw: radial.norm_control(0.1, **kw),
+        lambda **kw: radial.hyperball(0.1, **kw),
+        lambda **kw: radial.rotational(0.1, centered=False, **kw),
+    ],
+    ids=["norm_control", "hyperball", "rotational"],
+)
+def test_a_group_of_zeros_at_init_is_named(build_one):
+    params = {"out": {"kernel": jnp.ones((3, 2)).at[:, 1].set(0), "bias": jnp.zeros(2)}}
+    message = "`params` must have no group of zeros.*; got zeros in 'out/kernel'. Exclude these"
+    with pytest.raises(ValueError, match=message):
+        build_one(axes=0).init(params)
+    build_one(axes=None).init(params)  # the whole leaf has a norm
+    build_one(axes=None, rules=(("**", 0.0),)).init(params)
+
+
+def test_a_constant_neuron_has_nothing_left_when_centered():
+    with pytest.raises(ValueError, match="no group of zeros"):
+        radial.rotational(0.1, axes=0).init({"kernel": jnp.ones((3, 2))})
+
+
+def test_fractions_above_one_are_refused():
+    with pytest.raises(ValueError, match=r"`rate` must be in \[0, 1\], or a schedule; got 1.5"):
+        radial.norm_control(1.5)
+    with pytest.raises(ValueError, match=r"`outward` must be in \[0, 1\]"):
+        radial.radial_brake(2.0)
+    with pytest.raises(ValueError, match=r"`inward` must be in \[0, 1\]"):
+        radial.radial_brake(0.5, 2.0)
+    tx = radial.norm_control(0.75, rules=(("**", 2.0),))
+    with pytest.raises(
+        ValueError, match=r"`rate` must be in \[0, 0.5\] at every step; got 0.75 at"
+    ):
+        tx.init(tree(0))
+    tx = radial.norm_control(lambda count: 2.0 + 0 * count)
+    with pytest.raises(
+        ValueError, match=r"`rate` must be in \[0, 1\] at every step; got 2 at step 0"
+    ):
+        tx.init(tree(0))
+
+
+@pytest.mark.parametrize("method", [radial.radial_brake, radial.project_radial])
+def test_multipliers_above_one_are_refused_where_they_are_a_share(method):
+    message = rf"`rules` must give `{method.__name__}` multipliers <= 1; got 2."
+    with pytest.raises(ValueError, match=message):
+        method(rules=(("**", 2.0),)).init(tree(0))
+
+
+def test_rotational_checks_its_numbers():
+    for bad in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"`decay` must be in \[0, 1\); got"):
+            radial.rotational(0.1, axes=None, decay=bad)
+    with pytest.raises(ValueError, match="`eps` must be a finite number >= 0"):
+        radial.rotational(0.1, axes=None, eps=-1.0)
+
+
+def test_the_cosine_gate_checks_its_threshold_and_asks_for_the_gradient():
+    with pytest.raises(ValueError, match="`cosine` must be a finite number >= 0"):
+        radial.project_radial(cosine=-0.1)
+    tx, params = radial.project_radial(cosine=0.1), tree(0)
+    with pytest.raises(ValueError, match=r"needs the raw gradient. Call .*grad=grads"):
+        tx.update(params, tx.init(params), params)
+
+
+@pytest.mark.parametrize("tx", [radial.hyperball(0.1), radial.rotational(0.1, axes=None)])
+def test_updates_narrower_than_their_parameters_are_refused(tx):
+    params = tree(0)
+    updates = tree(1, jnp.bfloat16)
+    with pytest.raises(TypeError, match=r"needs updates as wide as their parameters; got bfloat16"):
+        tx.update(updates, tx.init(params), params)
+
+
+# Invariants and reductions.
+
+ONE = (("**", 1.0),)
+
+
+def norms(leaf, axes):
+    return np.array([length(row) for row in groups(np.asarray(leaf, np.float64), axes)[0]])
+
+
+def one_step(tx, params, updates, **extra):
+    moved, _ = jax.jit(tx.update)(updates, tx.init(params), params, **extra)
+    return jax.tree.map(lambda p, u: p + u, params, moved)
+
+
+def kernel(seed, shape=(6, 5), dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+@pytest.mark.parametrize("axes", [None, 0, 1])
+@pytest.mark.parametrize("rate", [0.01, 0.5, 1.0])
+@pytest.mark.parametrize("ratio", [0.5, 3.0])
+def test_pure_norm_control_moves_the_norm_linearly_and_keeps_the_direction(axes, rate, ratio, x64):
+    theta = kernel(0, dtype=jnp.float64)
+    tx = radial.norm_control(rate, ratio, radius=2.0, axes=axes)
+    got = one_step(tx, theta, jnp.zeros_like(theta))
+    want = (1 - rate) * norms(theta, axes) + rate * ratio * 2.0
+    assert np.allclose(norms(got, axes), want, rtol=1e-14)
+    cosines = (
+        groups(np.asarray(got * theta), axes)[0].sum(1) / norms(got, axes) / norms(theta, axes)
+    )
+    assert np.allclose(cosines, 1, rtol=1e-14)
+
+
+def test_norm_control_with_ratio_zero_is_decay_weights_bit_for_bit():
+    params, schedule = tree(0), lambda count: 0.125 / (1 + count)
+    got = trajectory(radial.norm_control(schedule, 0.0, rules=RULES), params, [tree(1)] * 3)
+    want = trajectory(wdjax.decay_weights(schedule, rules=RULES), params, [tree(1)] * 3)
+    chex.assert_trees_all_equal(got, want)
+
+
+def test_norm_control_with_ratio_zero_takes_zero_groups():
+    radial.norm_control(0.1, 0.0).init({"kernel": jnp.zeros((2, 2))})
+    radial.norm_control(0.1, wdjax.fixed(0.0)).init({"kernel": jnp.zeros((2, 2))})
+
+
+def test_norm_control_at_rate_one_is_the_projection_onto_the_sphere():
+    params = tree(0)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    got = one_step(radial.norm_control(1.0, radius=0.7, axes=-1, rules=ONE), params, zero)
+    want = jax.tree.map(lambda p: penalties.sphere(0.7, axes=-1).prox(p, 1.0), params)
+    chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+def test_hyperball_is_a_relative_update_and_then_norm_control_at_rate_and_ratio_one():
+    params, rules = tree(0), (*RULES[:1], ("**", 0.0))
+    hyper = radial.hyperball(0.3, rules=rules)
+    relative = radial.relative_update(0.3, rules=rules)
+    pin = radial.norm_control(1.0, 1.0, rules=rules)
+    states = [relative.init(params), pin.init(params)]
+    two = params
+    for t in range(5):
+        moved, states[0] = relative.update(tree(t), states[0], two)
+        two = optax.apply_updates(two, moved)
+        zero = jax.tree.map(jnp.zeros_like, two)
+        moved, states[1] = pin.update(zero, states[1], two)
+        two = optax.apply_updates(two, moved)
+    one = trajectory(hyper, params, [tree(t) for t in range(5)])[-1]
+    chex.assert_trees_all_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [None, 0, 1])
+@pytest.mark.parametrize("radius", [None, 0.3])
+def test_hyperball_holds_the_norm_for_two_thousand_steps(axes, radius):
+    theta = kernel(0)
+    tx = radial.hyperball(0.2, radius=radius, axes=axes)
+    draws = jax.random.normal(jax.random.key(0), (2_000, *theta.shape))
+
+    def body(carry, update):
+        params, state = carry
+        moved, state = tx.update(update, state, params)
+        return (params + moved, state), None
+
+    (after, _), _ = jax.lax.scan(body, (theta, tx.init(theta)), draws)
+    want = norms(theta, axes) if radius is None else radius
+    assert np.allclose(norms(after, axes), want, rtol=3e-7)
+
+
+def test_hyperball_holds_the_norm_in_bfloat16_without_drift():
+    theta = kernel(0, (40, 50), jnp.bfloat16)
+    tx = radial.hyperball(0.05, rules=ONE)
+    draws = jax.random.normal(jax.random.key(0), (1_000, *theta.shape), jnp.bfloat16)
+
+    def body(carry, update):
+        params, state = carry
+        moved, state = tx.update(update, state, params)
+        return (optax.apply_updates(params, moved), state), None
+
+    (after, _), _ = jax.lax.scan(body, (theta, tx.init(theta)), draws)
+    assert np.allclose(norms(after, None), norms(theta, None), rtol=3e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e3, 1e30])
+def test_the_length_of_the_update_does_not_matter_to_hyperball(scale):
+    theta, update = kernel(0), kernel(1)
+    tx = radial.hyperball(0.3, axes=0)
+    want = one_step(tx, theta, update)
+    assert np.allclose(one_step(tx, theta, update * scale), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.01, 0.5, 2.0])
+def test_a_tangent_step_of_hyperball_turns_by_arctan_eta(eta, x64):
+    theta, update = kernel(0, dtype=jnp.float64), kernel(1, dtype=jnp.float64)
+    update = update - theta * jnp.vdot(theta, update) / jnp.vdot(theta, theta)
+    after = one_step(radial.hyperball(eta), theta, update)
+    cosine = jnp.vdot(theta, after) / jnp.linalg.norm(theta) / jnp.linalg.norm(after)
+    assert np.isclose(np.tan(np.arccos(cosine)), eta, rtol=1e-9)
+
+
+def test_a_traced_radius_runs_under_vmap():
+    theta, update = kernel(0), kernel(1)
+    run = lambda r: (
+        theta
+        + radial.hyperball(0.1, radius=r).update(
+            update, radial.hyperball(0.1, radius=r).init(theta), theta
+        )[0]
+    )
+    sizes = jnp.linalg.norm(jax.jit(jax.vmap(run))(jnp.array([0.5, 2.0])), axis=(1, 2))
+    assert np.allclose(sizes, [0.5, 2.0], rtol=1e-6)
+
+
+def test_a_given_radius_lets_a_zero_matrix_start_in_the_direction_of_its_first_step():
+    update = jnp.array([[3.0, 4.0]])
+    got = one_step(radial.hyperball(0.1, radius=2.0), jnp.zeros((1, 2)), update)
+    assert np.allclose(got, [[1.2, 1.6]], rtol=1e-6)
+
+
+def test_zero_groups_that_init_could_not_see_take_their_update_as_it_comes():
+    params, update = jnp.zeros((2, 3)).at[0].set(1.0), kernel(1, (2, 3))
+    for tx in (
+        radial.hyperball(0.1, axes=1),
+        radial.rotational(0.1, axes=1, centered=False),
+    ):
+        state = jax.jit(tx.init)(params)
+        got, _ = tx.update(update, state, params)
+        assert np.array_equal(got[1], update[1])
+        assert not np.allclose(got[0], update[0])
+
+
+def test_a_step_of_hyperball_onto_zero_leaves_the_group_where_it_was():
+    theta = jnp.array([[2.0, 0.0]])
+    assert np.array_equal(one_step(radial.hyperball(1.0), theta, -theta), theta)
+
+
+def test_the_brake_at_one_is_the_identity_bit_for_bit():
+    params, updates = tree(0), tree(1)
+    tx = radial.radial_brake(1.0, 1.0, rules=ONE)
+    chex.assert_trees_all_equal(tx.update(updates, tx.init(params), params)[0], updates)
+
+
+def test_the_brake_at_zero_outward_never_lets_a_norm_grow():
+    updates = [kernel(t) * 0.3 for t in range(1, 40)]
+    path = trajectory(radial.radial_brake(0.0, axes=0), kernel(0), updates)
+    sizes = np.stack([norms(theta, 0) for theta in [kernel(0), *path]])
+    assert (np.diff(sizes, axis=0) <= 1e-6).all()
+    assert (np.diff(sizes, axis=0) < -1e-3).any()
+
+
+def test_the_brake_keeps_the_direction_of_the_candidate_and_its_share_of_growth(x64):
+    theta, update = kernel(0, dtype=jnp.float64), kernel(1, dtype=jnp.float64)
+    got = one_step(radial.radial_brake(0.5, 0.25, axes=0), theta, update)
+    start, candidate = norms(theta, 0), norms(theta + update, 0)
+    s = np.where(candidate > start, 0.5, 0.25)
+    assert set(s) == {0.5, 0.25}
+    assert np.allclose(norms(got, 0), start + s * (candidate - start), rtol=1e-14)
+    direction = np.asarray(theta + update) / candidate
+    assert np.allclose(np.asarray(got) / norms(got, 0), direction, rtol=1e-13)
+
+
+def test_the_brake_lets_zero_weights_start():
+    update = kernel(1)
+    got = one_step(radial.radial_brake(0.0), jnp.zeros((6, 5)), update)
+    assert np.array_equal(got, update)
+
+
+@pytest.mark.parametrize("axes", [None, 0, 1])
+def test_a_projected_step_is_orthogonal_and_obeys_pythagoras(axes, x64):
+    theta, update = kernel(0, dtype=jnp.float64), kernel(1, dtype=jnp.float64)
+    tx = radial.project_radial(axes=axes)
+    moved, _ = tx.update(update, tx.init(theta), theta)
+    dots = groups(np.asarray(moved * theta), axes)[0].sum(1)
+    assert np.allclose(dots, 0, atol=1e-14)
+    want = norms(theta, axes) ** 2 + norms(moved, axes) ** 2
+    assert np.allclose(norms(theta + moved, axes) ** 2, want, rtol=1e-14)
+
+
+def test_a_cosine_threshold_of_zero_never_projects():
+    params, updates = tree(0), tree(1)
+    tx = radial.project_radial(cosine=0.0, axes=-1, rules=RULES, also_whole=True)
+    got, _ = tx.update(updates, tx.init(params), params, grad=tree(2))
+    chex.assert_trees_all_close(got, updates, rtol=0, atol=0)
+
+
+def test_no_step_is_shorter_than_the_floor_and_longer_ones_are_left_alone():
+    theta = kernel(0)
+    update = kernel(1) * jnp.array([[1e-30, 1e-3, 0.1, 1.0, 10.0]])
+    tx = radial.update_floor(0.5, axes=0)
+    moved, _ = tx.update(update, tx.init(theta), theta)
+    sizes, floor = norms(moved, 0), 0.5 * norms(theta, 0)
+    assert (sizes >= floor * (1 - 1e-6)).all()
+    long = norms(update, 0) > floor
+    assert long.sum() == 2
+    assert np.array_equal(moved[:, long], update[:, long])
+    cosines = groups(np.asarray(moved), 0)[0] @ groups(np.asarray(update), 0)[0].T
+    assert (np.diag(cosines) > 0).all()
+
+
+def test_a_relative_update_has_its_share_of_the_norm_and_lets_zero_weights_start():
+    theta = kernel(0).at[:, 2].set(0)
+    update = kernel(1) * jnp.array([[1e-30, 1.0, 3.0, 10.0, 1e20]])
+    tx = radial.relative_update(0.25, axes=0)
+    moved, _ = tx.update(update, tx.init(theta), theta)
+    assert np.allclose(np.delete(norms(moved, 0) / norms(theta, 0).clip(1e-9), 2), 0.25, rtol=1e-6)
+    assert np.array_equal(moved[:, 2], update[:, 2])
+
+
+def test_rotational_keeps_norm_and_mean_and_turns_at_its_speed():
+    """RMS of the tangent of the angle per step and neuron against η, for noise that differs in size
+    a hundredfold between neurons and has a radial part."""
+    dimensions, neurons, eta = 400, 6, 0.03
+    theta = kernel(0, (dimensions, neurons))
+    theta = theta - theta.mean(0, keepdims=True)
+    sizes = jnp.geomspace(0.01, 1.0, neurons)[None]
+    tx = radial.rotational(eta, axes=0)
+    draws = jax.random.normal(jax.random.key(1), (200, dimensions, neurons))
+
+    def body(carry, draw):
+        params, state = carry
+        moved, state = tx.update(sizes * (draw + 2 * params), state, params)
+        new = params + moved
+        dot = jnp.sum(params * new, 0)
+        angle = jnp.arccos(dot / jnp.linalg.norm(params, axis=0) / jnp.linalg.norm(new, axis=0))
+        return (new, state), angle
+
+    (after, _), angles = jax.jit(lambda x: jax.lax.scan(body, (x, tx.init(x)), draws))(theta)
+    assert np.allclose(norms(after, 0), norms(theta, 0), rtol=1e-5)
+    assert np.allclose(after.mean(0), 0, atol=1e-6)
+    assert np.allclose(np.sqrt((angles**2).mean(0)), eta, rtol=0.01)
+
+
+def test_rotational_takes_the_mean_out_at_the_first_step():
+    theta = kernel(0) + 3.0
+    got = one_step(radial.rotational(0.1, axes=0), theta, kernel(1))
+    assert np.allclose(got.mean(0), 0, atol=1e-6)
+    assert np.allclose(norms(got, 0), norms(theta - theta.mean(0, keepdims=True), 0), rtol=1e-6)
+
+
+def test_stacked_layers_are_separate_groups():
+    """Two layers stacked on a leading axis equal the two layers apart."""
+    theta, update = kernel(0, (2, 6, 5)), kernel(1, (2, 6, 5))
+    for make in (radial.hyperball, radial.relative_update, radial.norm_control):
+        got = one_step(make(0.3, axes=(-2, -1)), theta, update)
+        for i in range(2):
+            assert np.allclose(got[i], one_step(make(0.3), theta[i], update[i]), rtol=1e-6)
+
+
+# Other packages.
+
+
+def torch_run(make, theta, grads):
+    """Steps of a torch optimizer in float64."""
+    torch = pytest.importorskip("torch", reason="comes with the extra 'oracles'")
+    param = torch.nn.Parameter(torch.tensor(theta))
+    optimizer = make([param])
+    for grad in grads:
+        param.grad = torch.tensor(grad)
+        optimizer.step()
+    return param.detach().numpy()
+
+
+def oracle_data(radial_share, steps=12):
+    """A torch weight (out, in) and gradients that are more or less radial."""
+    rng = np.random.default_rng(3)
+    theta = rng.normal(size=(4, 6))
+    grads = []
+    for t in range(steps):
+        grad = rng.normal(size=(4, 6))
+        tangent = grad - theta * (grad * theta).sum(1, keepdims=True) / (theta**2).sum(
+            1, keepdims=True
+        )
+        grads.append(tangent + radial_share[t % len(radial_share)] * theta)
+    return theta, grads
+
+
+def our_run(tx, theta, grads):
+    """The same run in Flax's layout (in, out)."""
+    params, state = jnp.asarray(theta.T), None
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for grad in grads:
+        grad = jnp.asarray(grad.T)
+        moved, state = update(grad, state, params, grad=grad)
+        params = params + moved
+    return np.asarray(params).T
+
+
+@functools.cache
+def timm_optim():
+    """timm.optim without the rest of timm, which needs torchvision."""
+    pytest.importorskip("torch", reason="comes with the extra 'oracles'")
+    spec = importlib.util.find_spec("timm")
+    if spec is None:
+        pytest.skip("timm comes with the extra 'oracles'")
+    package, models, stub = (
+        types.ModuleType(name) for name in ("timm", "timm.models", "timm.models.group_parameters")
+    )
+    package.__path__, models.__path__ = list(spec.submodule_search_locations), []
+    stub.group_parameters = stub.group_with_matcher = None
+    sys.modules |= {module.__name__: module for module in (package, models, stub)}
+    try:
+        return importlib.import_module("timm.optim")
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
+            del sys.modules[name]
+
+
+def adamp_package():
+    pytest.importorskip("torch", reason="comes with the extra 'oracles'")
+    return pytest.importorskip("adamp", reason="comes with the extra 'oracles'")
+
+
+SHARES = {"tangent": [0.0, 0.005], "mixed": [0.0, 0.03, 0.08, 1.0, 0.05], "radial": [1.0]}
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("package", ["adamp", "timm"])
+def test_adam_and_the_cosine_gate_are_adamp(package, share, x64):
+    packages = adamp_package() if package == "adamp" else timm_optim()
+    theta, grads = oracle_data(SHARES[share])
+    make = lambda params: packages.AdamP(params, lr=0.05, weight_decay=0.3, eps=0.0)
+    gate = radial.project_radial(
+        wdjax.lr_scaled(0.3, 0.05), cosine=0.1, decay_ratio=0.1, axes=0, also_whole=True
+    )
+    got = our_run(optax.chain(optax.adam(0.05, eps=0.0), gate), theta, grads)
+    assert np.allclose(got, torch_run(make, theta, grads), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(
+    ("package", "nesterov"), [("adamp", True), ("timm", True), ("timm", False)]
+)
+def test_momentum_and_the_cosine_gate_are_sgdp(package, nesterov, share, x64):
+    """Without Nesterov the package adamp writes its projection into the momentum: not the paper."""
+    packages = adamp_package() if package == "adamp" else timm_optim()
+    theta, grads = oracle_data(SHARES[share])
+    make = lambda params: packages.SGDP(
+        params, lr=0.05, momentum=0.9, weight_decay=0.03, nesterov=nesterov, eps=0.0
+    )
+    strength = wdjax.lr_scaled(0.03 / (1 - 0.9), 0.05)
+    gate = radial.project_radial(strength, cosine=0.1, decay_ratio=0.1, axes=0, also_whole=True)
+    got = our_run(optax.chain(optax.sgd(0.05, momentum=0.9, nesterov=nesterov), gate), theta, grads)
+    assert np.allclose(got, torch_run(make, theta, grads), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("share", "hits"), [("tangent", 12), ("radial", 0)])
+def test_the_oracles_data_does_and_does_not_trigger_the_gate(share, hits, x64):
+    """So that the comparisons above run through both branches."""
+    theta, grads = oracle_data(SHARES[share])
+    theta, hit = jnp.asarray(theta.T), 0
+    tx = radial.project_radial(cosine=0.1, axes=0)
+    for grad in grads:
+        grad = jnp.asarray(grad.T)
+        moved, _ = tx.update(grad + theta, tx.init(theta), theta, grad=grad)
+        hit += not np.allclose(moved, grad + theta)
+    assert hit == hits
+
+
+def test_hyperball_is_heavyball_s():
+    """HeavyBall's direction is g/√v without a first moment: Adam with β₁ = 0."""
+    torch = pytest.importorskip("torch", reason="comes with the extra 'oracles'")
+    heavyball = pytest.importorskip("heavyball", reason="comes with the extra 'oracles'")
+    heavyball.utils.compile_mode = None
+    theta, grads = oracle_data([1.0, 0.0])
+    theta, grads = theta.astype(np.float32), [g.astype(np.float32) for g in grads]
+    make = lambda params: heavyball.HyperBallAdamW(
+        params, lr=0.1, betas=(0.9, 0.99), multi_tensor=False
+    )
+    got = our_run(
+        optax.chain(optax.adam(1.0, b1=0.0, b2=0.99), radial.hyperball(0.1)), theta, grads
+    )
+    with torch.no_grad():
+        want = torch_run(make, theta, grads)
+    assert np.allclose(got, want, rtol=0, atol=2e-6)

@@ -1,0 +1,430 @@
+"""Decay that adapts itself: methods with a memory of their own, as Optax transformations.
+
+The peers of `decay_weights`. `cpr`, `cumulative_l1`, `spd` and `swd` stand last in the chain, `awd`
+and `ada_decay` first, where the updates still are the gradients. What they remember is float32 or
+wider, and its structure does not depend on rules, strength or schedule.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wdjax import groups, paths
+from wdjax.bounds import Bound, Measure, check_range, sum_squares
+from wdjax.groups import Axes
+from wdjax.leafwise import Params, check_widths, map_leaves
+from wdjax.rules import Rules, standard
+from wdjax.schedules import Strength
+from wdjax.stateful import Context, lift, map_memory, scalar, total, wide
+
+STANDARD: Rules = standard()
+
+# The pull of one step never takes off more than this part of the way to its minimum.
+MOST_PER_STEP = 0.9
+
+
+def with_grad(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Hand the raw gradients down a chain, to the methods that need them behind the optimiser.
+
+    Args:
+        optimizer: usually an `optax.chain`. Its state stays as it is.
+
+    Returns:
+        The same optimiser, whose update passes the updates it is given on as `grad`.
+
+    Example:
+        >>> optimizer = with_grad(optax.chain(optax.adam(0.1), swd(0.01)))
+        >>> params = {"kernel": jnp.ones((1, 1))}
+        >>> optimizer.update(params, optimizer.init(params), params)[0]["kernel"].round(2)
+        Array([[-0.11]], dtype=float32)
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def update(
+        updates: Params, state: Any, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Params, Any]:
+        result: tuple[Params, Any] = inner.update(
+            updates, state, params, **({"grad": updates} | extra_args)
+        )
+        return result
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def cpr(
+    bound: Bound,
+    measure: Measure = sum_squares,
+    *,
+    strength: Strength = 1.0,
+    multiplier: float = 0.0,
+    axes: Axes = None,
+    rules: Rules = STANDARD,
+) -> optax.GradientTransformationExtraArgs:
+    """Constrained parameter regularisation: decay that pulls only as hard as a bound needs.
+
+        c = θ + Δ      μ ← max(0, μ + s(t) (R(c) − κ) / n)      θ⁺ = c − m μ ∂R(c)
+
+    n is the number of entries of a group where R is a sum, else 1. While R < κ and μ = 0 the
+    update is the optimiser's own, bit for bit. The bound is soft: R swings around κ. μ is capped
+    where a step would take off nine tenths of the way to R's minimum (for squares, m μ <= 0.45).
+
+    Args:
+        bound: κ: `uniform`, `dependent`, `warm_start` or `inflection_point` of `bounds`.
+        measure: R: `sum_squares`, `sum_magnitudes`, `sum_huber` or `deviation` of `bounds`, or a
+            function like these. Under `optax.inject_hyperparams`, name it in `static_args`.
+        strength: s >= 0, how fast μ learns: a number, schedule or traced scalar. Unlike elsewhere
+            it is no fraction: 1 is the authors' choice.
+        multiplier: the μ of the first step, >= 0.
+        axes: along which one constrained group extends; None is the whole leaf. For layers
+            stacked by scan, (-2, -1) constrains each matrix by itself.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+
+    Returns:
+        The transformation, for the end of a chain. Its update needs `params`.
+
+    Raises:
+        ValueError: the strength is negative or not finite; rules or axes do not fit the
+            parameters (at `init`); `params` is missing (at `update`).
+        TypeError: `bound` is not a bound, `measure` not a function.
+
+    Example:
+        >>> from wdjax import bounds
+        >>> optimizer = optax.chain(optax.sgd(0.1), cpr(bounds.uniform(2.0)))
+        >>> params, grads = {"kernel": jnp.array([[2.0]])}, {"kernel": jnp.array([[0.0]])}
+        >>> state = optimizer.init(params)  # R = 4 exceeds κ = 2 by 2: μ would be 2, the cap .45
+        >>> optax.apply_updates(params, optimizer.update(grads, state, params)[0])["kernel"]
+        Array([[0.2...]], dtype=float32)
+
+    References:
+        Franke, Hefenbrock, Koehler and Hutter, *Improving Deep Learning Optimization through
+        Constrained Parameter Regularization*, 2024, arXiv:2311.09058, Algorithm 1.
+    """
+    if not isinstance(bound, Bound):
+        raise TypeError(
+            f"`bound` must be a bound such as wdjax.bounds.dependent(1.0); got {bound!r}."
+        )
+    if not callable(measure):
+        raise TypeError(
+            f"`measure` must be a function such as wdjax.bounds.sum_squares; got {measure!r}."
+        )
+    check_range("multiplier", multiplier, 0)
+
+    def start(params: Params) -> tuple[Params, ...]:
+        def leaf(param: Any) -> tuple[jax.Array, ...]:
+            value = measure(wide(param), axes).value
+            return jnp.full_like(value, multiplier), *bound.start(value)
+
+        width = len(leaf(jnp.zeros(1)))
+        rows = [leaf(param) for param in jax.tree.leaves(params)]
+        like: Any = jax.tree.structure(params)
+        return tuple(like.unflatten([row[i] for row in rows]) for i in range(width))
+
+    def step(context: Context, memory: tuple[Params, ...]) -> tuple[Params, tuple[Params, ...]]:
+        def leaf(update: Any, param: Any, m: Any, z: Any) -> tuple[Any, Any]:
+            mu, *kept = z
+            candidate = param + update
+            measured = measure(candidate, axes)
+            active = jnp.isfinite(kept[0])
+            excess = jnp.where(active, measured.value - kept[0], 0)
+            mu = jnp.maximum(0, mu + context.strength * excess / measured.per)
+            mu = jnp.minimum(mu, MOST_PER_STEP * measured.farthest / m)
+            pull = jnp.where(active, m * mu, 0) * measured.gradient
+            return update - pull, (mu, *bound.follow(measured.value, context.count, tuple(kept)))
+
+        return map_memory("cpr", leaf, context, memory)
+
+    return lift("cpr", start, step, strength, rules=rules, axes=axes)
+
+
+def cumulative_l1(
+    strength: Strength, *, rules: Rules = STANDARD
+) -> optax.GradientTransformationExtraArgs:
+    """L1 with exact zeros that noise does not wake up: each entry pays what it still owes.
+
+        c = θ + Δ      u ← u + s(t) m      θ⁺ = max(0, c − (u + q)) where c > 0,
+        q ← q + (θ⁺ − c)                        min(0, c + (u − q)) where c < 0
+
+    u is the L1 penalty an entry could have paid so far, q what it has received (signed).
+
+    Args:
+        strength: s >= 0, the threshold of one step, usually `lr_scaled(λ, lr)`: a number,
+            schedule or traced scalar.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+
+    Returns:
+        The transformation, for the end of a chain. Its update needs `params`.
+
+    Raises:
+        ValueError: the strength is negative or not finite; rules do not fit the parameters (at
+            `init`); `params` is missing (at `update`).
+        TypeError: at `update`, updates are of a narrower dtype than their parameters.
+
+    Example:
+        >>> optimizer = optax.chain(optax.sgd(0.1), cumulative_l1(0.5))
+        >>> params, grads = {"kernel": jnp.array([[2.0, -0.3]])}, {"kernel": jnp.zeros((1, 2))}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> optax.apply_updates(params, updates)["kernel"]
+        Array([[1.5, 0. ]], dtype=float32)
+
+    References:
+        Tsuruoka, Tsujii and Ananiadou, *Stochastic Gradient Descent Training for L1-regularized
+        Log-linear Models with Cumulative Penalty*, 2009, section 3.2.
+    """
+
+    def start(params: Params) -> tuple[Params, Params]:
+        owed = jax.tree.map(lambda p: jnp.zeros((), wide(p).dtype), params)
+        return owed, jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+
+    def step(context: Context, memory: tuple[Params, ...]) -> tuple[Params, tuple[Params, ...]]:
+        def leaf(update: Any, param: Any, m: Any, z: Any) -> tuple[Any, Any]:
+            owed, received = z
+            owed = owed + context.strength * m
+            candidate = param + update
+            above = jnp.maximum(0, candidate - (owed + received))
+            below = jnp.minimum(0, candidate + (owed - received))
+            new = jnp.where(candidate > 0, above, jnp.where(candidate < 0, below, candidate))
+            return new - param, (owed, received + (new - candidate))
+
+        check_widths("cumulative_l1", context.updates, context.params)
+        return map_memory("cumulative_l1", leaf, context, memory)
+
+    return lift("cumulative_l1", start, step, strength, rules=rules)
+
+
+def spd(
+    strength: Strength = 1.0,
+    *,
+    anchor: Params | str = "init",
+    axes: Axes = None,
+    rules: Rules = STANDARD,
+) -> optax.GradientTransformationExtraArgs:
+    """Selective projection decay: stay near the start wherever descent does not lead away.
+
+        c = θ + Δ      r = clip((‖c − a‖ − ‖θ − a‖) / ‖c − a‖, 0, 1)
+        θ⁺ = c − s(t) m r (c − a)  where ⟨g, θ − a⟩ > 0, else c
+
+    With s = 1 the distance to the anchor does not grow where the gate is open. A group at the
+    anchor has no direction and is left alone; no step goes past the anchor.
+
+    Args:
+        strength: s >= 0, about 1: a number, schedule or traced scalar. No learning rate.
+        anchor: a: "init", the parameters at `init` (copied into the state), or a pytree.
+        axes: along which one group extends; None is the whole leaf.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+
+    Returns:
+        The transformation, for the end of a chain. Its update needs `params` and the raw
+        gradients: wrap the chain in `with_grad`.
+
+    Raises:
+        ValueError: the strength is negative or not finite; rules, axes or the anchor do not fit
+            the parameters (at `init`); `params` or `grad` is missing (at `update`).
+
+    Example:
+        >>> params, anchor = {"kernel": jnp.array([[2.0]])}, {"kernel": jnp.zeros((1, 1))}
+        >>> tx = spd(anchor=anchor)
+        >>> grads, step = {"kernel": jnp.array([[1.0]])}, {"kernel": jnp.array([[0.5]])}
+        >>> tx.update(step, tx.init(params), params, grad=grads)[0]["kernel"]  # back to radius 2
+        Array([[0.]], dtype=float32)
+
+    References:
+        Tian et al., *Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models*, 2024,
+        arXiv:2411.01713, Algorithm 1.
+    """
+    if isinstance(anchor, str) and anchor != "init":
+        raise ValueError(f'`anchor` must be "init" or a pytree of arrays; got {anchor!r}.')
+
+    def start(params: Params) -> tuple[Params, ...]:
+        if isinstance(anchor, str):
+            # a copy: the parameters themselves may be donated together with this state
+            return (jax.tree.map(lambda p: jnp.array(p, copy=True), params),)
+        shapes = [[(leaf.path, leaf.shape) for leaf in paths.leaves(t)] for t in (anchor, params)]
+        if shapes[0] != shapes[1]:
+            difference = paths.structure_difference(anchor, params) or "other shapes"
+            raise ValueError(
+                "`anchor` must have the structure and shapes of the parameters; got "
+                f"{difference}. Pass parameters of the same model."
+            )
+        return ()
+
+    def step(context: Context, memory: tuple[Params, ...]) -> tuple[Params, tuple[Params, ...]]:
+        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
+            before, after = param - a, param + update - a
+            radius, reached = (groups.root(groups.total(z * z, axes)) for z in (before, after))
+            growth = jnp.clip(groups.ratio(reached - radius, reached), 0, 1)
+            returns = groups.total(grad * before, axes) > 0
+            part = jnp.where(returns, jnp.minimum(context.strength * m * growth, 1), 0)
+            return update - part * after
+
+        kept = jax.tree.leaves(memory[0] if memory else anchor)
+        point = jax.tree.unflatten(jax.tree.structure(context.params), kept)
+        trees = (context.updates, context.params, context.multipliers, point, context.grads)
+        return map_leaves("spd", leaf, *trees), memory
+
+    return lift("spd", start, step, strength, rules=rules, axes=axes, needs_grads=True)
+
+
+def swd(
+    strength: Strength,
+    *,
+    decay: float = 0.999,
+    largest: float = 0.1,
+    rules: Rules = STANDARD,
+) -> optax.GradientTransformationExtraArgs:
+    """Stable weight decay: weaker while the gradients of the whole model are large.
+
+        v ← β v + (1 − β) mean g²      w ← β w + (1 − β)
+        θ⁺ = θ + Δ − min(s(t) m / √(v / w), l) θ
+
+    One scalar for all decayed leaves: v / w is the mean of Adam's debiased second moments. Loss
+    times c divides the decay by c. Where all gradients have been zero nothing decays.
+
+    Args:
+        strength: s >= 0, usually `lr_scaled(λ, lr)` with a λ as for SGD, about 5e-4: a number,
+            schedule or traced scalar.
+        decay: β in [0, 1), Adam's b2.
+        largest: l in [0, 1), the largest fraction taken off in a step, for gradients that vanish.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+
+    Returns:
+        The transformation, for the end of a chain. Its update needs `params` and the raw
+        gradients: wrap the chain in `with_grad`.
+
+    Raises:
+        ValueError: an argument is outside its range; rules do not fit the parameters (at
+            `init`); `params` or `grad` is missing (at `update`).
+
+    Example:
+        >>> optimizer = with_grad(optax.chain(optax.sgd(0.0), swd(0.01)))
+        >>> params, grads = {"kernel": jnp.array([[1.0]])}, {"kernel": jnp.array([[0.5]])}
+        >>> optimizer.update(grads, optimizer.init(params), params)[0]["kernel"]
+        Array([[-0.02]], dtype=float32)
+
+    References:
+        Xie et al., *On the Overlooked Pitfalls of Weight Decay and How to Mitigate Them*, 2023,
+        arXiv:2011.11152, Algorithm 3 (AdamS).
+    """
+    check_range("decay", decay, 0, 1)
+    check_range("largest", largest, 0, 1)
+
+    def start(params: Params) -> tuple[jax.Array, jax.Array]:
+        return scalar(params), scalar(params)
+
+    def step(context: Context, memory: tuple[Any, ...]) -> tuple[Params, tuple[Any, ...]]:
+        squares = total("swd", context, lambda g, p: jnp.sum(g * g), context.grads)
+        size = total("swd", context, lambda g, p: jnp.asarray(float(g.size)), context.grads)
+        moment, weight = memory
+        moment = decay * moment + (1 - decay) * groups.ratio(squares, size)
+        weight = decay * weight + (1 - decay)
+        rms = groups.root(moment / weight)
+
+        def leaf(update: Any, param: Any, m: Any) -> Any:
+            part = jnp.minimum(groups.ratio(context.strength * m, rms), largest)
+            return update - part.astype(param.dtype) * param
+
+        trees = (context.updates, context.params, context.multipliers)
+        return map_leaves("swd", leaf, *trees), (moment, weight)
+
+    return lift("swd", start, step, strength, rules=rules, needs_grads=True)
+
+
+def awd(
+    strength: Strength, *, decay: float = 0.1, rules: Rules = STANDARD
+) -> optax.GradientTransformationExtraArgs:
+    """Adaptive weight decay: the decay's gradient keeps its ratio to the loss's. First in a chain.
+
+        λ ← β λ + (1 − β) s(t) ‖g‖ / ‖θ‖      g ← g + λ m θ
+
+    The norms are over all decayed leaves together; λ starts at 0. With ‖θ‖ = 0 there is nothing
+    to decay.
+
+    Args:
+        strength: s >= 0, ‖λθ‖ / ‖g‖, about 0.02: a number, schedule or traced scalar.
+        decay: β in [0, 1), how much of the last λ is kept.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+
+    Returns:
+        The transformation. Its update needs `params`.
+
+    Raises:
+        ValueError: the strength is negative or not finite, β is outside [0, 1); rules do not fit
+            the parameters (at `init`); `params` is missing (at `update`).
+
+    Example:
+        >>> tx = awd(0.5, decay=0.0)
+        >>> params, grads = {"kernel": jnp.array([[2.0]])}, {"kernel": jnp.array([[1.0]])}
+        >>> tx.update(grads, tx.init(params), params)[0]["kernel"]
+        Array([[1.5]], dtype=float32)
+
+    References:
+        Ghiasi, Shafahi and Ardekani, *Improving Robustness with Adaptive Weight Decay*, 2023,
+        arXiv:2210.00094, Algorithm 1.
+    """
+    check_range("decay", decay, 0, 1)
+
+    def start(params: Params) -> tuple[jax.Array]:
+        return (scalar(params),)
+
+    def step(context: Context, memory: tuple[Any, ...]) -> tuple[Params, tuple[Any, ...]]:
+        pull = groups.root(total("awd", context, lambda g, p: jnp.sum(g * g), context.updates))
+        norm = groups.root(total("awd", context, lambda g, p: jnp.sum(p * p), context.updates))
+        weight_decay = decay * memory[0] + (1 - decay) * context.strength * groups.ratio(pull, norm)
+
+        def leaf(update: Any, param: Any, m: Any) -> Any:
+            return update + (weight_decay * m).astype(param.dtype) * param
+
+        trees = (context.updates, context.params, context.multipliers)
+        return map_leaves("awd", leaf, *trees), (weight_decay,)
+
+    return lift("awd", start, step, strength, rules=rules)
+
+
+def ada_decay(
+    strength: Strength, *, alpha: float = 4.0, axes: Axes = None, rules: Rules = STANDARD
+) -> optax.GradientTransformationExtraArgs:
+    """AdaDecay: entries with large gradients decay more. First in a chain.
+
+        z = (|g| − mean |g|) / std |g|      φ = 2 / (1 + exp(−α z))      g ← g + s(t) m φ θ
+
+    φ lies in (0, 2), is 1 for an average gradient, and does not depend on the gradients' scale.
+    Where all |g| are equal, φ = 1.
+
+    Args:
+        strength: s >= 0, λ of the coupled L2: a number, schedule or traced scalar.
+        alpha: α >= 0, how sharply φ distinguishes; 0 is plain L2.
+        axes: along which |g| is standardised; None is the whole leaf.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+
+    Returns:
+        The transformation. Its update needs `params`.
+
+    Raises:
+        ValueError: an argument is outside its range; rules or axes do not fit the parameters (at
+            `init`); `params` is missing (at `update`).
+
+    Example:
+        >>> tx = ada_decay(0.1)
+        >>> params, grads = {"kernel": jnp.ones((1, 2))}, {"kernel": jnp.array([[1.0, 2.0]])}
+        >>> tx.update(grads, tx.init(params), params)[0]["kernel"]
+        Array([[1.003..., 2.196...]], dtype=float32)
+
+    References:
+        Nakamura and Hong, *Adaptive Weight Decay for Deep Neural Networks*, 2019,
+        arXiv:1907.08931, equations 4 to 6.
+    """
+    check_range("alpha", alpha, 0)
+
+    def step(context: Context, memory: tuple[Any, ...]) -> tuple[Params, tuple[Any, ...]]:
+        def leaf(update: Any, param: Any, m: Any) -> Any:
+            size, n = jnp.abs(update), groups.size(update, axes)
+            centred = size - groups.total(size, axes) / n
+            spread = groups.root(groups.total(centred * centred, axes) / n)
+            phi = 2 * jax.nn.sigmoid(alpha * groups.ratio(centred, spread))
+            return update + context.strength * m * phi * param
+
+        trees = (context.updates, context.params, context.multipliers)
+        return map_leaves("ada_decay", leaf, *trees), memory
+
+    return lift("ada_decay", lambda params: (), step, strength, rules=rules, axes=axes)

@@ -1,0 +1,152 @@
+"""The lift of a method with a memory: a step of whole trees becomes an Optax transformation.
+
+The memory is float32 or wider, in trees like the parameters or in scalars, whatever the rules, the
+strength and the schedule.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wdjax import groups, leafwise, paths, schedules
+from wdjax.groups import Axes
+from wdjax.leafwise import Params, map_stateful, require_params, widened
+from wdjax.rules import Rules, check_rules, resolve
+from wdjax.schedules import Strength
+
+
+class AdaptiveState(NamedTuple):
+    """State of every method here; its structure does not depend on rules, strength or schedule.
+
+    Attributes:
+        count: int32 scalar, steps taken.
+        memory: what the method remembers: a tuple of trees like the parameters, or of scalars.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
+    memory: tuple[Any, ...]
+
+
+class Context(NamedTuple):
+    """What a step sees besides its memory: s, t, Δ, θ, m, g as in the formulas."""
+
+    strength: Any
+    count: jax.Array  # type: ignore[assignment]
+    updates: Params
+    params: Params
+    multipliers: Params
+    grads: Params | None
+
+
+def lift(
+    name: str,
+    start: Callable[[Params], tuple[Any, ...]],
+    step: Callable[[Context, tuple[Any, ...]], tuple[Params, tuple[Any, ...]]],
+    strength: Strength,
+    *,
+    rules: Rules,
+    axes: Axes = None,
+    needs_grads: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Lift a step of whole trees, (context, memory) -> (Δ⁺, memory⁺), to Optax."""
+    schedule = schedules.as_schedule(strength)
+    rules = check_rules(rules)
+    groups.check_axes(axes)
+
+    def init(params: Params) -> AdaptiveState:
+        _check_leaves(name, params, resolve(rules, params), axes)
+        schedules.checked_samples(schedule)
+        return AdaptiveState(jnp.zeros((), jnp.int32), start(params))
+
+    def update(
+        updates: Params, state: AdaptiveState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Params, AdaptiveState]:
+        require_params(name, params)
+        grads = extra_args.get("grad")
+        if needs_grads and grads is None:
+            raise ValueError(
+                f"`{name}` needs the raw gradients; got no `grad`. "
+                "Wrap the chain in wdjax.adaptive.with_grad(...), or call "
+                "`optimizer.update(grads, state, params, grad=grads)`."
+            )
+        s, multipliers = schedule(state.count), resolve(rules, params)
+        context = Context(s, state.count, updates, params, multipliers, grads)
+        updates, memory = step(context, state.memory)
+        memory = jax.tree.map(_as, memory, state.memory)
+        return updates, AdaptiveState(optax.safe_increment(state.count), memory)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _as(new: Any, old: Any) -> Any:
+    """Keep the dtype that the memory had, whatever the dtype of strengths and multipliers."""
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
+
+
+def _check_leaves(name: str, params: Params, multipliers: Params, axes: Axes) -> None:
+    wrong, complexes = [], []
+    for leaf, m in zip(paths.leaves(params), jax.tree.leaves(multipliers), strict=True):
+        if _is_off(m):
+            continue
+        if axes is not None and groups.along(axes, len(leaf.shape)) is None:
+            wrong.append(f"{leaf.path!r} {leaf.shape}")
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            complexes.append(repr(leaf.path))
+    if wrong:
+        raise ValueError(
+            f"`axes` must be axes of every decayed leaf; got {axes!r} for {paths.listed(wrong)}. "
+            "Restrict the method by `rules`, count axes from the end, or use axes=None."
+        )
+    if complexes:
+        raise TypeError(
+            f"`{name}` needs real parameters; got complex ones: {paths.listed(complexes)}. "
+            "Exclude them by `rules`."
+        )
+
+
+def _is_off(m: Any) -> bool:
+    return isinstance(m, float) and m == 0
+
+
+def map_memory(
+    name: str,
+    step: Callable[..., Any],
+    context: Context,
+    memory: tuple[Params, ...],
+    *trees: Params,
+) -> tuple[Params, tuple[Params, ...]]:
+    """Map step(Δ, θ, m, z, *others) -> (Δ⁺, z⁺), where z has one array from each memory tree."""
+    like: Any = jax.tree.structure(context.params)
+    rows = zip(*(jax.tree.leaves(tree) for tree in memory), strict=True)
+    per_leaf = like.unflatten(list(rows))
+    updates, per_leaf = map_stateful(
+        name, step, context.updates, context.params, context.multipliers, per_leaf, *trees
+    )
+    rows = like.flatten_up_to(per_leaf)
+    columns = [[row[i] for row in rows] for i in range(len(memory))]
+    structures: list[Any] = [jax.tree.structure(tree) for tree in memory]
+    return updates, tuple(s.unflatten(c) for s, c in zip(structures, columns, strict=True))
+
+
+def wide(param: Any) -> jax.Array:
+    """Return the leaf in float32 or wider; zeros for one that is not real and cannot decay."""
+    if jnp.issubdtype(param.dtype, jnp.floating):
+        return widened(param)
+    return jnp.zeros(jnp.shape(param), jnp.float32)
+
+
+def scalar(params: Params) -> jax.Array:
+    """Return a zero of the widest dtype of all leaves, whatever the rules."""
+    dtypes = (wide(param).dtype for param in jax.tree.leaves(params))
+    return jnp.zeros((), jnp.result_type(jnp.float32, *dtypes))
+
+
+def total(name: str, context: Context, term: Callable[[Any, Any], Any], tree: Params) -> Any:
+    """Sum term(x, θ) over the decayed leaves of a tree like the parameters."""
+    _, rows = leafwise.lined_up(name, context.updates, context.params, context.multipliers, tree)
+    chosen = [(x, param) for _, param, m, x in rows if x is not None and not _is_off(m)]
+    terms = (term(widened(x), widened(param)) for x, param in chosen)
+    return sum(terms, start=scalar(context.params))
