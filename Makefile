@@ -10,11 +10,12 @@ DEMO := $(VENV)/.ready-demo
 TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
 
-.PHONY: help demo test lint types check bench clean
+.PHONY: help demo test oracles lint types check bench clean
 
 help:
 	@echo "make demo    train the demo models; figures and metrics.json go to $(OUT)/"
 	@echo "make test    run all tests"
+	@echo "make oracles install the other packages that some tests compare with (torch and more: large)"
 	@echo "make check   lint, types and tests"
 	@echo "make bench   paired timings (minutes, wants a quiet machine)"
 	@echo "make clean   remove $(VENV) and $(OUT)"
@@ -23,7 +24,11 @@ demo: $(DEMO)
 	$(BIN)/python scripts/train.py --out $(OUT)
 
 test: $(TEST)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+oracles: $(TEST)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
