@@ -125,7 +125,8 @@ def _followed_by(
     ) -> tuple[Params, tuple[Any, Any]]:
         require_params("decayed", params)
         steps, inner_state = inner.update(updates, state[0], params, **extra_args)
-        known = {"grad": updates, **measure(inner_state), **extra_args}
+        # its own gradients, not those a caller passes: inside optax.masked they are fewer
+        known = {**extra_args, "grad": updates, **measure(inner_state)}
         steps, decay_state = decay.update(steps, state[1], params, **known)
         return steps, (inner_state, decay_state)
 

@@ -146,7 +146,15 @@ def decay_weights(
 
     gradient = _needed("decay_weights", penalty, "gradient")
     check = functools.partial(_check_fractions, "decay_weights", penalty, explicit=True)
-    return _lift("decay_weights", step, strength, rules=rules, anchor=anchor, check=check)
+    return _lift(
+        "decay_weights",
+        step,
+        strength,
+        rules=rules,
+        anchor=anchor,
+        check=check,
+        gated=gate is not None,
+    )
 
 
 def prox_weights(
@@ -237,10 +245,12 @@ def _lift(
     check: Callable[[Params, Params, np.ndarray], None] = lambda params, resolved, strengths: None,
     exact: bool = False,
     metric: str | None = None,
+    gated: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Lift a formula for one leaf, step(Δ, θ, s m, a, g) -> Δ⁺ in float32 or wider, to Optax.
 
-    `exact` says that θ + Δ⁺ must be reached exactly, which a Δ narrower than θ cannot express.
+    `exact` says that θ + Δ⁺ must be reached exactly, which a Δ narrower than θ cannot express;
+    `gated` that the step looks at the raw gradient g, which may be missing.
     """
     schedule = schedules.as_schedule(strength)
     rules = check_rules(rules)
@@ -268,7 +278,8 @@ def _lift(
 
         kept = target.advance(state.anchor, params)
         point = target.point(kept, params, extra_args)
-        trees = multipliers(params), point, extra_args.get("grad"), _diagonal(metric, extra_args)
+        grads = extra_args.get("grad") if gated else None
+        trees = multipliers(params), point, grads, _diagonal(metric, extra_args)
         if exact:
             check_widths(name, updates, params)
         result = map_leaves(name, leaf, updates, params, *trees)
