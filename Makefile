@@ -10,11 +10,11 @@ DEMO := $(VENV)/.ready-demo
 TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
 
-.PHONY: help demo test oracles lint types check bench clean
+.PHONY: help demo test test-slow oracles lint types check bench clean
 
 help:
 	@echo "make demo    train the demo models; figures and metrics.json go to $(OUT)/"
-	@echo "make test    run all tests"
+	@echo "make test    run the tests; make test-slow the few that take more than some seconds each"
 	@echo "make oracles install the other packages that some tests compare with (torch and more: large)"
 	@echo "make check   lint, types and tests"
 	@echo "make bench   paired timings (minutes, wants a quiet machine)"
@@ -24,7 +24,10 @@ demo: $(DEMO)
 	$(BIN)/python scripts/train.py --out $(OUT)
 
 test: $(TEST)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+
+test-slow: $(TEST)
+	$(BIN)/python -m pytest -n auto -m slow
 
 oracles: $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'
@@ -37,7 +40,7 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types test test-slow
 
 bench: $(DEMO)
 	$(BIN)/python scripts/bench.py

@@ -200,6 +200,10 @@ class TransformCase(NamedTuple):
     verb: str = "decay_weights"
 
 
+# One of each kind in the gradient: there the formula is the explicit one, without any prox.
+COUPLED = ("l2", "l1", "elastic_net", "group_lasso", "spectral")
+
+
 def _penalty_rows(name, case, scale=1.0, rewritten=lambda rules: rules):
     """The verbs that a penalty can stand in; `scale` is what the rewritten rules multiply by."""
     verbs = {
@@ -210,7 +214,7 @@ def _penalty_rows(name, case, scale=1.0, rewritten=lambda rules: rules):
         ),
     }  # fmt: skip
     for verb, (transformation, lifted, formula) in verbs.items():
-        if not formula:
+        if not formula or (verb == "add_decayed_weights" and name not in COUPLED):
             continue
         step = lifted(formula)
         yield (

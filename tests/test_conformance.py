@@ -161,16 +161,15 @@ def test_the_gradient_with_respect_to_the_strength_is_finite(case):
 
 
 @rows
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
-    "strength",
+    ("dtype", "strength"),
     [
-        STRENGTH,
-        optax.linear_schedule(0.1, 0.01, 10),
-        optax.cosine_decay_schedule(0.1, 10),
-        lambda count: np.float32(0.125),
+        (jnp.float32, optax.linear_schedule(0.1, 0.01, 10)),
+        (jnp.bfloat16, STRENGTH),
+        (jnp.bfloat16, optax.cosine_decay_schedule(0.1, 10)),
+        (jnp.float16, lambda count: np.float32(0.125)),
     ],
-    ids=["float", "linear", "cosine", "numpy"],
+    ids=["float32 linear", "bfloat16 float", "bfloat16 cosine", "float16 numpy"],
 )
 def test_dtypes_are_kept_whatever_the_schedule(case, dtype, strength):
     tx = build(case, strength)
