@@ -16,8 +16,8 @@ LAYERS = (
     "penalties", "matrices", "gates", "anchors", "preconditioners", "transforms",
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
     "optimizers", "audit", "dynamics", "convert", "training", "batches", "fitting", "folds",
-    "ridge", "lasso", "linear", "grids", "runs", "results", "selection", "sweeps", "tuning",
-    "datasets", "plots",
+    "regression", "ridge", "lasso", "linear", "grids", "jobs", "runs", "results", "chunks",
+    "selection", "sweeps", "tuning", "datasets", "plots",
 )
 # fmt: on
 RUNTIME = {"jax", "jaxlib", "optax", "chex", "numpy"}

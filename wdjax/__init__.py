@@ -16,6 +16,7 @@ from wdjax import (
     radial,
     scaling,
     spectra,
+    sweeps,
 )
 from wdjax.audit import Audit, audit
 from wdjax.fitting import History, fit
@@ -96,6 +97,7 @@ __all__ = [
     "spectra",
     "standard",
     "stochastically_rounded",
+    "sweeps",
     "target_rms",
     "warmed_up",
 ]

@@ -186,6 +186,176 @@ def coefficients(
     return ax
 
 
+def validation_curve(
+    curve: Any,
+    *,
+    chosen: Mapping[str, float] | None = None,
+    ax: "Axes | None" = None,
+    ylabel: str = "validation score",
+) -> "Axes":
+    """Draw mean validation scores with error bars of one standard error, and training scores.
+
+    Values where every run diverged are crosses on the upper edge. The value 0 has a place on the
+    logarithmic axis, to the left of the others.
+
+    Args:
+        curve: from `sweeps.validation_curve`, or anything with x, mean, se and train, each (L,),
+            and a name.
+        chosen: label -> value, marked by vertical lines, such as {"min": 0.1, "1-SE": 1.0}.
+        ax: where to draw; None makes a new figure.
+        ylabel: name and unit of the score.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+
+    Example:
+        >>> from wdjax.selection import Curve
+        >>> x, mean, se = np.array([0.1, 1.0, 10.0]), np.array([2.0, 1.0, np.inf]), np.full(3, 0.1)
+        >>> curve = Curve("weight_decay", x, mean, se, mean, np.arange(3))
+        >>> ax = validation_curve(curve, chosen={"min": 1.0})
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['training', 'min: 1', 'diverged', 'validation ± 1 SE']
+    """
+    ax = _axes(ax)
+    x, mean = np.asarray(curve.x), np.asarray(curve.mean)
+    good = np.isfinite(mean)
+    train = np.where(np.isfinite(curve.train), curve.train, np.nan)
+    ax.plot(x[good], train[good], LINES[1], color=COLORS[1], linewidth=1.5, label="training")
+    se = np.nan_to_num(np.asarray(curve.se)[good])
+    bars = ax.errorbar(x[good], mean[good], se, fmt="-o", color=COLORS[0], ms=4, capsize=2)
+    bars.set_label("validation ± 1 SE")
+    _verticals(ax, chosen)
+    if not good.all():
+        edge, top = ax.get_xaxis_transform(), np.ones_like(x[~good])
+        ax.plot(x[~good], top, "kx", transform=edge, clip_on=False, label="diverged")
+    _strength_axis(ax, x)
+    ax.set(xlabel=curve.name, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def heat_map(
+    scores: Any,
+    *,
+    chosen: Mapping[str, tuple[float, float]] | None = None,
+    ax: "Axes | None" = None,
+    label: str = "validation score",
+) -> "Axes":
+    """Draw scores over two hyperparameters; cells in which all runs diverged are crossed out.
+
+    Cells have one size whatever the spacing of the values. Colours are logarithmic when the scores
+    span a factor of ten.
+
+    Args:
+        scores: from `sweeps.heatmap`: names, x (X,), y (Y,), mean and diverged (Y, X).
+        chosen: label -> (x, y), marked in the map.
+        ax: where to draw; None makes a new figure.
+        label: name and unit of the score, at the colour bar.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+
+    Example:
+        >>> from wdjax.selection import HeatMap
+        >>> mean, diverged = np.array([[1.0, np.nan]]), np.array([[False, True]])
+        >>> ax = heat_map(HeatMap(("a", "b"), np.array([0.1, 1.0]), np.zeros(1), mean, diverged))
+        >>> [text.get_text() for text in ax.get_xticklabels()]
+        ['0.1', '1']
+    """
+    ax = _axes(ax)
+    mean = np.ma.masked_invalid(np.asarray(scores.mean, np.float64))
+    low, high = (float(mean.min()), float(mean.max())) if mean.count() else (0.0, 1.0)
+    norm = "log" if low > 0 and high >= 10 * low else "linear"
+    mesh = ax.pcolormesh(mean, cmap="viridis_r", norm=norm)
+    ax.set_facecolor("0.85")
+    if mean.count():
+        ax.figure.colorbar(mesh, ax=ax, label=label)
+    up, across = np.nonzero(scores.diverged)
+    if len(up):
+        ax.plot(across + 0.5, up + 0.5, "x", color="0.2", markersize=5, label="diverged")
+    for index, (name, place) in enumerate((chosen or {}).items()):
+        column, level = (
+            int(np.abs(np.asarray(values) - at).argmin()) + 0.5
+            for values, at in zip((scores.x, scores.y), place, strict=True)
+        )
+        marker, color = "*Ps"[index % 3], COLORS[1]
+        ax.plot(column, level, marker, color=color, ms=11, mec="white", ls="", label=name)
+    _cell_ticks(ax.set_xticks, scores.x)
+    _cell_ticks(ax.set_yticks, scores.y)
+    ax.set(xlabel=scores.names[0], ylabel=scores.names[1])
+    if chosen or len(up):
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
+    return ax
+
+
+def coefficient_path(
+    strengths: Any,
+    coefficients: Any,
+    *,
+    names: Sequence[str] | None = None,
+    chosen: Mapping[str, float] | None = None,
+    ax: "Axes | None" = None,
+    xlabel: str = "strength λ",
+    ylabel: str = "coefficient",
+) -> "Axes":
+    """Draw how each coefficient of a linear model changes with the strength of its penalty.
+
+    Args:
+        strengths: (L,) λ, in any order; logarithmic axis.
+        coefficients: (L, D).
+        names: the D features, written at the end of their lines on the left, where the penalty is
+            weakest; None writes none.
+        chosen: label -> value, marked by vertical lines.
+        ax: where to draw; None makes a new figure.
+        xlabel: name and unit of the strength.
+        ylabel: name and unit of a coefficient.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+        ValueError: shapes do not fit.
+
+    Example:
+        >>> ax = coefficient_path([0.1, 1.0], [[2.0, -1.0], [0.5, 0.0]], names=["bmi", "age"])
+        >>> [text.get_text().strip() for text in ax.texts], ax.get_xscale()
+        (['bmi', 'age'], 'log')
+    """
+    x, values = np.asarray(strengths), np.asarray(coefficients)
+    count = values.shape[1] if values.ndim == 2 else 0
+    if x.ndim != 1 or values.shape != (len(x), count) or len(names or range(count)) != count:
+        raise ValueError(
+            "`coefficients` must have shape (L, D), with L strengths and D names; got "
+            f"{values.shape}, strengths {x.shape} and names {names}."
+        )
+    ax = _axes(ax)
+    order = np.argsort(x)
+    x, values = x[order], values[order]
+    ranks = values[0].argsort().argsort()
+    ax.axhline(0.0, color="0.6", linewidth=0.8)
+    for index, column in enumerate(values.T):
+        color = COLORS[index % len(COLORS)]
+        ax.plot(x, column, LINES[index % len(LINES)], color=color, linewidth=1.5)
+        if names is not None:
+            aside = " " * (1 + 9 * (ranks[index] % 2))  # neighbours would cover each other
+            ax.text(x[0], column[0], names[index] + aside, ha="right", va="center", color=color)
+    _verticals(ax, chosen)
+    _strength_axis(ax, x)
+    if names is not None and x[0] > 0:
+        ax.set_xlim(left=x[0] * (x[0] / x[-1]) ** 0.2)  # room for the names
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if chosen:
+        ax.legend()
+    return ax
+
+
 def _lines(argument: str, curves: Mapping[str, Any], steps: Any, ax: "Axes | None") -> "Axes":
     rows = {label: np.asarray(row) for label, row in _filled(argument, curves).items()}
     for label, row in rows.items():
@@ -209,6 +379,31 @@ def _lines(argument: str, curves: Mapping[str, Any], steps: Any, ax: "Axes | Non
         )
     ax.legend()
     return ax
+
+
+def _verticals(ax: "Axes", chosen: Mapping[str, float] | None) -> None:
+    for index, (label, value) in enumerate((chosen or {}).items()):
+        color, style = COLORS[2 + index % 5], LINES[1 + index % 3]
+        ax.axvline(value, color=color, linestyle=style, label=f"{label}: {value:.3g}")
+
+
+def _strength_axis(ax: "Axes", x: np.ndarray[Any, Any]) -> None:
+    """Logarithmic where the values span a factor of ten; 0 is set apart on the left."""
+    positive = x[x > 0]
+    if (x < 0).any() or not len(positive) or positive.max() < 10 * positive.min():
+        return
+    if len(positive) == len(x):
+        ax.set_xscale("log")
+        return
+    ax.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
+    ax.set_xlim(left=-0.3 * positive.min())
+
+
+def _cell_ticks(set_ticks: Any, values: Any) -> None:
+    """At most six labels, in the middle of their cells."""
+    step = -(-len(values) // 6)
+    places = np.arange(0, len(values), step)
+    set_ticks(places + 0.5, [f"{values[i]:.2g}" for i in places])
 
 
 def _legend_above(ax: "Axes", entries: int) -> None:

@@ -1,0 +1,883 @@
+"""Sweeps against runs one by one, exact ridge and NumPy; chunks, devices, interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wdjax
+from wdjax import chunks, jobs, runs, schedules, sweeps
+from wdjax.folds import Folds
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(size=(30, 6))
+Y = X @ GENERATOR.normal(size=6) + 2.0 + GENERATOR.normal(size=30)
+DATA = {"x": X.astype(np.float32), "y": Y.astype(np.float32)}
+RULES = (("kernel", 1.0), ("bias", 0.0))
+
+
+def init(key):
+    del key
+    return {"kernel": jnp.zeros(6), "bias": jnp.zeros(())}
+
+
+def init_random(key):
+    return {"kernel": jax.random.normal(key, 6), "bias": jnp.zeros(())}
+
+
+def half_square(params, data, weights):
+    residual = jnp.dot(data["x"], params["kernel"]) + params["bias"] - data["y"]
+    return 0.5 * jnp.sum(weights * residual**2) / jnp.sum(weights)
+
+
+def l2_sgd(h):
+    return optax.chain(
+        wdjax.add_decayed_weights(h["weight_decay"], rules=RULES),
+        optax.sgd(h.get("learning_rate", 0.1)),
+    )
+
+
+def run(build=l2_sgd, hparams=None, data=DATA, **options):
+    hparams = sweeps.grid(weight_decay=[0.01, 0.1, 1.0]) if hparams is None else hparams
+    defaults = {
+        "init": init,
+        "loss": half_square,
+        "folds": sweeps.kfold(30, 4),
+        "epochs": 3,
+        "batch_size": 8,
+    }
+    return sweeps.sweep(build, hparams, data, **(defaults | options))
+
+
+# Against the truth.
+
+
+def ridge(x, y, weight_decay):
+    """The minimum of 1/(2n) ‖X w + b − y‖² + λ/2 ‖w‖², b free, in float64."""
+    center, level = x.mean(axis=0), y.mean()
+    x, y = x - center, y - level
+    w = np.linalg.solve(x.T @ x / len(x) + weight_decay * np.eye(x.shape[1]), x.T @ y / len(x))
+    return w, level - center @ w
+
+
+def ridge_scores(weight_decays, folds, x=X, y=Y):
+    """(C, K) validation scores of exact ridge."""
+    scores = np.empty((len(weight_decays), len(folds.train)))
+    for k, (train, used, val, kept) in enumerate(zip(*folds, strict=True)):
+        train, val = train[used > 0], val[kept > 0]
+        for c, weight_decay in enumerate(weight_decays):
+            w, b = ridge(x[train], y[train], weight_decay)
+            scores[c, k] = 0.5 * np.mean((x[val] @ w + b - y[val]) ** 2)
+    return scores
+
+
+def test_gradient_descent_reaches_exact_ridge_on_every_fold_and_chooses_the_same_strength():
+    weight_decays, folds = sweeps.log_grid(1e-3, 10.0, 9), sweeps.kfold(30, 4)
+    # batches of the whole part, a rate below 2 / largest curvature for every λ
+    found = run(
+        hparams=sweeps.grid(weight_decay=weight_decays, learning_rate=[0.12]),
+        folds=folds,
+        epochs=600,
+        batch_size=None,
+    )
+    exact = ridge_scores(weight_decays, folds)
+    np.testing.assert_allclose(found.val[:, :, 0, 0], exact, rtol=2e-4)
+    best = exact.mean(axis=1).argmin()
+    assert 0 < best < 8
+    assert sweeps.select(found).index == best
+
+
+def test_mini_batches_with_a_decaying_rate_choose_the_strength_that_ridge_chooses():
+    # nearly as many features as examples, little signal: here L2 helps
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(40, 25))
+    y = x[:, 0] + generator.normal(size=40)
+    weight_decays, folds = 10.0 ** np.arange(-3, 2), sweeps.kfold(40, 5)
+
+    def build(h):
+        return optax.chain(
+            wdjax.add_decayed_weights(h["weight_decay"], rules=RULES),
+            optax.sgd(wdjax.inverse_sqrt(0.05, gamma=0.05)),
+        )
+
+    found = run(
+        build,
+        sweeps.grid(weight_decay=weight_decays),
+        {"x": x.astype(np.float32), "y": y.astype(np.float32)},
+        init=lambda key: {"kernel": jnp.zeros(25), "bias": jnp.zeros(())},
+        folds=folds,
+        epochs=400,
+    )
+    exact = ridge_scores(weight_decays, folds, x, y).mean(axis=1)
+    assert 0 < exact.argmin() < 4
+    assert sweeps.select(found).index == exact.argmin()
+
+
+def sgd_in_numpy(train, val, weight_decay, epochs, size):
+    """The same run in float64, rows in order, the last batch of an epoch as short as it is."""
+    w, b = np.zeros(6), 0.0
+    for _ in range(epochs):
+        for first in range(0, len(train), size):
+            rows = train[first : first + size]
+            residual = X[rows] @ w + b - Y[rows]
+            w = w - 0.1 * (X[rows].T @ residual / len(rows) + weight_decay * w)
+            b = b - 0.1 * residual.mean()
+    return [0.5 * np.mean((X[rows] @ w + b - Y[rows]) ** 2) for rows in (val, train)]
+
+
+@pytest.mark.parametrize("folds", [sweeps.kfold(30, 4), sweeps.time_folds(30, 3)], ids=["k", "t"])
+def test_short_batches_and_short_folds_count_what_is_there(folds):
+    found = run(folds=folds, shuffle=False)
+    for c, weight_decay in enumerate((0.01, 0.1, 1.0)):
+        for k, (train, used, val, kept) in enumerate(zip(*folds, strict=True)):
+            expected = sgd_in_numpy(train[used > 0], val[kept > 0], weight_decay, 3, 8)
+            np.testing.assert_allclose(found.val[c, k, 0, 0], expected[0], rtol=1e-5)
+            np.testing.assert_allclose(found.train[c, k, 0, 0], expected[1], rtol=1e-5)
+
+
+def test_every_epoch_sees_every_training_example_once_in_a_new_order():
+    folds = sweeps.kfold(30, 4)
+    shared = runs.share(
+        DATA, folds, epochs=np.array([5]), batch_size=8, seeds=[0, 1], shuffle=True, mesh=None
+    )
+    orders = np.asarray(shared.rows).transpose(1, 2, 0, 3).reshape(4, 2, 5, -1)
+    for k in range(4):
+        own = folds.train[k][folds.train_weights[k] > 0]
+        for epochs in orders[k]:
+            for order in epochs:
+                assert sorted(order[order >= 0]) == own.tolist()
+            assert len({tuple(order) for order in epochs}) == 5
+    assert (orders[:, 0] != orders[:, 1]).any()
+
+
+def test_orders_repeat_when_the_table_would_grow_too_large(monkeypatch):
+    monkeypatch.setattr(runs, "_ENTRIES", 4 * 24 * 2)
+    shared = runs.share(
+        DATA,
+        sweeps.kfold(30, 4),
+        epochs=np.array([5]),
+        batch_size=8,
+        seeds=[0],
+        shuffle=True,
+        mesh=None,
+    )
+    assert shared.rows.shape == (2 * 3, 4, 1, 8)
+    assert run(epochs=5, folds=sweeps.kfold(30, 4)).finite.all()
+
+
+# One by one, in chunks, again.
+
+
+def test_a_configuration_alone_equals_its_row_and_chunks_equal_the_whole():
+    hparams = sweeps.grid(weight_decay=[0.0, 0.01, 0.1, 0.5, 1.0], learning_rate=[0.05, 0.1])
+    options = {"seeds": 2, "init": init_random, "keep_params": True, "evals": 3}
+    whole = run(hparams=hparams, **options)
+    assert whole.val.shape == whole.train.shape == (10, 4, 2, 3)
+    assert whole.params["kernel"].shape == (10, 4, 2, 6)
+    np.testing.assert_array_equal(whole.epochs, [1, 2, 3])
+    assert len(np.unique(whole.val[..., -1])) == 80  # every run is one of its own
+    cut = run(hparams=hparams, chunk=4, **options)  # 4 + 3 + 3
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    jax.tree.map(same, whole, cut)
+    alone = run(hparams=chunks.take(hparams, np.array([7])), **options)
+    np.testing.assert_allclose(alone.val[0], whole.val[7], rtol=2e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[0], b[7], rtol=1e-4, atol=1e-6),
+        alone.params,
+        whole.params,
+    )
+
+
+def test_seeds_can_be_named_and_change_weights_and_batches():
+    both = run(seeds=[3, 5], init=init_random)
+    one = run(seeds=[5], init=init_random)
+    np.testing.assert_allclose(one.val[:, :, 0], both.val[:, :, 1], rtol=2e-5)
+    assert (both.val[:, :, 0] != both.val[:, :, 1]).all()
+
+
+def test_scores_on_the_way_are_those_of_shorter_runs():
+    long = run(epochs=5, evals=2)
+    np.testing.assert_array_equal(long.epochs, [2, 5])
+    short = run(epochs=2)
+    # the order of an epoch does not depend on how many follow
+    np.testing.assert_allclose(long.val[..., 0], short.val[..., 0], rtol=2e-5)
+
+
+def test_the_same_functions_and_shapes_compile_once():
+    hparams = sweeps.grid(weight_decay=[0.2, 0.3])
+    run(hparams=hparams)
+    count = runs.train._cache_size()
+    run(hparams=sweeps.grid(weight_decay=[0.4, 0.5]), epochs=3)
+    assert runs.train._cache_size() == count
+
+
+# Whatever is swept.
+
+TAGS = {"kernel": 1.0, "bias": 0.0}
+BUILDS = {
+    "per group, through rules": (
+        lambda h: optax.chain(
+            optax.sgd(0.1),
+            wdjax.decay_weights(0.1, rules=(("kernel", h["kernel"]), ("bias", h["bias"]))),
+        ),
+        {"kernel": np.array([0.5, 2.0]), "bias": np.array([0.0, 1.0])},
+    ),
+    "learning rate and law": (
+        lambda h: wdjax.decayed(optax.adam)(
+            h["learning_rate"], weight_decay=h["weight_decay"], rules=RULES
+        ),
+        sweeps.grid(weight_decay=[0.1, 1.0], learning_rate=[0.01, 0.1]),
+    ),
+    "gamma": (
+        lambda h: optax.sgd(wdjax.inverse_sqrt(h["learning_rate"], h["gamma"]), momentum=0.9),
+        sweeps.grid(learning_rate=[0.05], gamma=[0.0, 1.0]),
+    ),
+    "peak and length of a warm-up": (
+        lambda h: optax.sgd(schedules.warmed_up(lambda count: h["peak"], h["steps"])),
+        {"peak": np.array([0.1, 0.2]), "steps": np.array([2, 5])},
+    ),
+    "proximal l1 with a law": (
+        lambda h: optax.chain(
+            optax.sgd(0.1),
+            wdjax.prox_weights(
+                wdjax.lr_scaled(h["weight_decay"], 0.1), wdjax.penalties.l1, rules=RULES
+            ),
+        ),
+        sweeps.grid(weight_decay=[0.1, 1.0]),
+    ),
+    "gate": (
+        lambda h: optax.chain(
+            optax.sgd(0.1),
+            wdjax.decay_weights(h["weight_decay"], gate=wdjax.gates.cautious, rules=RULES),
+        ),
+        sweeps.grid(weight_decay=[0.1, 0.5]),
+    ),
+    "optax alone": (
+        lambda h: optax.adamw(h["learning_rate"], b1=h["b1"], weight_decay=h["weight_decay"]),
+        sweeps.grid(learning_rate=[0.1], b1=[0.5, 0.9], weight_decay=[0.1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_traced_hyperparameter_trains_as_a_python_number_does(name):
+    build, hparams = BUILDS[name]
+    folds = Folds.from_sklearn([(range(20), range(20, 30))], X)
+    found = run(
+        build, hparams, init=init_random, folds=folds, batch_size=None, keep_params=True, epochs=6
+    )
+    batch = {key: value[:20] for key, value in DATA.items()}
+    for c in range(len(found.val)):
+        h = {key: value[c].item() for key, value in hparams.items()}
+        optimizer = optax.with_extra_args_support(build(h))
+        params = init_random(jax.random.key(0))
+        state = optimizer.init(params)
+        for _ in range(6):
+            grads = jax.grad(half_square)(params, batch, jnp.ones(20))
+            updates, state = optimizer.update(grads, state, params, grad=grads)
+            params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(
+            found.params["kernel"][c, 0, 0], params["kernel"], rtol=1e-4, atol=1e-6
+        )
+        np.testing.assert_allclose(found.params["bias"][c, 0, 0], params["bias"], rtol=1e-4)
+
+
+def test_transformations_get_the_raw_gradient_and_the_loss():
+    def build(h):
+        def update(updates, state, params, *, value, grad):
+            del updates, params
+            return jax.tree.map(lambda g: -h["rate"] * value * g, grad), state
+
+        start = lambda params: optax.EmptyState()
+        return optax.chain(
+            optax.set_to_zero(), optax.GradientTransformationExtraArgs(start, update)
+        )
+
+    def step(params, batch, h):
+        given = batch.data, batch.weights
+        value, grads = jax.value_and_grad(half_square)(params, *given)
+        return jax.tree.map(lambda p, g: p - h["rate"] * value * g, params, grads)
+
+    hparams = {"rate": np.array([0.01, 0.02])}
+    built = run(build, hparams)
+    stepped = run(step, hparams, loss=None, metric=half_square)
+    np.testing.assert_allclose(built.val, stepped.val, rtol=1e-5)
+
+
+def test_initial_weights_can_depend_on_the_hyperparameters():
+    found = run(
+        lambda h: optax.sgd(0.0),
+        {"scale": np.array([1.0, 2.0])},
+        init=lambda key, h: {"kernel": h["scale"] * jnp.ones(6), "bias": jnp.zeros(())},
+        keep_params=True,
+    )
+    np.testing.assert_array_equal(found.params["kernel"][:, 0, 0, 0], [1.0, 2.0])
+
+
+def test_an_argument_of_init_with_a_default_is_its_own():
+    found = run(init=lambda key, size=6: {"kernel": jnp.zeros(size), "bias": jnp.zeros(())})
+    np.testing.assert_array_equal(found.val, run().val)
+
+
+def test_a_bfloat16_state_keeps_its_dtype():
+    found = run(
+        lambda h: optax.sgd(h["learning_rate"], momentum=h["momentum"]),
+        sweeps.grid(learning_rate=[0.1], momentum=[0.5, 0.9]),
+        init=lambda key: jax.tree.map(lambda x: x.astype(jnp.bfloat16), init(key)),
+        keep_params=True,
+    )
+    assert found.params["kernel"].dtype == jnp.bfloat16
+    assert found.finite.all()
+
+
+def test_numbers_are_in_float64_where_jax_computes_in_float64(x64):
+    weight_decays, folds = sweeps.log_grid(1e-3, 1.0, 4), sweeps.kfold(30, 4)
+    found = run(
+        hparams=sweeps.grid(weight_decay=weight_decays),
+        data={"x": X, "y": Y},
+        folds=folds,
+        epochs=1500,
+        batch_size=None,
+    )
+    exact = ridge_scores(weight_decays, folds)
+    np.testing.assert_allclose(found.val[:, :, 0, 0], exact, rtol=1e-9)
+
+
+# Models of every library.
+
+
+def linen_model():
+    nn = pytest.importorskip("flax.linen")
+    model = nn.Dense(1)
+
+    def start(key):
+        return model.init(key, jnp.zeros((1, 6)))["params"]
+
+    return start, lambda params, x: model.apply({"params": params}, x)[:, 0]
+
+
+def haiku_model():
+    hk = pytest.importorskip("haiku")
+    model = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)[:, 0]))
+    return lambda key: model.init(key, jnp.zeros((1, 6))), model.apply
+
+
+def equinox_model():
+    eqx = pytest.importorskip("equinox")
+
+    def make(key):
+        return eqx.partition(eqx.nn.Linear(6, 1, key=key), eqx.is_array)
+
+    static = make(jax.random.key(0))[1]
+
+    def apply(params, x):
+        return jax.vmap(eqx.combine(params, static))(x)[:, 0]
+
+    return lambda key: make(key)[0], apply
+
+
+def nnx_model():
+    nnx = pytest.importorskip("flax.nnx")
+
+    def make(key):
+        return nnx.split(nnx.Linear(6, 1, rngs=nnx.Rngs(key)))
+
+    graph = make(jax.random.key(0))[0]
+    return lambda key: make(key)[1], lambda state, x: nnx.merge(graph, state)(x)[:, 0]
+
+
+MODELS = {
+    "linen": linen_model,
+    "haiku": haiku_model,
+    "equinox": equinox_model,
+    "nnx": nnx_model,
+}
+
+
+@pytest.mark.parametrize("library", MODELS)
+def test_models_of_every_library_sweep_through_an_optimizer_and_through_a_step(library):
+    with jax.numpy_rank_promotion("allow"):  # not the models' business
+        start, apply = MODELS[library]()
+
+        def loss(params, data, weights):
+            residual = apply(params, data["x"]) - data["y"]
+            return 0.5 * jnp.sum(weights * residual**2) / jnp.sum(weights)
+
+        def step(params, batch, h):
+            grads = jax.grad(loss)(params, batch.data, batch.weights)
+            return jax.tree.map(lambda p, g: p - h["learning_rate"] * g, params, grads)
+
+        hparams = sweeps.grid(learning_rate=[0.01, 0.1])
+        built = run(lambda h: optax.sgd(h["learning_rate"]), hparams, init=start, loss=loss)
+        stepped = run(step, hparams, init=start, loss=None, metric=loss)
+    assert (built.val[1] < built.val[0]).all()  # 9 small steps: the larger rate is ahead
+    np.testing.assert_allclose(built.val, stepped.val, rtol=1e-5)
+
+
+# Memory and devices.
+
+
+def lowered(count, folds=None):
+    folds = sweeps.kfold(30, 4) if folds is None else folds
+    job = jobs.optimized(l2_sgd, init, half_square, half_square, keep=False, skips=False)
+    shared = runs.share(
+        DATA, folds, epochs=np.array([9]), batch_size=8, seeds=[0], shuffle=True, mesh=None
+    )
+    hparams = {"weight_decay": jnp.ones(count), "learning_rate": jnp.ones(count)}
+    return runs.train.lower(job, None, hparams, None, shared)
+
+
+def test_temporaries_grow_no_faster_than_the_configurations():
+    one, many = (lowered(c).compile().memory_analysis().temp_size_in_bytes for c in (1, 64))
+    assert many <= 1.1 * 64 * one
+
+
+def test_the_program_neither_shuffles_nor_copies_the_data_for_every_configuration():
+    text = lowered(64).compile().as_text()
+    assert " sort(" not in text
+    assert "f32[4,1,64,8,6]" not in text  # a batch for every configuration
+
+
+def test_a_small_budget_makes_chunks_and_loses_no_configuration(monkeypatch):
+    sizes = []
+    train = runs.train
+
+    def spy(job, mesh, hparams, carry, shared):
+        sizes.append(len(hparams["weight_decay"]))
+        return train(job, mesh, hparams, carry, shared)
+
+    spy.lower = train.lower
+    hparams = sweeps.grid(weight_decay=np.linspace(0, 1, 10))
+    whole = run(hparams=hparams)
+    monkeypatch.setattr(runs, "train", spy)
+    monkeypatch.setattr(chunks, "_HOST_BUDGET", 3000)
+    cut = run(hparams=hparams)
+    assert len(sizes) > 1
+    assert len(set(sizes)) == 1
+    np.testing.assert_allclose(cut.val, whole.val, rtol=2e-5)
+
+
+TWO_DEVICES = """
+import jax, numpy as np
+assert len(jax.local_devices()) == 2
+import test_sweeps as t
+from wdjax import chunks, jobs, runs, sweeps
+hparams = sweeps.grid(weight_decay=np.linspace(0.0, 1.0, 7))  # odd: one repetition fills up
+for limit in (None, 2):
+    two = t.run(hparams=hparams, seeds=2, init=t.init_random, keep_params=True, chunk=limit)
+    one = t.run(
+        hparams=hparams, seeds=2, init=t.init_random, keep_params=True,
+        devices=jax.local_devices()[:1],
+    )
+    np.testing.assert_allclose(two.val, one.val, rtol=1e-5)
+    np.testing.assert_allclose(two.params["kernel"], one.params["kernel"], rtol=1e-4, atol=1e-6)
+mesh = chunks.mesh_over(None, 8)
+assert mesh.size == 2
+job = jobs.optimized(t.l2_sgd, t.init, t.half_square, t.half_square, keep=True, skips=False)
+shared = runs.share(
+    t.DATA, sweeps.kfold(30, 4), epochs=np.array([2, 4]), batch_size=8, seeds=[0], shuffle=True,
+    mesh=mesh,
+)
+text = runs.train.lower(
+    job, mesh, {"weight_decay": np.ones(8, np.float32)}, None, shared
+).compile().as_text()
+found = [w for w in ("all-reduce", "all-gather", "all-to-all", "permute", "reduce-scatter")
+         if w in text]
+assert not found, found
+assert "f32[4,1,4,6]" in text  # four of the eight configurations on each device
+halving = sweeps.successive_halving(
+    t.l2_sgd, hparams, t.DATA, init=t.init, loss=t.half_square, folds=sweeps.kfold(30, 4),
+    epochs=4, batch_size=8, eta=2, rungs=2,
+)
+assert len(halving.final.val) == 4
+print("equal")
+"""
+
+
+def test_two_devices_equal_one_without_a_collective():
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.path.dirname(__file__),
+    }
+    command = [sys.executable, "-c", TWO_DEVICES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.stdout == "equal\n", done.stderr
+
+
+# Interruption.
+
+KILLED = """
+import os, signal, sys
+import test_sweeps as t
+from wdjax import results
+save, saved = results.Store.save, []
+def kill(self, rows, arrays):
+    save(self, rows, arrays)
+    saved.append(rows)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+results.Store.save = kill
+t.long_sweep(sys.argv[1])
+"""
+
+
+def long_sweep(folder):
+    hparams = sweeps.grid(weight_decay=np.linspace(0.0, 1.0, 5))
+    return run(hparams=hparams, folder=folder, chunk=1, keep_params=True, evals=3)
+
+
+def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch):
+    folder = tmp_path / "new" / "sweep"
+    env = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list(folder.glob("rows-*.npz"))) == 2
+    (folder / ".rows-000002-000002.npz.1").write_bytes(b"half of a file")
+    (folder / "rows-000004-000004.npz").with_suffix(".tmp").write_bytes(b"")
+
+    trained = []
+    train = runs.train
+
+    def spy(job, mesh, hparams, carry, shared):
+        trained.append(np.asarray(hparams["weight_decay"]).item())
+        return train(job, mesh, hparams, carry, shared)
+
+    spy.lower = train.lower
+    monkeypatch.setattr(runs, "train", spy)
+    resumed = long_sweep(folder)
+    assert trained == [0.5, 0.75, 1.0]
+    monkeypatch.setattr(runs, "train", train)
+    whole = long_sweep(None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), resumed, whole)
+    monkeypatch.setattr(runs, "train", spy)
+    again = long_sweep(folder)  # nothing is left to do
+    assert len(trained) == 3
+    jax.tree.map(np.testing.assert_array_equal, again, resumed)
+
+
+def test_a_folder_of_another_sweep_is_refused_and_says_what_differs(tmp_path):
+    run(folder=tmp_path)
+    other = {"x": DATA["x"] + 1, "y": DATA["y"]}
+    with pytest.raises(
+        ValueError, match=r"`folder` must be empty or hold the same .* other data\."
+    ):
+        run(folder=tmp_path, data=other)
+    with pytest.raises(ValueError, match="other hparams"):
+        run(folder=tmp_path, hparams=sweeps.grid(weight_decay=[0.01, 0.1, 2.0]))
+    with pytest.raises(ValueError, match="other functions"):
+        run(folder=tmp_path, loss=lambda *given: 2.0 * half_square(*given))
+    with pytest.raises(ValueError, match="other batches"):
+        run(folder=tmp_path, seeds=[7])
+
+
+def test_bfloat16_results_survive_the_folder(tmp_path):
+    options = {
+        "init": lambda key: jax.tree.map(lambda x: x.astype(jnp.bfloat16), init(key)),
+        "folder": tmp_path,
+        "keep_params": True,
+    }
+    first, second = run(**options), run(**options)
+    assert second.params["kernel"].dtype == jnp.bfloat16
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_progress_counts_configurations(capsys):
+    pytest.importorskip("tqdm")
+    run(chunk=1, progress=True)
+    assert "3/3" in capsys.readouterr().err
+    run(chunk=1)  # stderr is no terminal
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_without_tqdm_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=r"`progress=True` needs tqdm"):
+        run(progress=True)
+
+
+# Halving and refitting.
+
+
+def test_halving_trains_survivors_on_as_a_full_sweep_does():
+    hparams = sweeps.grid(weight_decay=[0.0, 0.1], learning_rate=[1e-4, 0.01, 0.1, 50.0])
+    build = lambda h: optax.chain(
+        wdjax.add_decayed_weights(h["weight_decay"], rules=RULES),
+        optax.sgd(wdjax.inverse_sqrt(h["learning_rate"], 0.1), momentum=0.9),
+    )
+    common = {"init": init_random, "loss": half_square, "folds": sweeps.kfold(30, 4), "seeds": 2}
+    halving = sweeps.successive_halving(
+        build, hparams, DATA, epochs=8, batch_size=8, eta=2, rungs=3, **common
+    )
+    full = run(build, hparams, epochs=8, evals=4, **common)
+    left = np.arange(8)
+    for rung, rows, at, keep in zip(halving.rungs, halving.rows, (0, 1, 3), (4, 2, 0), strict=True):
+        np.testing.assert_array_equal(rows, left)
+        np.testing.assert_array_equal(rung.hparams["learning_rate"], hparams["learning_rate"][left])
+        np.testing.assert_allclose(rung.val[..., 0], full.val[left][..., at], rtol=1e-4)
+        mean = np.nan_to_num(full.val[left][..., at].mean(axis=(1, 2)), nan=np.inf)
+        left = np.sort(left[np.argsort(mean, kind="stable")[:keep]])
+    assert halving.final is halving.rungs[-1]
+    assert [rung.epochs.tolist() for rung in halving.rungs] == [[2], [4], [8]]
+
+
+def test_halving_compiles_one_program_for_all_rungs():
+    before = runs.train._cache_size()
+    sweeps.successive_halving(
+        lambda h: optax.sgd(h["learning_rate"]),
+        sweeps.grid(learning_rate=np.linspace(0.01, 0.1, 16)),
+        DATA,
+        init=init,
+        loss=half_square,
+        folds=sweeps.kfold(30, 4),
+        epochs=16,
+        batch_size=8,
+    )
+    assert runs.train._cache_size() == before + 1
+
+
+def test_refitting_on_all_examples_reaches_exact_ridge():
+    found = run(hparams=sweeps.grid(weight_decay=[0.0, 0.3, 3.0]), epochs=400, batch_size=None)
+    selection = sweeps.select(found, rule=lambda scores: 1)
+    params = sweeps.refit(l2_sgd, selection, DATA, init=init, loss=half_square, batch_size=None)
+    w, b = ridge(X, Y, 0.3)
+    np.testing.assert_allclose(params["kernel"], w, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["bias"], b, rtol=1e-4)
+
+
+def test_refitting_with_a_step_of_ones_own_returns_its_carry():
+    def step(carry, batch, h):
+        return carry + h["rate"] * jnp.sum(batch.weights)
+
+    found = run(
+        step, {"rate": np.array([1.0, 2.0])}, init=lambda key: 0.0, loss=None,
+        metric=lambda carry, data, weights: carry,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.val[:, :, 0, 0].T, [[66, 132]] * 2 + [[69, 138]] * 2)
+    with pytest.warns(UserWarning, match="edge"):
+        selection = sweeps.select(found)
+    carry = sweeps.refit(step, selection, DATA, init=lambda key: 0.0, batch_size=7, epochs=2)
+    assert float(carry) == 60.0
+
+
+# Bad input.
+
+
+def _swap(**options):
+    return lambda: run(**options)
+
+
+def branching(h):
+    return optax.sgd(0.1 if h["weight_decay"] > 0.05 else 0.2)
+
+
+BAD = {
+    "no axis": (lambda: sweeps.grid(), ValueError, r"`axes` must name at least one"),
+    "empty axis": (
+        lambda: sweeps.grid(weight_decay=[]),
+        ValueError,
+        r"`weight_decay` must be a list of at least one value; got shape \(0,\)",
+    ),
+    "a number for an axis": (
+        lambda: sweeps.grid(weight_decay=0.1),
+        ValueError,
+        r"`weight_decay` must be a list of at least one value; got shape \(\)",
+    ),
+    "zero in a log grid": (
+        lambda: sweeps.log_grid(0.0, 1.0, 3),
+        ValueError,
+        r"`low` must be part of a range 0 < low < high < ∞; got low=0.0",
+    ),
+    "one point": (lambda: sweeps.log_grid(0.1, 1.0, 1), ValueError, r"`n` must be >= 2"),
+    "a random range below zero": (
+        lambda: sweeps.random(3, weight_decay=(-1.0, 1.0)),
+        ValueError,
+        r"`weight_decay` must be part of a range .* got low=-1.0",
+    ),
+    "no space": (lambda: sweeps.random(3), ValueError, r"`spaces` must name at least one"),
+    "no kind of space": (
+        lambda: sweeps.random(3, weight_decay=0.1),
+        TypeError,
+        r"`weight_decay` must be a tuple \(low, high\), .* got 0.1",
+    ),
+    "a function that draws too few": (
+        lambda: sweeps.random(3, weight_decay=lambda generator, n: [0.1]),
+        ValueError,
+        r"`weight_decay` must draw 3 values; its function gave shape \(1,\)",
+    ),
+    "empty grid": (_swap(hparams={}), ValueError, r"`hparams` must have at least one .* got \{\}"),
+    "no row": (
+        _swap(hparams={"weight_decay": np.zeros(0)}),
+        ValueError,
+        r"`hparams` must have at least one row; got \{'weight_decay': 0\}",
+    ),
+    "a scalar": (
+        _swap(hparams={"weight_decay": np.array(0.1)}),
+        ValueError,
+        r"`hparams` must have at least one row",
+    ),
+    "a list": (
+        _swap(hparams={"weight_decay": [0.1]}),
+        TypeError,
+        r"`hparams` must hold arrays of numbers, .* got float at 'weight_decay/0'",
+    ),
+    "text": (
+        _swap(hparams={"weight_decay": np.array(["a"])}),
+        TypeError,
+        r"`hparams` must hold arrays of numbers",
+    ),
+    "two lengths": (
+        _swap(hparams={"weight_decay": np.zeros(2), "learning_rate": np.zeros(3)}),
+        ValueError,
+        r"`hparams` entries must have one length; got .*3.*2",
+    ),
+    "negative λ": (
+        _swap(hparams={"weight_decay": np.array([0.1, -0.5])}),
+        ValueError,
+        r"`hparams` entry 'weight_decay' must be >= 0; got -0.5 in row 1",
+    ),
+    "infinite": (
+        _swap(hparams={"x": np.array([0.1, np.inf])}),
+        ValueError,
+        r"`hparams` entry 'x' must be finite; got inf in row 1",
+    ),
+    "negative λ by another name": (
+        _swap(
+            build=lambda h: wdjax.add_decayed_weights(h["lam"]),
+            hparams={"lam": np.array([0.1, -0.5])},
+        ),
+        ValueError,
+        r"`strength` must be .* got -0.5",
+    ),
+    "nothing built": (
+        _swap(build=lambda h: None),
+        TypeError,
+        r"`build` must return an Optax transformation, with init and update; got NoneType",
+    ),
+    "no function": (_swap(build=optax.sgd(0.1)), TypeError, r"`build` "),
+    "two arguments": (
+        _swap(build=lambda carry, h: None),
+        TypeError,
+        r"`build` must be build\(h\) -> .* or step\(carry, batch, h\) .* needs 2 arguments",
+    ),
+    "a branch on λ": (
+        _swap(build=branching),
+        TypeError,
+        r"`build` must not branch on a hyperparameter",
+    ),
+    "params for init": (
+        _swap(init={"kernel": np.zeros(6)}),
+        TypeError,
+        r"`init` must be a function; got dict",
+    ),
+    "init without a key": (
+        _swap(init=lambda: 0.0),
+        TypeError,
+        r"`init` must be init\(key\) or init\(key, h\)",
+    ),
+    "no loss": (_swap(loss=None), TypeError, r"`loss` must be given"),
+    "a step without metric": (
+        _swap(build=lambda carry, batch, h: carry),
+        TypeError,
+        r"`metric` must be given with a step of your own",
+    ),
+    "a loss for each example": (
+        _swap(loss=lambda params, data, weights: weights * data["y"]),
+        ValueError,
+        r"`loss` must return one number; got shape \(8,\)",
+    ),
+    "a metric that is a dict": (
+        _swap(metric=lambda params, data, weights: {}),
+        TypeError,
+        r"`metric` must return one number; got dict",
+    ),
+    "lengths of the data": (
+        _swap(data={"x": DATA["x"], "y": DATA["y"][:-1]}),
+        ValueError,
+        r"data entries must share the leading axis; got x: 30, y: 29",
+    ),
+    "no array in the data": (
+        _swap(data={"x": DATA["x"], "y": 3.0}),
+        TypeError,
+        r"`data` must hold arrays only; got float at 'y'",
+    ),
+    "folds of other data": (
+        _swap(folds=sweeps.kfold(40, 4)),
+        ValueError,
+        r"`folds` must hold rows of the 30 examples only; got row",
+    ),
+    "a number of folds": (_swap(folds=5), TypeError, r"`folds` must be Folds, .* got 5"),
+    "epochs": (_swap(epochs=0), ValueError, r"`epochs` must be a whole number >= 1; got 0"),
+    "batch size": (_swap(batch_size=0), ValueError, r"`batch_size` must be a whole number >= 1"),
+    "large batches": (
+        _swap(batch_size=24),
+        ValueError,
+        r"`batch_size` must be at most the largest training part, 23; got 24",
+    ),
+    "evals": (_swap(evals=4), ValueError, r"`evals` must be at most `epochs`, 3; got 4"),
+    "seeds": (_swap(seeds=[]), ValueError, r"`seeds` must be a number >= 1 or a list"),
+    "negative seed": (_swap(seeds=[-1]), ValueError, r"`seeds` must be a number >= 1 or a list"),
+    "chunk": (_swap(chunk=0), ValueError, r"`chunk` must be a whole number >= 1; got 0"),
+    "devices": (_swap(devices=[]), ValueError, r"`devices` must have at least one device"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_with_the_name_of_the_argument(name):
+    make, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eta": 1}, r"`eta` must be >= 2; got 1"),
+        ({"rungs": 1}, r"`rungs` must be >= 2; got 1"),
+        ({"rungs": 4}, r"`hparams` must be at least eta\^\(rungs − 1\) = 8 .* got 4"),
+        ({"epochs": 3}, r"`epochs` must be at least eta\^\(rungs − 1\) = 4 .* got 3"),
+    ],
+)
+def test_halving_refuses_what_cannot_be_halved(options, message):
+    defaults = {"eta": 2, "rungs": 3, "epochs": 8, "batch_size": 8, "folds": sweeps.kfold(30, 4)}
+    hparams = sweeps.grid(weight_decay=[0.0, 0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match=message):
+        sweeps.successive_halving(
+            l2_sgd, hparams, DATA, init=init, loss=half_square, **(defaults | options)
+        )
+
+
+def test_an_error_while_building_says_which_configuration():
+    with pytest.raises(ValueError, match="strength") as caught:
+        run(build=lambda h: wdjax.add_decayed_weights(h["lam"]), hparams={"lam": np.array([-2.0])})
+    assert "row 0 of `hparams`: {'lam': -2.0}" in caught.value.__notes__[0]
+
+
+def test_random_draws_are_log_uniform_and_independent_of_other_names():
+    draw = sweeps.random(4000, 1, weight_decay=(1e-4, 1.0), momentum=[0.0, 0.9])
+    assert sweeps.random(4000, 1, weight_decay=(1e-4, 1.0))["weight_decay"].tolist() == (
+        draw["weight_decay"].tolist()
+    )
+    shares = np.histogram(np.log10(draw["weight_decay"]), bins=4, range=(-4, 0))[0] / 4000
+    np.testing.assert_allclose(shares, 0.25, atol=0.03)
+    np.testing.assert_allclose(np.mean(draw["momentum"] == 0.9), 0.5, atol=0.03)
+
+
+def test_everything_the_namespace_offers_exists_and_has_its_sections():
+    import inspect
+
+    assert sweeps.__all__ == sorted(sweeps.__all__)
+    for name in sweeps.__all__:
+        value = getattr(sweeps, name)
+        doc = inspect.getdoc(value)
+        assert ">>>" in doc, name
+        if inspect.isfunction(value):
+            for argument in inspect.signature(value).parameters:
+                assert f"{argument}:" in doc, f"{name}: {argument}"

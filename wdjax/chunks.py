@@ -1,0 +1,220 @@
+"""A job over many configurations, as many at a time as fit into memory, on all devices.
+
+All chunks have one size, so one program serves them: the last is filled up with repetitions, which
+are dropped afterwards. Every finished chunk is reported, and kept if there is a folder.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from wdjax import runs
+from wdjax.jobs import Job
+from wdjax.results import Store
+
+PyTree = Any
+Array = np.ndarray[Any, Any]
+
+_HOST_BUDGET = 2**26  # bytes at once on a CPU: small enough to see progress
+
+
+def run(
+    job: Job,
+    hparams: PyTree,
+    shared: runs.Shared,
+    *,
+    carry: PyTree = None,
+    mesh: Mesh | None = None,
+    most: int | None = None,
+    store: Store | None = None,
+    report: Callable[[int], object] = lambda count: None,
+) -> runs.Trained:
+    """Train all configurations, chunk by chunk.
+
+    Args:
+        job: the functions.
+        hparams: a pytree of arrays with C rows.
+        shared: data, folds and tables.
+        carry: (C, K, S, ...) where to go on, NumPy arrays; None starts.
+        mesh: the devices, or None for the default one.
+        most: configurations at a time; None asks the compiled program how much memory it needs.
+        store: finished rows are read from it and written to it.
+        report: gets the number of rows that were finished.
+
+    Returns:
+        `Trained` with NumPy arrays, configurations in front: (C, K, S, ...).
+
+    Raises:
+        TypeError: a function branches on a hyperparameter.
+
+    Example:
+        >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, False)
+        >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), np.array([[0, 1]])
+        >>> parts = runs.Folds(*np.zeros((4, 1, 2), int))
+        >>> shared = runs.Shared(np.zeros(1, int), rows, spans, parts, ())
+        >>> run(job, np.array([1.0, 2.0, 3.0]), shared, most=2).val.ravel()
+        array([1., 2., 3.], dtype=float32)
+    """
+    count = len(jax.tree.leaves(hparams)[0])
+    store = Store(None, {}) if store is None else store
+
+    def arguments(rows: Array, size: int) -> tuple[PyTree, PyTree, runs.Shared]:
+        rows = np.append(rows, np.repeat(rows[-1:], size - len(rows)))
+        part = jax.tree.map(jnp.asarray, take(hparams, rows))
+        onward = jax.tree.map(lambda x: jnp.asarray(np.moveaxis(x[rows], 0, 2)), carry)
+        return part, onward, shared
+
+    def lowered(size: int) -> Any:
+        return _lowered(job, mesh, *arguments(np.zeros(1, int), size))
+
+    size = _size(count, 1 if mesh is None else mesh.size, most, lowered, _budget(mesh))
+    kinds, tree = jax.tree.flatten(lowered(size).out_info)
+    # the program has the configurations third, after folds and seeds
+    found = [np.empty((count, *x.shape[:2], *x.shape[3:]), x.dtype) for x in kinds]
+    done = np.zeros(count, bool)
+    for rows, raw in store.load():
+        done[rows] = True
+        for into, piece in zip(found, raw, strict=True):
+            into[rows] = piece.view(into.dtype).reshape(len(rows), *into.shape[1:])
+    report(int(done.sum()))
+    waiting = np.flatnonzero(~done)
+    for start in range(0, len(waiting), size):
+        rows = waiting[start : start + size]
+        trained = jax.tree.leaves(runs.train(job, mesh, *arguments(rows, size)))
+        pieces = [np.moveaxis(np.asarray(x), 2, 0)[: len(rows)] for x in trained]
+        for into, piece in zip(found, pieces, strict=True):
+            into[rows] = piece
+        store.save(rows, pieces)
+        report(len(rows))
+    result: runs.Trained = jax.tree.unflatten(tree, found)
+    return result
+
+
+def take(tree: PyTree, rows: Array) -> PyTree:
+    """Take some rows of every array.
+
+    Args:
+        tree: a pytree of arrays.
+        rows: which.
+
+    Returns:
+        The same tree, NumPy arrays.
+
+    Example:
+        >>> take({"weight_decay": jnp.array([0.1, 0.2, 0.3])}, np.array([2]))
+        {'weight_decay': array([0.3], dtype=float32)}
+    """
+    return jax.tree.map(lambda x: np.asarray(x)[rows], tree)
+
+
+def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
+    """One axis of devices for `count` configurations; None where there is nothing to spread.
+
+    Args:
+        devices: the devices, or None for all local ones.
+        count: C; no more devices than that are used.
+
+    Returns:
+        A mesh with the axis "sweep", or None for the default device.
+
+    Raises:
+        ValueError: there is no device.
+
+    Example:
+        >>> mesh_over(jax.devices()[:1], 8).axis_names
+        ('sweep',)
+    """
+    given = jax.local_devices() if devices is None else list(devices)
+    if not given:
+        raise ValueError("`devices` must have at least one device; got none.")
+    if devices is None and len(given) == 1:
+        return None
+    return Mesh(np.array(given[:count]), ("sweep",))
+
+
+@contextlib.contextmanager
+def reporting(progress: bool | None, count: int) -> Iterator[Callable[[int], object]]:
+    """Give a function that moves a progress bar, or does nothing.
+
+    Args:
+        progress: True shows a tqdm bar, False none, None one on a terminal.
+        count: its end.
+
+    Yields:
+        `report(rows)`.
+
+    Raises:
+        ImportError: `progress` is True and tqdm is missing.
+
+    Example:
+        >>> with reporting(False, 10) as report:
+        ...     report(10)
+    """
+    quiet = progress is False or (progress is None and not sys.stderr.isatty())
+    tqdm = None if quiet else _tqdm(needed=bool(progress))
+    if tqdm is None:
+        yield lambda rows: None
+        return
+    with tqdm(total=count, unit="configuration", delay=0.0 if progress else 1.0) as bar:
+        yield bar.update
+
+
+def _size(
+    count: int, width: int, most: int | None, lowered: Callable[[int], Any], budget: int
+) -> int:
+    """How many configurations at a time: a multiple of the devices, and chunks of about one size.
+
+    Without a limit the program for all is compiled first; if it fits, as it usually does, that is
+    the program that runs.
+    """
+    if most is None:
+        whole = width * -(-count // width)
+        needed = _memory(lowered(whole).compile())
+        most = whole if needed <= budget else whole * budget // needed
+    most = width * max(1, most // width)
+    pieces = -(-count // most)
+    return width * -(-count // (width * pieces))
+
+
+def _lowered(job: Job, mesh: Mesh | None, *arguments: Any) -> Any:
+    """Trace; the program is remembered, so `runs.train` with the same shapes only runs it."""
+    try:
+        return runs.train.lower(job, mesh, *arguments)
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            "`build` must not branch on a hyperparameter, nor make a Python number of it: it is "
+            "traced. Many of Optax's schedules do; use wdjax.inverse_sqrt, wdjax.geometric, "
+            "wdjax.schedules.warmed_up, cosine_ramp or linear_ramp, or jnp.where."
+        ) from error
+
+
+def _memory(compiled: Any) -> int:
+    """Bytes of temporaries and results on each device."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+
+
+def _budget(mesh: Mesh | None) -> int:
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+    return limit // 4 or _HOST_BUDGET
+
+
+def _tqdm(needed: bool) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if not needed:
+            return None
+        raise ImportError(
+            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
+        ) from None
+    return tqdm

@@ -1,0 +1,253 @@
+"""All runs of a sweep as one program: configurations inside seeds inside folds.
+
+The three axes are nested, never flattened: a batch depends on fold and seed only, so it is read
+once for all configurations. Tables of rows are drawn on the host, because a shuffle inside the
+program takes longer to compile than most sweeps take to run.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from wdjax.folds import Folds
+from wdjax.jobs import Batch, Job
+
+PyTree = Any
+Array = np.ndarray[Any, Any]
+
+_ENTRIES = 2**24  # most entries of the table of rows: 64 MB
+
+
+class Shared(NamedTuple):
+    """The arrays that every configuration shares.
+
+    Args:
+        seeds: (S,) integers.
+        rows: (P, K, S, B) int32, the rows of P steps, −1 where there is none; then they repeat.
+        spans: (R, 2) int32, the steps from and to each of R evaluations.
+        parts: the folds.
+        data: a pytree of arrays with a leading axis of N examples.
+
+    Example:
+        >>> Shared._fields
+        ('seeds', 'rows', 'spans', 'parts', 'data')
+    """
+
+    seeds: Any
+    rows: Any
+    spans: Any
+    parts: Folds
+    data: PyTree
+
+
+class Trained(NamedTuple):
+    """What the program returns, with axes fold, seed, configuration.
+
+    Args:
+        val: (K, S, C, R), the metric on the validation parts.
+        train: (K, S, C, R), the metric on the training parts.
+        carry: (K, S, C, ...) the last carries, or None.
+
+    Example:
+        >>> Trained._fields
+        ('val', 'train', 'carry')
+    """
+
+    val: Any
+    train: Any
+    carry: PyTree
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
+    """Train and evaluate C configurations on K folds with S seeds.
+
+    Args:
+        job: the functions.
+        mesh: one axis "sweep" over which configurations are spread, or None for one device.
+        hparams: a pytree of arrays (C, ...); the mesh divides C.
+        carry: (K, S, C, ...) where to go on, or None to start.
+        shared: data, folds and tables.
+
+    Returns:
+        Metrics and carries.
+
+    Example:
+        >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, False)
+        >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), np.array([[0, 2], [2, 3]])
+        >>> shared = Shared(np.zeros(1, int), rows, spans, Folds(*np.zeros((4, 1, 2), int)), ())
+        >>> train(job, None, jnp.array([1.0, 10.0]), None, shared).val[0, 0]
+        Array([[ 2.,  3.],
+               [20., 30.]], dtype=float32)
+    """
+    everything = functools.partial(_train, job)
+    if mesh is None:
+        return everything(hparams, carry, shared)
+    each, here = _axes("sweep"), _axes(None, None, "sweep")
+    # check_vma=False: an initial carry that does not depend on h would be refused in the loop
+    spread = jax.shard_map(
+        everything,
+        mesh=mesh,
+        in_specs=(each, here, _axes()),
+        out_specs=here,
+        check_vma=False,
+    )
+    trained: Trained = spread(hparams, carry, shared)
+    return trained
+
+
+def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
+    """The loops are outside, only what is done in a step is mapped: that is quick to trace."""
+    parts, data = shared.parts, shared.data
+
+    def batch(rows: jax.Array, weights: jax.Array) -> Batch:
+        inside = jnp.maximum(rows, 0)
+        examples = jax.tree.map(lambda x: x.at[inside].get(mode="promise_in_bounds"), data)
+        return Batch(examples, weights)
+
+    def advance(h: PyTree, carry: PyTree, rows: jax.Array) -> PyTree:
+        new = job.step(carry, batch(rows, (rows >= 0).astype(jnp.float32)), h)
+        if job.skips:  # this fold has fewer batches than another
+            new = jax.tree.map(lambda a, b: jnp.where(rows[0] >= 0, a, b), new, carry)
+        return new
+
+    def measure(carry: PyTree, rows: jax.Array, weights: jax.Array) -> jax.Array:
+        score: jax.Array = job.metric(carry, batch(rows, weights))
+        return score
+
+    advance_all = _nested(advance, "c", "ksc", "ks")
+    measure_all = _nested(measure, "ksc", "k", "k")
+
+    def step(t: jax.Array, carry: PyTree) -> PyTree:
+        place = lax.rem(t, np.int32(len(shared.rows)))
+        rows = lax.dynamic_index_in_dim(shared.rows, place, keepdims=False)
+        return advance_all(hparams, carry, rows)
+
+    def span(carry: PyTree, ends: jax.Array) -> tuple[PyTree, tuple[Any, Any]]:
+        carry = lax.fori_loop(ends[0], ends[1], step, carry)
+        val = measure_all(carry, parts.val, parts.val_weights)
+        return carry, (val, measure_all(carry, parts.train, parts.train_weights))
+
+    if carry is None:
+        carry = _begin(job, hparams, shared)
+    # a single span needs no loop around it
+    carry, scores = lax.scan(span, carry, shared.spans, unroll=len(shared.spans) == 1)
+    val, train = (jnp.moveaxis(x, 0, -1) for x in scores)
+    return Trained(val, train, carry if job.keep else None)
+
+
+def _begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
+    """(K, S, C, ...) carries before the first step, the same in every fold."""
+
+    def one(h: PyTree, seed: Any) -> PyTree:
+        return job.start(jax.random.key(seed), h)
+
+    carry = _nested(one, "c", "s")(hparams, shared.seeds)
+    count = len(shared.parts.train)
+    copies: PyTree = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), carry)
+    return copies
+
+
+def _nested(function: Callable[..., Any], *axes: str) -> Callable[..., Any]:
+    """Map over folds, in them seeds, in them configurations; axes names those of each argument."""
+    for axis in "csk":  # the innermost first
+        if any(axis in given for given in axes):
+            places = tuple(0 if axis in given else None for given in axes)
+            function = jax.vmap(function, in_axes=places)
+    return function
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
+    """Make the carries before the first step, for a run in several parts.
+
+    Args:
+        job: the functions.
+        hparams: a pytree of arrays (C, ...).
+        shared: for the numbers of folds and seeds.
+
+    Returns:
+        (K, S, C, ...) carries.
+
+    Example:
+        >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, False)
+        >>> shared = Shared(np.zeros(1, int), (), (), Folds(*np.zeros((4, 2, 2), int)), ())
+        >>> begin(job, jnp.arange(3.0), shared).shape
+        (2, 1, 3)
+    """
+    return _begin(job, hparams, shared)
+
+
+# What the program is fed.
+
+
+def share(
+    data: PyTree,
+    folds: Folds,
+    *,
+    epochs: Array,
+    batch_size: int | None,
+    seeds: Sequence[int],
+    shuffle: bool,
+    mesh: Mesh | None,
+) -> Shared:
+    """Draw the tables and put everything that is shared on the devices, once.
+
+    Args:
+        data: a pytree of arrays with N rows.
+        folds: the parts.
+        epochs: (R,) increasing, when to evaluate.
+        batch_size: B, or None for the whole training part.
+        seeds: of the orders.
+        shuffle: a new order in every epoch, or the order of the folds.
+        mesh: the devices, or None for the default one.
+
+    Returns:
+        `Shared` on the devices.
+
+    Example:
+        >>> parts = Folds.from_sklearn([([0, 1, 2], [3])], np.zeros(4))
+        >>> options = dict(batch_size=2, seeds=[0], shuffle=False, mesh=None)
+        >>> share(np.zeros(4), parts, epochs=np.array([2]), **options).rows[:, 0, 0]
+        Array([[ 0,  1],
+               [ 2, -1]], dtype=int32)
+    """
+    size = folds.train.shape[1] if batch_size is None else batch_size
+    rows = _orders(folds, int(epochs[-1]) if shuffle else 1, size, seeds, shuffle)
+    per_epoch = -(-folds.train.shape[1] // size)
+    ends = epochs * per_epoch
+    spans = np.stack([np.append(0, ends[:-1]), ends], axis=1).astype(np.int32)
+    shared = Shared(np.asarray(seeds), rows, spans, folds, data)
+    place = None if mesh is None else NamedSharding(mesh, _axes())
+    placed: Shared = jax.device_put(jax.tree.map(_canonical, shared), place)
+    return placed
+
+
+def _orders(folds: Folds, epochs: int, size: int, seeds: Sequence[int], shuffle: bool) -> Array:
+    """(P, K, S, B) rows of every batch; orders repeat if they would take more than 64 MB."""
+    count, width = folds.train.shape
+    per_epoch = -(-width // size)
+    epochs = min(epochs, max(1, _ENTRIES // (count * len(seeds) * per_epoch * size)))
+    rows = np.full((count, len(seeds), epochs, per_epoch * size), -1, np.int32)
+    for k, (train, weights) in enumerate(zip(folds.train, folds.train_weights, strict=True)):
+        own = np.tile(train[weights > 0], (epochs, 1))
+        for s, seed in enumerate(seeds):
+            generator = np.random.default_rng((seed, k))
+            rows[k, s, :, : own.shape[1]] = generator.permuted(own, axis=1) if shuffle else own
+    rows = rows.reshape(count, len(seeds), epochs * per_epoch, size)
+    return np.ascontiguousarray(rows.transpose(2, 0, 1, 3))
+
+
+def _canonical(x: Any) -> Any:
+    """NumPy arrays in the widths that JAX computes in."""
+    return x if isinstance(x, jax.Array) else np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+
+
+def _axes(*names: str | None) -> Any:
+    return PartitionSpec(*names)  # type: ignore[no-untyped-call]
