@@ -31,7 +31,7 @@ test-slow: $(TEST)
 
 oracles: $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

@@ -1,18 +1,71 @@
+import importlib.metadata
+import json
 import os
+import pathlib
 
 # before anything imports a plotting library
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import chex
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ORACLES = pathlib.Path(__file__).parent / "oracles.json"
+DIFFERENCES = pytest.StashKey[dict[tuple[str, str], float]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--record-oracles",
+        action="store_true",
+        help="write the measured differences from other packages to tests/oracles.json",
+    )
+
+
+def pytest_configure(config):
+    config.stash[DIFFERENCES] = {}
+
+
+def pytest_sessionfinish(session):
+    """Merge what was measured with what is there, so that one may record file by file."""
+    measured = session.config.stash[DIFFERENCES]
+    is_worker = hasattr(session.config, "workerinput")  # of pytest-xdist: several would write
+    if is_worker or not (measured and session.config.getoption("--record-oracles")):
+        return
+    table = json.loads(ORACLES.read_text()) if ORACLES.exists() else {}
+    for method, oracle in measured:  # another version replaces the last one
+        name = oracle.split()[0]
+        known = table.get(method, {})
+        table[method] = {k: v for k, v in known.items() if k == oracle or k.split()[0] != name}
+    for (method, oracle), difference in measured.items():
+        table[method][oracle] = float(f"{difference:.1e}")
+    ORACLES.write_text(json.dumps(table, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 @pytest.fixture(autouse=True)
 def _fresh_trace_counter():
     chex.clear_trace_counter()
+
+
+@pytest.fixture
+def agrees(request):
+    """Compare a method of ours with another package, and remember how far apart they were."""
+    differences = request.config.stash[DIFFERENCES]
+
+    def check(method, oracle, got, want, *, atol, rtol=0.0):
+        got, want = np.asarray(got), np.asarray(want)
+        name = f"{oracle} {importlib.metadata.version(oracle).partition('+')[0]}"
+        assert got.shape == want.shape, f"{method}: {got.shape}, {name}: {want.shape}"
+        apart = float(np.abs(got - want).max(initial=0.0))
+        assert np.allclose(got, want, atol=atol, rtol=rtol), (
+            f"{method} is {apart:.1e} from {name}; allowed are {atol:g} + {rtol:g} |{name}|"
+        )
+        differences[method, name] = max(apart, differences.get((method, name), 0.0))
+
+    return check
 
 
 @pytest.fixture

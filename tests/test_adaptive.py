@@ -904,7 +904,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize("method", BOUNDS)
 @pytest.mark.parametrize("function", MEASURES)
-def test_cpr_equals_pytorch_cpr(function, method, x64):
+def test_cpr_equals_pytorch_cpr(function, method, x64, agrees):
     torch, cpr = imported("torch"), imported("pytorch_cpr")
     number, bound = BOUNDS[method]
     if method == "uniform":
@@ -932,12 +932,13 @@ def test_cpr_equals_pytorch_cpr(function, method, x64):
     )
     worst, ours = trajectories(torch, make, optimizer, 20)
     free = without(torch, 20)
-    print(f"cpr {function} {method}: {worst:.1e}")
-    assert worst < 1e-5  # the oracle's multiplier is float32
+    agrees("adaptive.cpr", "pytorch-cpr", worst, 0.0, atol=1e-5)  # its multiplier is float32
     assert np.abs(np.asarray(ours["kernel"] - free["kernel"])).max() > 0.01
 
 
-def test_cprs_inflection_point_equals_pytorch_cpr_once_its_sentinel_is_repaired(monkeypatch, x64):
+def test_cprs_inflection_point_equals_pytorch_cpr_once_its_sentinel_is_repaired(
+    monkeypatch, x64, agrees
+):
     """Version 0.3.1 marks "no bound yet" by 1e6 and looks for 1000."""
     torch, cpr = imported("torch"), imported("pytorch_cpr")
     monkeypatch.setattr(cpr.adamcpr, "HIGHKAPPA", 1000.0)
@@ -955,12 +956,11 @@ def test_cprs_inflection_point_equals_pytorch_cpr_once_its_sentinel_is_repaired(
     optimizer = optax.chain(optax.adam(0.05), adaptive.cpr(bound, strength=0.05))
     worst, ours = trajectories(torch, make, optimizer, 60)
     free = without(torch, 60)
-    print(f"cpr inflection point: {worst:.1e}")
-    assert worst < 1e-5
+    agrees("adaptive.cpr", "pytorch-cpr", worst, 0.0, atol=1e-5)
     assert np.abs(np.asarray(ours["kernel"] - free["kernel"])).max() > 0.01
 
 
-def test_swd_equals_pytorch_optimizers_adams(x64):
+def test_swd_equals_pytorch_optimizers_adams(x64, agrees):
     torch, other = imported("torch"), imported("pytorch_optimizer")
 
     def make(theirs):
@@ -971,8 +971,7 @@ def test_swd_equals_pytorch_optimizers_adams(x64):
     optimizer = adaptive.with_grad(optax.chain(optax.adam(0.05, eps=1e-13), tail))
     worst, ours = trajectories(torch, make, optimizer, 20)
     assert np.abs(np.asarray(ours["kernel"] - without(torch, 20)["kernel"])).max() > 0.01
-    print(f"swd: {worst:.1e}")
-    assert worst < 1e-11
+    agrees("adaptive.swd", "pytorch_optimizer", worst, 0.0, atol=1e-11)
 
 
 def test_names_of_the_messages_are_names_of_the_package():

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from cases import GATES
+from oracles import imported
 
 import wdjax
 from wdjax import gates
@@ -185,7 +186,7 @@ def test_bad_arguments_say_what_is_wrong(build, message):
         build()
 
 
-def test_the_cosine_gate_of_one_group_equals_adamp(x64):
+def test_the_cosine_gate_of_one_group_equals_adamp(x64, agrees):
     """AdamP's factor, read off its own steps: one neuron, so that its two views are the same."""
     torch = pytest.importorskip("torch", reason="torch comes with the extra 'oracles'")
     adamp = pytest.importorskip("adamp", reason="adamp comes with the extra 'oracles'")
@@ -202,6 +203,35 @@ def test_the_cosine_gate_of_one_group_equals_adamp(x64):
             ends.append(weight.detach().numpy())
         theirs = (ends[0] - ends[1]) / (0.1 * 0.5 * z)
         ours = gates.cosine(delta=1.0, factor=0.3)(jnp.asarray(z), None, jnp.asarray(grad))
-        assert np.allclose(theirs, ours.item(), rtol=1e-9)
+        agrees("gates.cosine", "adamp", np.full_like(theirs, ours.item()), theirs, atol=1e-9)
         seen.add(round(ours.item(), 6))
     assert seen == {0.3, 1.0}
+
+
+@pytest.mark.parametrize("weight_decay", [0.3, 3.0])
+def test_the_cautious_gate_equals_heavyball(weight_decay, agrees):
+    """No update is exactly zero here: at zero HeavyBall looks at the sign bit, not at the paper."""
+    torch, heavyball = imported("torch"), imported("heavyball")
+    heavyball.utils.compile_mode = None
+    rng = np.random.default_rng(4)
+    start = rng.normal(size=(6, 5)).astype(np.float32)
+    grads = [rng.normal(size=(6, 5)).astype(np.float32) for _ in range(12)]
+    theirs, params = torch.nn.Parameter(torch.tensor(start)), {"kernel": jnp.asarray(start)}
+    oracle = heavyball.AdamW(
+        [theirs],
+        lr=0.05,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+        weight_decay=weight_decay,
+        cautious_weight_decay=True,
+        multi_tensor=False,
+    )
+    optimizer = wdjax.adamw(0.05, b2=0.99, weight_decay=weight_decay, gate=gates.cautious)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for grad in grads:
+        theirs.grad = torch.tensor(grad)
+        with torch.no_grad():
+            oracle.step()
+        updates, state = update({"kernel": jnp.asarray(grad)}, state, params)
+        params = optax.apply_updates(params, updates)
+    agrees("gates.cautious", "heavyball", params["kernel"], theirs.detach().numpy(), atol=2e-6)

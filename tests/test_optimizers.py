@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles import imported, timm_optim
 
 import wdjax
 from wdjax import gates, penalties
@@ -74,20 +75,23 @@ def test_weight_decay_zero_is_the_optimizer_without_decay(name):
 
 @pytest.mark.parametrize("learning_rate", [0.02, optax.cosine_decay_schedule(0.02, 10)])
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("method", "ours", "theirs"),
     [
-        (wdjax.decayed(optax.adam), optax.adamw),
-        (wdjax.adamw, optax.adamw),
-        (wdjax.decayed(optax.nadam), optax.nadamw),
-        (wdjax.lionw, optax.lion),
+        ("decayed", wdjax.decayed(optax.adam), optax.adamw),
+        ("adamw", wdjax.adamw, optax.adamw),
+        ("decayed", wdjax.decayed(optax.nadam), optax.nadamw),
+        ("lionw", wdjax.lionw, optax.lion),
     ],
     ids=["adam", "alias", "nadam", "lion"],
 )
-def test_it_equals_optax_s_own_decay_with_the_same_mask(ours, theirs, learning_rate):
+def test_it_equals_optax_s_own_decay_with_the_same_mask(
+    method, ours, theirs, learning_rate, agrees
+):
     rules = (("kernel", 1.0), ("**", 0.0))
     mine = trajectory(ours(learning_rate, weight_decay=0.3, rules=rules))
     other = trajectory(theirs(learning_rate, weight_decay=0.3, mask=wdjax.mask(rules)))
-    chex.assert_trees_all_close(mine, other, rtol=2e-6, atol=1e-7)
+    for got, want in zip(jax.tree.leaves(mine), jax.tree.leaves(other), strict=True):
+        agrees(method, "optax", got, want, rtol=2e-6, atol=1e-7)
     plain = trajectory(theirs(learning_rate, weight_decay=0.0))
     assert not np.allclose(mine["dense"]["kernel"], plain["dense"]["kernel"], rtol=1e-4)
 
@@ -246,6 +250,18 @@ def test_inside_masked_and_partition_the_rules_see_the_whole_paths():
     assert np.allclose(masked["dense"]["kernel"], want["dense"]["kernel"])
 
 
+@pytest.mark.parametrize("gate", [None, gates.cautious])
+def test_a_caller_that_passes_all_gradients_does_not_disturb_a_masked_optimizer(gate):
+    inner = wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5, gate=gate)
+    tail = wdjax.decay_weights(0.05)
+    mask = {"dense": {"kernel": True, "bias": False}, "embedding": False}
+    for tx in (optax.masked(inner, mask), optax.masked(tail, mask)):
+        grads = grads_at(0)
+        got, _ = tx.update(grads, tx.init(PARAMS), PARAMS, grad=grads)
+        want, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
+        chex.assert_trees_all_equal(got, want)
+
+
 def test_inside_schedule_free_it_runs_and_decays():
     optimizer = optax.contrib.schedule_free(
         wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5), learning_rate=0.1
@@ -282,28 +298,32 @@ def torch_trajectory(torch, build, steps):
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("method", "ours", "theirs"),
     [
         (
+            "sgdw",
             lambda: wdjax.sgdw(0.05, momentum=0.9, weight_decay=0.3),
             lambda torch, p: decoupled_torch_sgd(torch, p, 0.05, 0.9, 0.3),
         ),
         (
+            "adamw",
             lambda: wdjax.adamw(0.05, weight_decay=0.3),
             lambda torch, p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.3),
         ),
         (
+            "add_decayed_weights",
             lambda: optax.chain(wdjax.add_decayed_weights(0.3), optax.sgd(0.05, momentum=0.9)),
             lambda torch, p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.3),
         ),
         (
+            "add_decayed_weights",
             lambda: optax.chain(wdjax.add_decayed_weights(0.3), optax.adam(0.05)),
             lambda torch, p: torch.optim.Adam(p, lr=0.05, weight_decay=0.3),
         ),
     ],
     ids=["SGD decoupled", "AdamW", "SGD(weight_decay=)", "Adam(weight_decay=)"],
 )
-def test_it_equals_torch_in_float64(ours, theirs, x64):
+def test_it_equals_torch_in_float64(method, ours, theirs, x64, agrees):
     torch = pytest.importorskip("torch", reason="torch comes with the extra 'oracles'")
     params = {"kernel": jnp.asarray(np.asarray(PARAMS["dense"]["kernel"]), jnp.float64)}
     start, optimizer = params["kernel"], ours()
@@ -313,7 +333,7 @@ def test_it_equals_torch_in_float64(ours, theirs, x64):
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     want = torch_trajectory(torch, lambda p: theirs(torch, p), 50)
-    assert np.allclose(params["kernel"], want, rtol=1e-10, atol=1e-12)
+    agrees(method, "torch", params["kernel"], want, rtol=1e-10, atol=1e-12)
 
 
 def decoupled_torch_sgd(torch, params, rate, momentum, weight_decay):
@@ -331,6 +351,62 @@ def decoupled_torch_sgd(torch, params, rate, momentum, weight_decay):
             inner.step()
 
     return Decoupled
+
+
+PEAK = 0.05
+
+
+def falling(count):
+    """A learning rate that starts at its peak and falls to 0."""
+    return PEAK * jnp.maximum(1 - jnp.asarray(count, float) / 50, 0)
+
+
+@pytest.mark.parametrize(
+    ("law", "oracle", "weight_decay", "build"),
+    [
+        (
+            "corrected",
+            "timm",
+            0.3,
+            lambda p: timm_optim().adamw.AdamWLegacy(
+                p, lr=PEAK, weight_decay=0.3, corrected_weight_decay=True
+            ),
+        ),
+        (
+            "schedule_scaled",
+            "torch-optimi",
+            9e-4,  # from 1e-3 on it warns
+            lambda p: imported("optimi").AdamW(
+                p,
+                lr=PEAK,
+                betas=(0.9, 0.999),
+                eps=1e-8,
+                weight_decay=9e-4,
+                decouple_lr=True,
+                max_lr=PEAK,
+                foreach=False,
+                triton=False,
+            ),
+        ),
+    ],
+    ids=["corrected", "schedule_scaled"],
+)
+def test_the_laws_with_a_peak_equal_other_packages(law, oracle, weight_decay, build, x64, agrees):
+    torch = imported("torch")
+    function = functools.partial(getattr(wdjax, law), peak=PEAK)
+    optimizer = wdjax.adamw(falling, weight_decay=weight_decay, law=function)
+    start = np.asarray(PARAMS["dense"]["kernel"], np.float64)
+    params, theirs = {"kernel": jnp.asarray(start)}, torch.nn.Parameter(torch.tensor(start))
+    state, oracle_optimizer = optimizer.init(params), build([theirs])
+    update = jax.jit(optimizer.update)
+    for t in range(50):
+        grad = np.sin(3 * start + t)
+        updates, state = update({"kernel": jnp.asarray(grad)}, state, params)
+        params = optax.apply_updates(params, updates)
+        theirs.grad = torch.tensor(grad)
+        oracle_optimizer.param_groups[0]["lr"] = float(falling(t))
+        oracle_optimizer.step()
+    agrees(law, oracle, params["kernel"], theirs.detach().numpy(), atol=1e-14)
 
 
 def test_the_compiled_step_moves_no_more_bytes_than_optax_s_own():

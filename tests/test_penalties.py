@@ -366,17 +366,18 @@ def jaxopt_prox():
 
 
 @pytest.mark.parametrize("s", [0.1, 1.0])
-def test_convex_proxes_equal_jaxopt(jaxopt_prox, s, x64):
+def test_convex_proxes_equal_jaxopt(jaxopt_prox, s, x64, agrees):
     z = jnp.asarray(Z)
     pairs = [
-        (penalties.l2.prox(z, s), jaxopt_prox.prox_ridge(z, s)),
-        (penalties.l1.prox(z, s), jaxopt_prox.prox_lasso(z, s)),
-        (penalties.elastic_net(0.3).prox(z, s),
-         jaxopt_prox.prox_elastic_net(z, (0.3 * s, 0.7 / 0.3))),
-        (penalties.group_lasso().prox(z, s), jaxopt_prox.prox_group_lasso(z, s)),
+        ("l2", penalties.l2, jaxopt_prox.prox_ridge, s),
+        ("l1", penalties.l1, jaxopt_prox.prox_lasso, s),
+        ("elastic_net", penalties.elastic_net(0.3), jaxopt_prox.prox_elastic_net,
+         (0.3 * s, 0.7 / 0.3)),
+        ("group_lasso", penalties.group_lasso(), jaxopt_prox.prox_group_lasso, s),
     ]  # fmt: skip
-    for ours, theirs in pairs:
-        assert np.allclose(ours, theirs, rtol=1e-14, atol=1e-16)
+    for name, ours, theirs, their_s in pairs:
+        want = theirs(z, their_s)
+        agrees(f"penalties.{name}", "jaxopt", ours.prox(z, s), want, rtol=1e-14, atol=1e-16)
 
 
 @pytest.fixture
@@ -388,28 +389,40 @@ def skglm_prox():
 
 
 @pytest.mark.parametrize("s", [0.1, 0.5, 1.0])
-def test_concave_proxes_equal_skglm(skglm_prox, s, x64):
+def test_concave_proxes_equal_skglm(skglm_prox, s, x64, agrees):
     """Their MCP holds for steps below γ, and their λ, fixed at 1 here, is both scale and knee."""
     z = np.linspace(-3.02, 3, 61)
     ours = {
-        "MCP": penalties.mcp(1.5).prox(jnp.asarray(z), s),
-        "SCAD": penalties.scad(1.0, a=3.7).prox(jnp.asarray(z), s),
-        "l½": penalties.l_half.prox(jnp.asarray(z), s),
+        "mcp": penalties.mcp(1.5).prox(jnp.asarray(z), s),
+        "scad": penalties.scad(1.0, a=3.7).prox(jnp.asarray(z), s),
+        "l_half": penalties.l_half.prox(jnp.asarray(z), s),
     }
     theirs = {
-        "MCP": [skglm_prox.prox_MCP(x, s, 1.0, 1.5) for x in z],
-        "SCAD": [skglm_prox.prox_SCAD(x, s, 1.0, 3.7) for x in z],
-        "l½": [skglm_prox.prox_05(x, s) for x in z],
+        "mcp": [skglm_prox.prox_MCP(x, s, 1.0, 1.5) for x in z],
+        "scad": [skglm_prox.prox_SCAD(x, s, 1.0, 3.7) for x in z],
+        "l_half": [skglm_prox.prox_05(x, s) for x in z],
     }
     for name, values in theirs.items():
-        assert np.allclose(ours[name], values, rtol=1e-13, atol=1e-15), name
+        agrees(f"penalties.{name}", "skglm", ours[name], values, rtol=1e-13, atol=1e-15)
 
 
-def test_concave_values_equal_skglm(skglm_prox, x64):
+def test_concave_values_equal_skglm(skglm_prox, x64, agrees):
     z = np.linspace(-6, 6, 61)
-    mcp, scad = penalties.mcp(1.5), penalties.scad(1.0, a=3.7)
-    assert np.isclose(mcp.value(jnp.asarray(z)), skglm_prox.value_MCP(z, 1.0, 1.5), rtol=1e-13)
-    assert np.isclose(scad.value(jnp.asarray(z)), skglm_prox.value_SCAD(z, 1.0, 3.7), rtol=1e-13)
+    mcp = penalties.mcp(1.5).value(jnp.asarray(z))
+    scad = penalties.scad(1.0, a=3.7).value(jnp.asarray(z))
+    want = skglm_prox.value_MCP(z, 1.0, 1.5), skglm_prox.value_SCAD(z, 1.0, 3.7)
+    agrees("penalties.mcp", "skglm", mcp, want[0], rtol=1e-13, atol=1e-8)
+    agrees("penalties.scad", "skglm", scad, want[1], rtol=1e-13, atol=1e-8)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_ball_equals_torch_renorm(axis, x64, agrees):
+    """The limit lies between the norms, so that some groups are projected and some are not."""
+    torch = pytest.importorskip("torch", reason="torch comes with the extra 'oracles'")
+    ours = penalties.ball(1.8, axes=1 - axis).prox(jnp.asarray(Z), 1.0)
+    theirs = torch.renorm(torch.tensor(Z), p=2, dim=axis, maxnorm=1.8).numpy()
+    assert 0 < np.sum(np.any(theirs != Z, axis=1 - axis)) < Z.shape[axis]
+    agrees("penalties.ball", "torch", ours, theirs, atol=2e-7)  # it adds 1e-7 to the norms
 
 
 def test_penalty_value_sums_over_rules_in_float32():

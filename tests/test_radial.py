@@ -1,10 +1,7 @@
 """Radial methods: references, conformance of every row, invariants, reductions, oracles."""
 
 import functools
-import importlib.util
 import inspect
-import sys
-import types
 
 import chex
 import jax
@@ -12,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles import timm_optim
 from radial_cases import RADIAL, RadialCase, groups, length
 
 import wdjax
@@ -733,26 +731,6 @@ def our_run(tx, theta, grads):
     return np.asarray(params).T
 
 
-@functools.cache
-def timm_optim():
-    """timm.optim without the rest of timm, which needs torchvision."""
-    pytest.importorskip("torch", reason="comes with the extra 'oracles'")
-    spec = importlib.util.find_spec("timm")
-    if spec is None:
-        pytest.skip("timm comes with the extra 'oracles'")
-    package, models, stub = (
-        types.ModuleType(name) for name in ("timm", "timm.models", "timm.models.group_parameters")
-    )
-    package.__path__, models.__path__ = list(spec.submodule_search_locations), []
-    stub.group_parameters = stub.group_with_matcher = None
-    sys.modules |= {module.__name__: module for module in (package, models, stub)}
-    try:
-        return importlib.import_module("timm.optim")
-    finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
-            del sys.modules[name]
-
-
 def adamp_package():
     pytest.importorskip("torch", reason="comes with the extra 'oracles'")
     return pytest.importorskip("adamp", reason="comes with the extra 'oracles'")
@@ -763,7 +741,7 @@ SHARES = {"tangent": [0.0, 0.005], "mixed": [0.0, 0.03, 0.08, 1.0, 0.05], "radia
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("package", ["adamp", "timm"])
-def test_adam_and_the_cosine_gate_are_adamp(package, share, x64):
+def test_adam_and_the_cosine_gate_are_adamp(package, share, x64, agrees):
     packages = adamp_package() if package == "adamp" else timm_optim()
     theta, grads = oracle_data(SHARES[share])
     make = lambda params: packages.AdamP(params, lr=0.05, weight_decay=0.3, eps=0.0)
@@ -771,14 +749,14 @@ def test_adam_and_the_cosine_gate_are_adamp(package, share, x64):
         wdjax.lr_scaled(0.3, 0.05), cosine=0.1, decay_ratio=0.1, axes=0, also_whole=True
     )
     got = our_run(optax.chain(optax.adam(0.05, eps=0.0), gate), theta, grads)
-    assert np.allclose(got, torch_run(make, theta, grads), rtol=0, atol=1e-14)
+    agrees("radial.project_radial", package, got, torch_run(make, theta, grads), atol=1e-14)
 
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize(
     ("package", "nesterov"), [("adamp", True), ("timm", True), ("timm", False)]
 )
-def test_momentum_and_the_cosine_gate_are_sgdp(package, nesterov, share, x64):
+def test_momentum_and_the_cosine_gate_are_sgdp(package, nesterov, share, x64, agrees):
     """Without Nesterov the package adamp writes its projection into the momentum: not the paper."""
     packages = adamp_package() if package == "adamp" else timm_optim()
     theta, grads = oracle_data(SHARES[share])
@@ -788,7 +766,7 @@ def test_momentum_and_the_cosine_gate_are_sgdp(package, nesterov, share, x64):
     strength = wdjax.lr_scaled(0.03 / (1 - 0.9), 0.05)
     gate = radial.project_radial(strength, cosine=0.1, decay_ratio=0.1, axes=0, also_whole=True)
     got = our_run(optax.chain(optax.sgd(0.05, momentum=0.9, nesterov=nesterov), gate), theta, grads)
-    assert np.allclose(got, torch_run(make, theta, grads), rtol=0, atol=1e-13)
+    agrees("radial.project_radial", package, got, torch_run(make, theta, grads), atol=1e-13)
 
 
 @pytest.mark.parametrize(("share", "hits"), [("tangent", 12), ("radial", 0)])
@@ -804,7 +782,7 @@ def test_the_oracles_data_does_and_does_not_trigger_the_gate(share, hits, x64):
     assert hit == hits
 
 
-def test_hyperball_is_heavyball_s():
+def test_hyperball_is_heavyball_s(agrees):
     """HeavyBall's direction is g/√v without a first moment: Adam with β₁ = 0."""
     torch = pytest.importorskip("torch", reason="comes with the extra 'oracles'")
     heavyball = pytest.importorskip("heavyball", reason="comes with the extra 'oracles'")
@@ -819,4 +797,4 @@ def test_hyperball_is_heavyball_s():
     )
     with torch.no_grad():
         want = torch_run(make, theta, grads)
-    assert np.allclose(got, want, rtol=0, atol=2e-6)
+    agrees("radial.hyperball", "heavyball", got, want, atol=2e-6)

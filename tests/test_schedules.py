@@ -301,3 +301,11 @@ def test_sampling_sees_the_peak_of_a_schedule_and_gives_up_on_traced_values():
 def test_sampling_takes_schedules_that_branch_in_python():
     values = schedules.sampled(lambda count: 0.1 if count < 100 else 0.0, np.array([0, 99, 100]))
     assert values.tolist() == [0.1, 0.1, 0.0]
+
+
+@pytest.mark.parametrize("steps", [7, 60, 1_000, 12_345])
+def test_a_ramp_to_zero_may_end_a_rounding_error_below_it(steps):
+    rate = optax.linear_schedule(1e-2, 0.0, steps)
+    wdjax.adamw(rate, weight_decay=0.1).init({"kernel": jnp.ones((2, 2))})
+    with pytest.raises(ValueError, match=r"finite and >= 0 at every step; got -"):
+        schedules.checked_samples(optax.linear_schedule(1e-2, -1e-7, steps))

@@ -208,13 +208,8 @@ def _strengths(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
             "`strength` must be known before training; got a traced value. Call `audit` outside "
             "jit, vmap and grad."
         )
-    bad = ~(np.isfinite(strengths) & (strengths >= 0))
-    if bad.any():
-        raise ValueError(
-            f"`strength` must be finite and >= 0 at every step; got {strengths[bad][0]:g} at step "
-            f"{counts[bad][0]}. Check the schedule and its arguments."
-        )
-    return strengths
+    schedules.check_values(strengths, counts)
+    return np.maximum(strengths, 0)
 
 
 def _concrete(rules: Rules) -> Rules:

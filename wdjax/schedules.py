@@ -750,13 +750,21 @@ def checked_samples(
         ValueError: `strength` must be finite and >= 0 at every step; got -1 at step 2. ...
     """
     values = sampled(schedule)
-    if values is None:
-        return None
-    bad = ~(np.isfinite(values) & (values >= 0) & (values <= most))
+    if values is not None:
+        check_values(values, SAMPLED_COUNTS, name, most)
+    return values
+
+
+def check_values(
+    values: np.ndarray, counts: np.ndarray, name: str = "strength", most: float = math.inf
+) -> None:
+    """Raise where a value is not finite or outside [0, most], naming the first such step."""
+    # a ramp to 0 computed in float32 may end a rounding error below it
+    least = -1e-6 * np.max(np.abs(values), where=np.isfinite(values), initial=0)
+    bad = ~(np.isfinite(values) & (values >= least) & (values <= most))
     if bad.any():
         bound = "finite and >= 0" if most == math.inf else f"in [0, {most:g}]"
         raise ValueError(
             f"`{name}` must be {bound} at every step; got {values[bad][0]:g} at step "
-            f"{SAMPLED_COUNTS[bad][0]}. Check the schedule, its arguments and the multipliers."
+            f"{counts[bad][0]}. Check the schedule, its arguments and the multipliers."
         )
-    return values
