@@ -65,7 +65,7 @@ HELPERS = {
     "gates": set(),
     "anchors": {"Anchor", "as_anchor"},
     "schedules": {"Constant", "as_schedule", "check_scalar", "sampled", "decay_budget",
-                  "checked_samples"},
+                  "checked_samples", "check_values"},
     "adaptive": {"with_grad"},
     "precision": {"CompensatedState", "RoundedState"},
     "transforms": {"DecayState", "swallowed_below"},

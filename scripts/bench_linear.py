@@ -1,0 +1,157 @@
+"""Paired timings of exact linear models against scikit-learn and celer.
+
+    python scripts/bench_linear.py [ridge|folds|lasso ...] [--repeats N] [--json FILE] [--smoke]
+
+Each ratio compares two programs run in turn in one process; a figure is the median of the paired
+ratios, with the smallest and the largest. Times in float64 unless said; "cold" includes tracing and
+compilation. Both sides do the same work: same grid, same tolerance, same folds.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from bench import Figure, paired, table
+from sklearn import datasets, linear_model
+from sklearn.model_selection import GridSearchCV, KFold
+
+import wdjax.linear as linear
+from wdjax.folds import Folds
+
+
+def correlated(n: int, p: int, rho: float, nonzero: int = 50) -> tuple[Any, Any]:
+    """Features in an AR(1) chain, a sparse signal, a third of its deviation as noise; centred."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, p))
+    for j in range(1, p):
+        x[:, j] = rho * x[:, j - 1] + np.sqrt(1 - rho**2) * x[:, j]
+    w = np.zeros(p)
+    w[rng.choice(p, min(nonzero, p), replace=False)] = rng.normal(size=min(nonzero, p))
+    y = x @ w
+    y += rng.normal(size=n) * y.std() / 3
+    return x - x.mean(axis=0), y - y.mean()
+
+
+def ridge_problems(smoke: bool) -> dict[str, tuple[Any, Any]]:
+    """Data of four shapes."""
+    digits = datasets.load_digits()
+    problems = {
+        "diabetes 442x10": datasets.load_diabetes(return_X_y=True),
+        "digits 1797x64, 10 targets": (digits.data / 16, np.eye(10)[digits.target]),
+    }
+    sizes = [(40, 10), (10, 40)] if smoke else [(2000, 500), (500, 5000)]
+    return problems | {f"{n}x{p}": correlated(n, p, 0.5) for n, p in sizes}
+
+
+def cold(program: Callable[[], Any]) -> Callable[[], Any]:
+    """The same, traced and compiled again."""
+
+    def run() -> Any:
+        linear._ridge_cv.clear_cache()
+        linear._enet_path.clear_cache()
+        return program()
+
+    return run
+
+
+def bench_ridge(repeats: int, smoke: bool) -> list[Figure]:
+    """LOO over 100 λ and the fit, against RidgeCV."""
+    lams = np.logspace(-2, 5, 100)
+    figures = []
+    for name, (x, y) in ridge_problems(smoke).items():
+        # rule B023: bound now
+        ours = lambda x=x, y=y: linear.ridge_cv(x, y, lams)
+        theirs = lambda x=x, y=y: linear_model.RidgeCV(lams).fit(x, y)
+        figures.append(paired(f"LOO, {name}", ours, theirs, repeats=repeats, goal=1.2, faster=True))
+        few = max(1, repeats // 5)
+        figures.append(
+            paired(f"LOO cold, {name}", cold(ours), theirs, repeats=few, goal=None, faster=True)
+        )
+    return figures
+
+
+def bench_folds(repeats: int, smoke: bool) -> list[Figure]:
+    """Five folds over 100 λ and the fit, against GridSearchCV(Ridge)."""
+    lams = np.logspace(-2, 5, 4 if smoke else 100)
+    figures = []
+    for name, (x, y) in ridge_problems(smoke).items():
+        splitter = KFold(5, shuffle=True, random_state=0)
+        folds = Folds.from_sklearn(splitter, x)
+        search = GridSearchCV(
+            linear_model.Ridge(), {"alpha": lams}, cv=splitter, scoring="neg_mean_squared_error"
+        )
+        ours = lambda x=x, y=y, folds=folds: linear.ridge_cv(x, y, lams, method=folds)
+        theirs = lambda x=x, y=y, search=search: search.fit(x, y)
+        few = 1 if x.size > 200_000 else max(1, repeats // 5)
+        figures += [
+            paired(f"5 folds, {name}", ours, theirs, repeats=few, goal=60, faster=True),
+            paired(f"5 folds cold, {name}", cold(ours), theirs, repeats=few, goal=2, faster=True),
+        ]
+    return figures
+
+
+def bench_lasso(repeats: int, smoke: bool) -> list[Figure]:
+    """The lasso path over 100 λ at tolerance 1e-4, against scikit-learn's and celer's."""
+    try:
+        import celer
+    except ImportError:
+        celer = None
+    shapes = [(60, 10, 0.9, 1e-3), (20, 100, 0.5, 1e-2)]
+    if not smoke:
+        shapes = [(5000, 200, 0.9, 1e-3), (1000, 5000, 0.5, 1e-2), (500, 20_000, 0.5, 1e-2)]
+    figures = []
+    for n, p, rho, lowest in shapes:
+        for dtype in ("float64", "float32"):
+            x, y = (a.astype(dtype) for a in correlated(n, p, rho))
+            lams = np.abs(x.T @ y).max() * np.logspace(0, np.log10(lowest), 100).astype(dtype)
+            columns, device = np.asfortranarray(x), (jax.numpy.asarray(x), jax.numpy.asarray(y))
+            ours = lambda device=device, lams=lams: linear.lasso_path(
+                *device, lams, intercept=False
+            )
+            assert ours().converged.all()
+            theirs = lambda x=columns, y=y, lams=lams, n=n: linear_model.lasso_path(
+                x, y, alphas=lams / n, tol=1e-4
+            )
+            name = f"lasso {n}x{p} {dtype}, against"
+            few = max(3, repeats // 3)
+            goal = 5.0 if n > p else 0.9
+            figures.append(paired(f"{name} scikit-learn", ours, theirs, repeats=few, goal=goal))
+            if celer is not None:
+                theirs = lambda x=columns, y=y, lams=lams, n=n: celer.celer_path(
+                    x, y, "lasso", alphas=lams / n, tol=1e-4
+                )
+                goal = 1.5 if p >= 5 * n else None
+                figures.append(paired(f"{name} celer", ours, theirs, repeats=few, goal=goal))
+            figures.append(paired(f"{name} itself cold", ours, cold(ours), repeats=1, goal=None))
+    return figures
+
+
+BENCHES = {"ridge": bench_ridge, "folds": bench_folds, "lasso": bench_lasso}
+
+
+def main() -> None:
+    """Run the chosen benchmarks and print their table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("which", nargs="*", choices=[*BENCHES, []], help="default: all")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", help="also write every figure to this file")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    warnings.simplefilter("ignore")  # the peers warn about convergence in float32
+    repeats = 2 if options.smoke else options.repeats
+    figures: list[Figure] = []
+    for name in options.which or BENCHES:
+        figures += BENCHES[name](repeats, options.smoke)
+        print(table(figures), flush=True)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump([figure._asdict() for figure in figures], file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
