@@ -209,7 +209,7 @@ def _strengths(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
             "jit, vmap and grad."
         )
     schedules.check_values(strengths, counts)
-    return np.maximum(strengths, 0)
+    return np.clip(strengths, 0, None)
 
 
 def _concrete(rules: Rules) -> Rules:

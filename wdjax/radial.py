@@ -521,9 +521,7 @@ def sgdm_rotation(learning_rate: Any, weight_decay: Any, momentum: Any = 0.0) ->
     return (2 * learning_rate * weight_decay / (1 + momentum)) ** 0.5
 
 
-def lion_rotation(
-    learning_rate: Any, weight_decay: Any, *, b1: Any = 0.9, b2: Any = 0.99
-) -> Any:
+def lion_rotation(learning_rate: Any, weight_decay: Any, *, b1: Any = 0.9, b2: Any = 0.99) -> Any:
     """Equilibrium rotation per step of Lion with s = η λ.
 
         η_r = √(π η λ) √((1 − β₁)² + β₁² (1 − β₂)/(1 + β₂))

@@ -1,0 +1,828 @@
+"""Exact linear models: against scikit-learn, brute force in NumPy, and optimality conditions."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import (
+    ElasticNet,
+    Lasso,
+    Ridge,
+    RidgeCV,
+    enet_path,
+    lasso_path,
+)
+from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit
+
+from wdjax import linear, ridge
+from wdjax.folds import Folds, kfold
+
+LAMS = np.logspace(-2, 4, 7)
+SHAPES = {"tall": (40, 6), "square": (20, 18), "wide": (15, 40), "one feature": (12, 1)}
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+
+
+def problem(n, p, targets=None, seed=0, shift=3.0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, p)) + shift
+    size = (p,) if targets is None else (p, targets)
+    signal = x @ rng.normal(size=size)
+    return x, signal + rng.normal(size=signal.shape) * 2 + 5
+
+
+def some_weights(n, seed=1):
+    weights = np.random.default_rng(seed).uniform(0.2, 3.0, size=n)
+    weights[[1, 4]] = 0.0
+    return weights
+
+
+X, Y = problem(10, 3)
+
+
+# Ridge along a path
+
+
+@pytest.mark.usefixtures("x64")
+@shapes
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_ridge_path_is_scikit_learns_ridge(shape, intercept, weighted):
+    x, y = problem(*shape, targets=2)
+    weights = some_weights(len(x)) if weighted else None
+    path = linear.ridge_path(x, y, LAMS, intercept=intercept, weights=weights)
+    for i, lam in enumerate(LAMS):
+        theirs = Ridge(alpha=lam, fit_intercept=intercept).fit(x, y, weights)
+        np.testing.assert_allclose(path.coef[i], theirs.coef_.T, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(path.intercept[i], theirs.intercept_, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@shapes
+def test_degrees_of_freedom_are_the_trace_of_the_hat_matrix(shape):
+    x, y = problem(*shape)
+    centred = x - x.mean(axis=0)
+    path = linear.ridge_path(x, y, LAMS)
+    for lam, df in zip(LAMS, path.df, strict=True):
+        hat = centred @ np.linalg.solve(centred.T @ centred + lam * np.eye(shape[1]), centred.T)
+        np.testing.assert_allclose(df, np.trace(hat), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(30, 5), (10, 25)])
+def test_at_lambda_zero_ridge_is_least_squares_of_smallest_norm(shape):
+    x, y = problem(*shape)
+    x = np.hstack([x, x[:, :1]])  # a column twice: not unique even where n > p
+    path = linear.ridge_path(x, y, [0.0])
+    expected = np.linalg.pinv(x - x.mean(axis=0)) @ (y - y.mean())
+    np.testing.assert_allclose(path.coef[0], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_one_target_drops_its_axis_everywhere():
+    x, y = problem(12, 3)
+    path = linear.ridge_path(x, y, LAMS)
+    assert path.coef.shape == (7, 3)
+    assert path.intercept.shape == path.df.shape == (7,)
+    many = linear.ridge_path(x, y[:, None], LAMS)
+    assert many.coef.shape == (7, 3, 1)
+    assert many.intercept.shape == (7, 1)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(40, 6), (15, 40)])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_groups_solve_with_a_lambda_for_every_feature(shape, intercept):
+    x, y = problem(*shape)
+    groups = np.arange(shape[1]) % 3
+    lams = np.array([[0.1, 1.0, 10.0], [5.0, 5.0, 5.0]])
+    path = linear.ridge_path(x, y, lams, groups=groups, intercept=intercept)
+    a = x - x.mean(axis=0) * intercept
+    gram = a.T @ a
+    for i in range(2):
+        inverse = np.linalg.inv(gram + np.diag(lams[i][groups]))
+        expected = inverse @ a.T @ (y - y.mean() * intercept)
+        np.testing.assert_allclose(path.coef[i], expected, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(path.df[i], np.trace(gram @ inverse), rtol=1e-9)
+    same = linear.ridge_path(x, y, [5.0], intercept=intercept)
+    np.testing.assert_allclose(path.coef[1], same.coef[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(path.df[1], same.df[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (8, 20)])
+def test_a_constant_column_gets_exactly_nothing(shape):
+    x, y = problem(*shape)
+    x[:, 2] = 1e4 / 3
+    path = linear.ridge_path(x.astype(np.float32), y.astype(np.float32), [0.0, 1e-6, 1.0])
+    assert np.all(path.coef[:, 2] == 0)
+    assert np.isfinite(path.coef).all()
+
+
+# The choice of λ
+
+
+def brute_loo(x, y, weights, lam, intercept):
+    """Fit once for each example left out."""
+    errors = []
+    for i in np.flatnonzero(weights):
+        keep = np.arange(len(x)) != i
+        model = Ridge(alpha=lam, fit_intercept=intercept).fit(x[keep], y[keep], weights[keep])
+        errors.append(weights[i] * (y[i] - model.predict(x[i : i + 1])[0]) ** 2)
+    return np.sum(errors, axis=0) / weights.sum()
+
+
+@pytest.mark.usefixtures("x64")
+@shapes
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_loo_is_the_fit_repeated_without_each_example(shape, intercept, weighted):
+    x, y = problem(*shape)
+    weights = some_weights(len(x)) if weighted else np.ones(len(x))
+    chosen = linear.ridge_cv(x, y, LAMS, intercept=intercept, weights=weights)
+    expected = [brute_loo(x, y, weights, lam, intercept) for lam in LAMS]
+    np.testing.assert_allclose(chosen.score, expected, rtol=1e-10)
+    assert chosen.lam == LAMS[np.argmin(expected)]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(60, 8), (25, 80)])
+def test_loo_is_scikit_learns_ridge_cv(shape):
+    x, y = problem(*shape, targets=3)
+    theirs = RidgeCV(LAMS, store_cv_results=True).fit(x, y)
+    ours = linear.ridge_cv(x, y, LAMS)
+    np.testing.assert_allclose(ours.score, theirs.cv_results_.mean(axis=(0, 1)), rtol=1e-10)
+    assert ours.lam == theirs.alpha_
+    np.testing.assert_allclose(ours.coef, theirs.coef_.T, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(ours.intercept, theirs.intercept_, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(60, 8), (25, 80)])
+def test_per_target_chooses_for_each_as_if_it_were_alone(shape):
+    x, y = problem(*shape, targets=3)
+    y[:, 1] = np.random.default_rng(5).normal(size=len(y))
+    theirs = RidgeCV(LAMS, alpha_per_target=True).fit(x, y)
+    ours = linear.ridge_cv(x, y, LAMS, per_target=True)
+    np.testing.assert_allclose(ours.lam, theirs.alpha_)
+    assert len(set(theirs.alpha_)) > 1
+    np.testing.assert_allclose(ours.coef, theirs.coef_.T, rtol=1e-9, atol=1e-10)
+    alone = linear.ridge_cv(x, y[:, 1], LAMS)
+    np.testing.assert_allclose(ours.score[:, 1], alone.score, rtol=1e-12)
+    np.testing.assert_allclose(ours.coef[:, 1], alone.coef, rtol=1e-9, atol=1e-12)
+
+
+def textbook_loo(x, y, lams):
+    """(y − ŷ) / (1 − h) with both differences formed, in the precision of x."""
+    x, y = x - x.mean(axis=0), y - y.mean()
+    d, u = np.linalg.eigh(x @ x.T)
+    scores = []
+    for lam in lams:
+        hat = (u * (d / (d + lam))) @ u.T + np.float32(1 / len(x))
+        scores.append(np.mean(((y - hat @ y) / (1 - np.diag(hat))) ** 2))
+    return np.array(scores)
+
+
+def test_in_float32_with_p_above_n_loo_is_right_where_the_textbook_is_not():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 600)) * np.linspace(3, 0.1, 600)
+    y = x @ rng.normal(size=600) * 0.05 + rng.normal(size=60) * 3
+    lams = np.logspace(-4, 5, 30)
+    truth = RidgeCV(lams, store_cv_results=True).fit(x, y)
+    expected = truth.cv_results_.mean(axis=0)
+    x32, y32, lams32 = (a.astype(np.float32) for a in (x, y, lams))
+    ours = linear.ridge_cv(x32, y32, lams32)
+    assert ours.score.dtype == jnp.float32
+    np.testing.assert_allclose(ours.score, expected, rtol=1e-4)
+    np.testing.assert_allclose(ours.lam, truth.alpha_, rtol=1e-6)
+    textbook = textbook_loo(x32, y32, lams32)
+    assert np.max(np.abs(textbook / expected - 1)) > 0.1
+    assert not np.isclose(lams[np.nanargmin(textbook)], truth.alpha_)
+
+
+@pytest.mark.parametrize("shape", [(80, 60), (60, 59), (61, 60), (90, 60)])
+def test_in_float32_loo_is_right_where_n_is_little_above_p(shape):
+    x, y = problem(*shape, shift=0.0)
+    lams = np.logspace(-1, 4, 12)
+    truth = RidgeCV(lams, store_cv_results=True).fit(x, y).cv_results_.mean(axis=0)
+    ours = linear.ridge_cv(x.astype(np.float32), y.astype(np.float32), lams)
+    np.testing.assert_allclose(ours.score, truth, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+@shapes
+@pytest.mark.parametrize("intercept", [True, False])
+def test_gcv_replaces_each_leverage_by_their_mean(shape, intercept):
+    x, y = problem(*shape)
+    n = len(x)
+    a = x - x.mean(axis=0) * intercept
+    scores = []
+    for lam in LAMS:
+        hat = a @ np.linalg.solve(a.T @ a + lam * np.eye(shape[1]), a.T) + intercept / n
+        scores.append(np.mean((y - hat @ y) ** 2) / (1 - np.trace(hat) / n) ** 2)
+    ours = linear.ridge_cv(x, y, LAMS, method="gcv", intercept=intercept)
+    np.testing.assert_allclose(ours.score, scores, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@shapes
+@pytest.mark.parametrize("intercept", [True, False])
+def test_evidence_is_the_density_of_y_under_the_prior(shape, intercept):
+    """Differences between λ, because constants are left out; σ² at its maximum."""
+    from scipy.stats import multivariate_normal
+
+    x, y = problem(*shape)
+    n = len(x)
+    ones = np.full((n, 1), n**-0.5)
+    basis = np.linalg.svd(ones)[0][:, 1:] if intercept else np.eye(n)  # contrasts
+    target = basis.T @ y
+    scores = []
+    for lam in LAMS:
+        cov = np.eye(basis.shape[1]) + basis.T @ x @ x.T @ basis / lam
+        variance = target @ np.linalg.solve(cov, target) / len(target)
+        scores.append(-multivariate_normal(cov=variance * cov).logpdf(target))
+    ours = linear.ridge_cv(x, y, LAMS, method="evidence", intercept=intercept).score
+    np.testing.assert_allclose(ours - ours[0], np.array(scores) - scores[0], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["loo", "gcv", "evidence"])
+@pytest.mark.parametrize("shape", [(30, 4), (12, 30)])
+def test_a_weight_of_zero_is_an_absent_example(method, shape):
+    x, y = problem(*shape)
+    weights = some_weights(shape[0])
+    present = weights > 0
+    ours = linear.ridge_cv(x, y, LAMS, method=method, weights=weights)
+    fewer = linear.ridge_cv(x[present], y[present], LAMS, method=method, weights=weights[present])
+    np.testing.assert_allclose(ours.score, fewer.score, rtol=1e-10)
+    np.testing.assert_allclose(ours.coef, fewer.coef, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(53, 5), (31, 60)])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("splitter", [KFold(5, shuffle=True, random_state=0), TimeSeriesSplit(3)])
+def test_folds_are_scikit_learns_grid_search(shape, intercept, splitter):
+    x, y = problem(*shape, targets=2)
+    search = GridSearchCV(
+        Ridge(fit_intercept=intercept),
+        {"alpha": LAMS},
+        cv=splitter,
+        scoring="neg_mean_squared_error",
+    ).fit(x, y)
+    folds = Folds.from_sklearn(splitter, x)
+    ours = linear.ridge_cv(x, y, LAMS, method=folds, intercept=intercept)
+    np.testing.assert_allclose(ours.score, -search.cv_results_["mean_test_score"], rtol=1e-10)
+    assert ours.lam == search.best_params_["alpha"]
+    best = search.best_estimator_
+    np.testing.assert_allclose(ours.coef, best.coef_.T, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(60, 5), (31, 200)])
+def test_folds_agree_in_float32(shape):
+    x, y = problem(*shape)
+    search = GridSearchCV(
+        Ridge(), {"alpha": LAMS}, cv=KFold(4), scoring="neg_mean_squared_error"
+    ).fit(x, y)
+    folds = Folds.from_sklearn(KFold(4), x)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    ours = linear.ridge_cv(x, y, LAMS, method=folds)
+    np.testing.assert_allclose(ours.score, -search.cv_results_["mean_test_score"], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(30, 4), (16, 30)])
+def test_weighted_folds_fit_and_score_with_the_weights(shape):
+    x, y = problem(*shape)
+    weights = some_weights(shape[0])
+    folds = kfold(shape[0], 3, seed=1)
+    ours = linear.ridge_cv(x, y, LAMS, method=folds, weights=weights)
+    for i, lam in enumerate(LAMS):
+        errors = []
+        for a, b in rows_of(folds):
+            model = Ridge(alpha=lam).fit(x[a], y[a], weights[a])
+            errors.append(np.average((y[b] - model.predict(x[b])) ** 2, weights=weights[b]))
+        np.testing.assert_allclose(ours.score[i], np.mean(errors), rtol=1e-9)
+
+
+def rows_of(folds):
+    for train, train_weights, val, val_weights in zip(*folds, strict=True):
+        yield train[train_weights > 0], val[val_weights > 0]
+
+
+@pytest.mark.parametrize("method", ["loo", "gcv", kfold(10, 5)], ids=["loo", "gcv", "folds"])
+def test_of_equal_scores_the_largest_lambda_wins_in_any_order(method):
+    chosen = linear.ridge_cv(X, np.full(10, 0.1), [1e6, 1.0, 1e7, 3.0], method=method)
+    np.testing.assert_array_equal(chosen.score, 0)
+    assert chosen.lam == 1e7
+
+
+def test_a_score_that_is_not_finite_never_wins():
+    x, y = problem(20, 3)
+    folds = kfold(20, 4)
+    best = linear.ridge_cv(x, y, LAMS, method=folds)
+    again = jax.jit(lambda lams: linear.ridge_cv(x, y, lams, method=folds))(
+        jnp.array([jnp.nan, *LAMS], jnp.float32)
+    )
+    assert np.isnan(again.score[0])
+    np.testing.assert_allclose(again.lam, best.lam)
+
+
+def test_an_optimum_at_the_edge_of_the_grid_is_flagged():
+    x, y = problem(60, 4)
+    assert linear.ridge_cv(x, y, [1e3, 1e4, 1e5]).edge
+    inside = linear.ridge_cv(x, y, [1e-6, 1.0, 1e6])
+    assert inside.lam == 1.0
+    assert not inside.edge
+
+
+# Groups
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["evidence", "loo"])
+@pytest.mark.parametrize("shape", [(60, 9), (30, 60)])
+def test_group_ridge_finds_a_stationary_point_that_beats_one_lambda(method, shape):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=shape)
+    groups = np.arange(shape[1]) % 3
+    w = rng.normal(size=shape[1]) * np.array([2.0, 0.3, 0.0])[groups]
+    y = x @ w + rng.normal(size=shape[0])
+    found = linear.group_ridge(x, y, groups, method=method, steps=150)
+    single = linear.ridge_cv(x, y, np.logspace(-3, 5, 100), method=method)
+    assert found.score < single.score.min()
+    assert found.lam[0] < found.lam[1]
+    # its coefficients are those at its λ
+    path = linear.ridge_path(x, y, found.lam[None], groups=groups)
+    np.testing.assert_allclose(found.coef, path.coef[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.intercept, path.intercept[0], rtol=1e-9)
+    # the score is flat there: compare with neighbours, by an independent formula
+    reference = lambda lam: group_score(x, y, lam[groups], method)
+    np.testing.assert_allclose(found.score, reference(np.asarray(found.lam)), rtol=1e-9)
+    for factor in (0.7, 1.4):
+        for g in range(3):
+            lam = np.asarray(found.lam).copy()
+            lam[g] *= factor
+            assert reference(lam) > found.score - 1e-3 * abs(float(found.score))
+
+
+def group_score(x, y, lam, method):
+    n = len(x)
+    x, y = x - x.mean(axis=0), y - y.mean()
+    hat = x @ np.linalg.solve(x.T @ x + np.diag(lam), x.T)
+    r = y - hat @ y
+    if method == "loo":
+        return np.mean((r / (1 - 1 / n - np.diag(hat))) ** 2)
+    return ((n - 1) * np.log(y @ r / (n - 1)) - np.linalg.slogdet(np.eye(n) - hat)[1]) / 2
+
+
+def test_group_ridge_shares_lambda_among_targets():
+    x, y = problem(30, 6, targets=2)
+    found = linear.group_ridge(x, y, [0, 0, 0, 1, 1, 1], steps=5)
+    assert found.lam.shape == (2,)
+    assert found.coef.shape == (6, 2)
+    assert found.intercept.shape == (2,)
+
+
+# L1
+
+
+def kkt_violation(x, y, w, lam, l1_ratio=1.0):
+    """How far 0 is from the subdifferential, relative to λ₁; x and y centred."""
+    slopes = x.T @ (y - x @ w) - lam * (1 - l1_ratio) * w
+    l1 = lam * l1_ratio
+    off = np.maximum(np.abs(slopes) - l1, 0)
+    return np.max(np.where(w != 0, np.abs(slopes - l1 * np.sign(w)), off)) / l1
+
+
+def true_gap(x, y, w, lam, l1_ratio):
+    """P(w) − D at the scaled residual, relative to ‖y‖²; x and y centred; the usual scaling."""
+    l1, l2 = lam * l1_ratio, lam * (1 - l1_ratio)
+    r = y - x @ w
+    primal = r @ r / 2 + l1 * np.abs(w).sum() + l2 * (w @ w) / 2
+    c = min(1.0, l1 / np.abs(x.T @ r - l2 * w).max())
+    dual = c * (r @ y) - c**2 * (r @ r + l2 * w @ w) / 2
+    return (primal - dual) / (y @ y)
+
+
+L1_SHAPES = {"gram": (60, 12), "working set": (40, 400)}
+l1_shapes = pytest.mark.parametrize("shape", L1_SHAPES.values(), ids=L1_SHAPES.keys())
+
+
+def sparse_problem(n, p, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, p))
+    x[:, 1:] += 0.7 * x[:, :-1]
+    y = x[:, :5] @ np.array([3.0, -2.0, 1.5, 1.0, -1.0]) + rng.normal(size=n) + 4
+    return x, y
+
+
+@pytest.mark.usefixtures("x64")
+@l1_shapes
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.6])
+def test_l1_paths_reach_optimality_and_scikit_learns_solution(shape, l1_ratio):
+    x, y = sparse_problem(*shape)
+    n = len(x)
+    path = linear.enet_path(x, y, l1_ratio=l1_ratio, tol=1e-12, max_sweeps=20_000)
+    assert path.converged.all()
+    a, b = x - x.mean(axis=0), y - y.mean()
+    for lam, w in zip(path.lams[::10], path.coef[::10], strict=True):
+        assert kkt_violation(a, b, np.asarray(w), float(lam), l1_ratio) < 1e-3
+    _, theirs, _ = enet_path(
+        a, b, alphas=np.asarray(path.lams) / n, l1_ratio=l1_ratio, tol=1e-12, max_iter=100_000
+    )
+    np.testing.assert_allclose(path.coef, theirs.T, atol=1e-5)
+    np.testing.assert_allclose(path.intercept, y.mean() - path.coef @ x.mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@l1_shapes
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
+def test_the_gap_bounds_how_far_the_objective_is_from_the_lowest(shape, l1_ratio):
+    x, y = sparse_problem(*shape)
+    a, b = x - x.mean(axis=0), y - y.mean()
+    lams = linear.lam_max(x, y, l1_ratio) * np.logspace(-0.2, -2, 5)
+    loose = linear.enet_path(x, y, lams, l1_ratio=l1_ratio, tol=1e-3)
+    tight = linear.enet_path(x, y, lams, l1_ratio=l1_ratio, tol=1e-13, max_sweeps=20_000)
+
+    def objective(w, lam):
+        penalty = l1_ratio * np.abs(w).sum() + (1 - l1_ratio) * (w @ w) / 2
+        return ((b - a @ w) ** 2).sum() / 2 + lam * penalty
+
+    for i, lam in enumerate(lams):
+        w = np.asarray(loose.coef[i])
+        excess = objective(w, lam) - objective(np.asarray(tight.coef[i]), lam)
+        assert -1e-9 <= excess <= float(loose.gap[i]) * (b @ b) + 1e-9
+        assert loose.gap[i] <= true_gap(a, b, w, lam, l1_ratio) + 1e-12
+    assert loose.converged.all()
+    assert (loose.gap > tight.gap).all()
+
+
+@l1_shapes
+def test_l1_paths_in_float32_match_float64(shape):
+    x, y = sparse_problem(*shape)
+    lams = linear.lam_max(x, y) * np.logspace(0, -2, 20)
+    ours = linear.lasso_path(x.astype(np.float32), y.astype(np.float32), lams, tol=1e-5)
+    assert ours.coef.dtype == jnp.float32
+    assert ours.converged.all()
+    a, b = x - x.mean(axis=0), y - y.mean()
+    for lam, w, gap in zip(lams, ours.coef, ours.gap, strict=True):
+        assert true_gap(a, b, np.asarray(w, np.float64), float(lam), 1.0) <= float(gap) * 4 + 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+@l1_shapes
+def test_lasso_path_is_celers(shape):
+    celer = pytest.importorskip("celer", reason="an oracle, without its dependencies on PyPI")
+    x, y = sparse_problem(*shape)
+    a, b = np.asfortranarray(x - x.mean(axis=0)), y - y.mean()
+    lams = np.asarray(linear.lam_max(x, y)) * np.logspace(-0.1, -1.5, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, theirs, _ = celer.celer_path(a, b, "lasso", alphas=lams / len(x), tol=1e-12)
+    ours = linear.lasso_path(x, y, lams, tol=1e-12, max_sweeps=20_000)
+    np.testing.assert_allclose(ours.coef, theirs.T, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_weights_and_targets_of_l1_paths():
+    x, y = sparse_problem(30, 8)
+    y = np.stack([y, -y[::-1]], axis=1)
+    weights = some_weights(30)
+    lams = np.array([2.0, 20.0, 8.0])  # any order
+    ours = linear.lasso_path(x, y, lams, weights=weights, tol=1e-12, max_sweeps=10_000)
+    assert ours.coef.shape == (3, 8, 2)
+    assert ours.gap.shape == ours.intercept.shape == ours.converged.shape == (3, 2)
+    for i, lam in enumerate(lams):
+        for t in range(2):
+            theirs = Lasso(alpha=lam / weights.sum(), tol=1e-12, max_iter=100_000)
+            theirs.fit(x, y[:, t], sample_weight=weights)
+            np.testing.assert_allclose(ours.coef[i, :, t], theirs.coef_, atol=1e-6)
+            np.testing.assert_allclose(ours.intercept[i, t], theirs.intercept_, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@l1_shapes
+def test_lam_max_is_where_the_first_coefficient_appears(shape):
+    x, y = sparse_problem(*shape)
+    for l1_ratio in (1.0, 0.3):
+        largest = linear.lam_max(x, y, l1_ratio)
+        path = linear.enet_path(
+            x, y, largest * np.array([1.001, 0.99]), l1_ratio=l1_ratio, tol=1e-9
+        )
+        assert (path.coef[0] == 0).all()
+        assert (path.coef[1] != 0).sum() >= 1
+    theirs, _, _ = lasso_path(x - x.mean(axis=0), y - y.mean())
+    np.testing.assert_allclose(linear.lam_max(x, y), theirs[0] * len(x), rtol=1e-12)
+    default = linear.lasso_path(x, y, tol=0.1)
+    np.testing.assert_allclose(default.lams, theirs * len(x), rtol=1e-9)
+
+
+def test_too_small_a_working_set_is_reported_and_not_silent():
+    x, y = sparse_problem(40, 400)
+    lams = linear.lam_max(x, y) * np.logspace(-0.1, -2, 6)
+    capped = linear.lasso_path(x, y, lams, max_active=4)
+    assert (np.asarray((capped.coef != 0).sum(axis=1)) <= 4).all()
+    assert not capped.converged[-1]
+    assert capped.gap[-1] > 1e-4
+    free = linear.lasso_path(x, y, lams)
+    assert free.converged.all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_working_set_that_is_full_lets_go_of_what_is_zero():
+    x, y = sparse_problem(60, 400)
+    lams = linear.lam_max(x, y) * np.logspace(-0.1, -0.8, 6)
+    whole = linear.lasso_path(x, y, lams, tol=1e-10, max_sweeps=10_000)
+    most = int((whole.coef != 0).sum(axis=1).max())
+    narrow = linear.lasso_path(x, y, lams, tol=1e-10, max_sweeps=10_000, max_active=most + 2)
+    assert narrow.converged.all()
+    np.testing.assert_allclose(narrow.coef, whole.coef, atol=1e-5)
+
+
+@l1_shapes
+def test_too_few_sweeps_are_reported(shape):
+    x, y = sparse_problem(*shape)
+    path = linear.lasso_path(x, y, linear.lam_max(x, y) * np.array([1e-3]), max_sweeps=2)
+    assert not path.converged[0]
+    assert path.gap[0] > 1e-4
+
+
+@pytest.mark.usefixtures("x64")
+@l1_shapes
+def test_duplicated_columns_converge(shape):
+    x, y = sparse_problem(*shape)
+    x = np.hstack([x, x])
+    path = linear.lasso_path(x, y, linear.lam_max(x, y) * np.logspace(0, -2, 5), tol=1e-8)
+    assert path.converged.all()
+    assert np.isfinite(path.coef).all()
+
+
+def test_one_feature_and_a_constant_column():
+    x, y = problem(12, 1)
+    centred, target = x[:, 0] - x.mean(), y - y.mean()
+    product = centred @ target
+    lam = abs(product) / 3
+    expected = np.sign(product) * (abs(product) - lam) / (centred @ centred)
+    path = linear.lasso_path(x, y, [lam], tol=1e-6)
+    np.testing.assert_allclose(path.coef[0, 0], expected, rtol=1e-4)
+    both = linear.lasso_path(np.hstack([x, np.full((12, 1), 7.3)]), y, [lam, lam / 1e4], tol=1e-6)
+    assert (both.coef[:, 1] == 0).all()
+
+
+# Conventions
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", ["mse", "half_mse", "sum", "half_sum"])
+@pytest.mark.parametrize(("penalty", "norm"), [("decay", "l2"), ("loss", "l2"), ("decay", "l1")])
+def test_to_sklearn_alpha_minimises_the_same_objective(loss, penalty, norm):
+    """Scikit-learn's solution is a stationary point of the objective as it is written."""
+    x, y = problem(25, 3, shift=0.0)
+    n, lam = 25, 0.3
+    alpha = linear.to_sklearn_alpha(lam, n, loss, penalty=penalty, norm=norm)
+    if norm == "l2":
+        model = Ridge(alpha=alpha, fit_intercept=False, tol=1e-12)
+        ours = linear.ridge_path(x, y, [alpha], intercept=False)
+    else:
+        model = Lasso(alpha=alpha, fit_intercept=False, tol=1e-14)
+        ours = linear.lasso_path(x, y, [n * alpha], intercept=False, tol=1e-13)
+    w = model.fit(x, y).coef_
+    np.testing.assert_allclose(ours.coef[0], w, atol=1e-6)
+    data = {
+        "mse": lambda r: jnp.mean(r**2),
+        "half_mse": lambda r: jnp.mean(r**2) / 2,
+        "sum": lambda r: jnp.sum(r**2),
+        "half_sum": lambda r: jnp.sum(r**2) / 2,
+    }[loss]
+    penalties = {
+        ("decay", "l2"): lambda w: lam / 2 * jnp.sum(w**2),
+        ("loss", "l2"): lambda w: lam * jnp.sum(w**2),
+        ("decay", "l1"): lambda w: lam * jnp.sum(jnp.abs(w)),
+    }
+    objective = lambda w: data(y - x @ w) + penalties[penalty, norm](w)
+    assert (w != 0).all()
+    scale = jnp.abs(jax.grad(lambda w: data(y - x @ w))(jnp.zeros(3))).max()
+    np.testing.assert_allclose(jax.grad(objective)(jnp.asarray(w)) / scale, 0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_conventions_of_the_three_models_are_one():
+    x, y = problem(25, 4)
+    lam = 7.0
+    ridge_like = Ridge(alpha=lam).fit(x, y).coef_
+    np.testing.assert_allclose(linear.ridge_path(x, y, [lam]).coef[0], ridge_like, rtol=1e-9)
+    net = ElasticNet(alpha=lam / 25, l1_ratio=0.4, tol=1e-14, max_iter=100_000).fit(x, y).coef_
+    ours = linear.enet_path(x, y, [lam], l1_ratio=0.4, tol=1e-14, max_sweeps=10_000)
+    np.testing.assert_allclose(ours.coef[0], net, atol=1e-6)
+
+
+# Transformations
+
+
+@pytest.mark.parametrize("shape", [(20, 4), (8, 20)])
+def test_jit_and_vmap_change_nothing(shape):
+    x, y = problem(*shape)
+    ys = jnp.stack([jnp.asarray(y), jnp.asarray(y[::-1])])
+    lams = jnp.asarray(LAMS[2:5], jnp.float32)
+    groups = np.arange(shape[1]) % 2
+    functions = {
+        "path": lambda y: linear.ridge_path(x, y, lams),
+        "loo": lambda y: linear.ridge_cv(x, y, lams),
+        "folds": lambda y: linear.ridge_cv(x, y, lams, method=kfold(shape[0], 2)),
+        "groups": lambda y: linear.group_ridge(x, y, groups, steps=3),
+        "lasso": lambda y: linear.lasso_path(x, y, lams),
+    }
+    for function in functions.values():
+        plain = [function(y) for y in ys]
+        mapped = jax.jit(jax.vmap(function))(ys)
+        for i in range(2):
+            jax.tree.map(
+                lambda a, b, i=i: np.testing.assert_allclose(a, b[i], rtol=2e-3, atol=1e-4),
+                plain[i],
+                mapped,
+            )
+
+
+def finite_difference(f, at, direction, h=1e-5):
+    return (f(at + h * direction) - f(at - h * direction)) / (2 * h)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(20, 4), (6, 12)])
+def test_ridge_gradients_are_finite_differences_even_with_equal_eigenvalues(shape):
+    x, y = problem(*shape)
+    x = jnp.asarray(np.hstack([x, x[:, :1], x[:, :1], x[:, :1]]))  # eigenvalue 0 more than once
+    y, lams = jnp.asarray(y), jnp.asarray([0.5, 3.0])
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
+    weights = jnp.linspace(0.5, 2.0, len(y))
+    folds = kfold(len(y), 2)
+    functions = {
+        "path": lambda x, y, l, s: jnp.sum(jnp.sin(linear.ridge_path(x, y, l, weights=s).coef)),
+        "df": lambda x, y, l, s: jnp.sum(linear.ridge_path(x, y, l, weights=s).df),
+        "folds": lambda x, y, l, s: jnp.sum(
+            linear.ridge_cv(x, y, l, weights=s, method=folds).score
+        ),
+    }
+    for method in ("loo", "gcv", "evidence"):
+        functions[method] = lambda x, y, l, s, method=method: jnp.sum(
+            linear.ridge_cv(x, y, l, weights=s, method=method).score
+        )
+    for name, f in functions.items():
+        gx, gy, gl, gs = jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))(x, y, lams, weights)
+        moved = {
+            "x": (jnp.vdot(gx, direction), lambda h, f=f: f(x + h * direction, y, lams, weights)),
+            "y": (gy[0], lambda h, f=f: f(x, y.at[0].add(h), lams, weights)),
+            "lams": (gl[0], lambda h, f=f: f(x, y, lams.at[0].add(h), weights)),
+            "weights": (gs[1], lambda h, f=f: f(x, y, lams, weights.at[1].add(h))),
+        }
+        for argument, (ours, function) in moved.items():
+            theirs = finite_difference(function, 0.0, 1.0)
+            np.testing.assert_allclose(
+                ours, theirs, rtol=1e-5, atol=1e-7, err_msg=f"{name}, {argument}"
+            )
+
+
+@pytest.mark.usefixtures("x64")
+def test_second_derivatives_of_the_ridge_path_are_right():
+    x, y = (jnp.asarray(a) for a in problem(12, 3))
+    f = lambda x: jnp.sum(linear.ridge_path(x, y, jnp.array([2.0])).coef ** 2)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
+    slope = lambda x: jax.jvp(f, (x,), (direction,))[1]
+    _, curvature = jax.jvp(slope, (x,), (direction,))
+    np.testing.assert_allclose(curvature, finite_difference(slope, x, direction), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(20, 4), (10, 24)])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_one_decomposition_for_all_lambda_agrees_with_a_factor_for_each(shape, intercept):
+    x, y = (jnp.asarray(a) for a in problem(*shape, targets=2))
+    centred = linear.centred(x, y, jnp.asarray(some_weights(shape[0])), intercept)
+    many = ridge.fits(centred, jnp.asarray(LAMS), intercept)
+    for i, lam in enumerate(LAMS):
+        one = ridge.fit(centred, jnp.full(shape[1], lam), intercept)
+        for a, b in zip(one, many, strict=True):
+            np.testing.assert_allclose(a, b[i], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@l1_shapes
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.7])
+def test_l1_gradients_are_finite_differences_on_the_support(shape, l1_ratio):
+    x, y = sparse_problem(*shape)
+    lams = jnp.asarray(linear.lam_max(x, y, l1_ratio) * np.array([0.5, 0.2]))
+    x, y = jnp.asarray(x), jnp.asarray(y)
+
+    def function(x, y, lams):
+        path = linear.enet_path(x, y, lams, l1_ratio=l1_ratio, tol=1e-15, max_sweeps=5_000)
+        return jnp.sum(jnp.sin(path.coef)) + jnp.sum(path.intercept)
+
+    gx, gy, gl = jax.jit(jax.grad(function, argnums=(0, 1, 2)))(x, y, lams)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
+    pairs = [
+        (jnp.vdot(gx, direction), lambda h: function(x + h * direction, y, lams)),
+        (gy[0], lambda h: function(x, y.at[0].add(h), lams)),
+        (gl[1], lambda h: function(x, y, lams.at[1].add(h))),
+    ]
+    for ours, moved in pairs:
+        theirs = (moved(1e-4) - moved(-1e-4)) / 2e-4
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+# Bad input
+
+BAD_NAN = X.copy()
+BAD_NAN[2, 1] = np.nan
+FUNCTIONS = {
+    "ridge_path": lambda x=X, y=Y, lams=LAMS, **k: linear.ridge_path(x, y, lams, **k),
+    "ridge_cv": lambda x=X, y=Y, lams=LAMS, **k: linear.ridge_cv(x, y, lams, **k),
+    "enet_path": lambda x=X, y=Y, lams=LAMS, **k: linear.enet_path(x, y, lams, **k),
+    "lasso_path": lambda x=X, y=Y, lams=LAMS, **k: linear.lasso_path(x, y, lams, **k),
+}
+DATA_FUNCTIONS = FUNCTIONS | {
+    "group_ridge": lambda x=X, y=Y, **k: linear.group_ridge(x, y, [0, 0, 1], **k),
+    "lam_max": lambda x=X, y=Y, **k: linear.lam_max(x, y, **k),
+}
+
+
+@pytest.mark.parametrize("function", DATA_FUNCTIONS.values(), ids=DATA_FUNCTIONS.keys())
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"x": X[:, 0]}, ValueError, r"`x` must have shape \(n, p\).*got \(10,\).*x\[:, None\]"),
+        ({"x": X[:, :0]}, ValueError, r"`x` must have shape \(n, p\)"),
+        ({"x": BAD_NAN}, ValueError, r"`x` must be finite; got nan at \[2, 1\], and 1 in all"),
+        ({"x": np.ones((10, 3))}, ValueError, "`x` must have a feature that varies"),
+        ({"x": X[:1], "y": Y[:1]}, ValueError, "`x` must have at least two examples; got 1"),
+        ({"x": X * 1j}, TypeError, "`x` must be real; got complex"),
+        ({"x": "data"}, TypeError, "`x` must be an array of numbers"),
+        ({"y": Y[:4]}, ValueError, r"`y` must have shape \(10,\).*got \(4,\)"),
+        ({"y": np.where(Y > 0, np.inf, Y)}, ValueError, "`y` must be finite; got inf"),
+        ({"weights": np.ones(4)}, ValueError, r"`weights` must have shape \(10,\).*got \(4,\)"),
+        ({"weights": np.arange(10) - 1.0}, ValueError, "`weights` must be >= 0; got -1"),
+        ({"weights": np.eye(10)[0]}, ValueError, "`weights` must be > 0 for at least two.*got 1"),
+    ],
+)
+def test_bad_data_is_an_error_that_names_the_argument(function, arguments, error, message):
+    with pytest.raises(error, match=message):
+        function(**arguments)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+def test_a_bad_grid_is_an_error(function):
+    with pytest.raises(ValueError, match=r"`lams` must have shape \(L,\) with L >= 1; got \(0,\)"):
+        function(lams=[])
+    with pytest.raises(ValueError, match=r"`lams` must have shape \(L,\).*got \(\)"):
+        function(lams=1.0)
+    with pytest.raises(ValueError, match=r"`lams` must be >=? 0; got -1"):
+        function(lams=[1.0, -1.0])
+    with pytest.raises(ValueError, match="`lams` must be finite; got nan"):
+        function(lams=[1.0, np.nan])
+
+
+def test_lambda_zero_is_an_error_where_it_makes_no_sense():
+    for name in ("ridge_cv", "enet_path", "lasso_path"):
+        with pytest.raises(ValueError, match="`lams` must be > 0; got 0"):
+            FUNCTIONS[name](lams=[1.0, 0.0])
+    assert np.isfinite(linear.ridge_path(X, Y, [0.0]).coef).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: linear.ridge_cv(X, Y, LAMS, method="aic"), ValueError,
+         "`method` must be one of loo, gcv, evidence, or Folds; got 'aic'"),
+        (lambda: linear.ridge_cv(X, Y, LAMS, method=5), TypeError, "`method` must be Folds"),
+        (lambda: linear.ridge_cv(X, Y, LAMS, method=kfold(12, 3)), ValueError,
+         "`method` must hold rows of the 10 examples only"),
+        (lambda: kfold(10, 6), ValueError, "`k` must leave at least two examples"),
+        (lambda: linear.group_ridge(X, Y, None), ValueError, "`groups` must give the group"),
+        (lambda: linear.group_ridge(X, Y, [0, 1]), ValueError, "`groups` must hold an int for"),
+        (lambda: linear.group_ridge(X, Y, [0.0, 1.0, 1.0]), ValueError,
+         "`groups` must hold an int"),
+        (lambda: linear.group_ridge(X, Y, [0, 2, 2]), ValueError, r"without a gap.*none of \[1\]"),
+        (lambda: linear.group_ridge(X, Y, [0, 1, 1], steps=0), ValueError,
+         "`steps` must be an int"),
+        (lambda: linear.group_ridge(X, Y, [0, 1, 1], method="map"), ValueError,
+         "`method` must be one of evidence, loo, gcv; got 'map'"),
+        (lambda: linear.ridge_path(X, Y, LAMS, groups=[0, 1, 1]), ValueError,
+         r"`lams` must have shape \(L, 2\)"),
+        (lambda: linear.ridge_path(X[:3], Y[:3], [[0.0, 1.0]], groups=[0, 1, 1]), ValueError,
+         "`lams` must be > 0 with groups"),
+        (lambda: linear.enet_path(X, Y, l1_ratio=0.0), ValueError,
+         r"`l1_ratio` must be in \(0, 1\]; got 0.0. For 0 call ridge_path"),
+        (lambda: linear.lam_max(X, Y, 2.0), ValueError, r"`l1_ratio` must be in \(0, 1\]; got 2.0"),
+        (lambda: linear.lasso_path(X, Y, tol=0.0), ValueError, "`tol` must be a float > 0"),
+        (lambda: linear.lasso_path(X, Y, max_sweeps=0), ValueError, "`max_sweeps` must be an int"),
+        (lambda: linear.lasso_path(X, Y, max_active=0), ValueError, "`max_active` must be an int"),
+        (lambda: linear.lasso_path(X, np.ones(10)), ValueError, "`lams` must be given where y is"),
+        (lambda: linear.to_sklearn_alpha(1.0, 5, "l2"), ValueError, "`loss` must be one of mse"),
+        (lambda: linear.to_sklearn_alpha(1.0, 5, penalty="prox"), ValueError, "`penalty` must be"),
+        (lambda: linear.to_sklearn_alpha(1.0, 5, norm="l3"), ValueError, "`norm` must be one of"),
+        (lambda: linear.to_sklearn_alpha(-1.0, 5), ValueError, "`lam` must be >= 0; got -1.0"),
+        (lambda: linear.to_sklearn_alpha(1.0, 0), ValueError, "`n` must be >= 1"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_errors_that_name_them(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
