@@ -902,6 +902,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BOUNDS)
 @pytest.mark.parametrize("function", MEASURES)
 def test_cpr_equals_pytorch_cpr(function, method, x64, agrees):

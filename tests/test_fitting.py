@@ -171,6 +171,7 @@ def test_model_state_and_keys_go_through_the_loop():
     np.testing.assert_allclose(state.params["w"], expected.params["w"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_equinox_params_go_through_the_loop():
     eqx = pytest.importorskip("equinox")
     model = eqx.nn.MLP(2, "scalar", 8, 1, key=jax.random.key(0))

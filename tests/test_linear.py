@@ -131,6 +131,7 @@ def brute_loo(x, y, weights, lam, intercept):
     return np.sum(errors, axis=0) / weights.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @shapes
 @pytest.mark.parametrize("intercept", [True, False])
@@ -244,6 +245,7 @@ def test_evidence_is_the_density_of_y_under_the_prior(shape, intercept):
     np.testing.assert_allclose(ours - ours[0], np.array(scores) - scores[0], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("method", ["loo", "gcv", "evidence"])
 @pytest.mark.parametrize("shape", [(30, 4), (12, 30)])
@@ -257,6 +259,7 @@ def test_a_weight_of_zero_is_an_absent_example(method, shape):
     np.testing.assert_allclose(ours.coef, fewer.coef, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(53, 5), (31, 60)])
 @pytest.mark.parametrize("intercept", [True, False])
@@ -338,6 +341,7 @@ def test_an_optimum_at_the_edge_of_the_grid_is_flagged():
 # Groups
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("method", ["evidence", "loo"])
 @pytest.mark.parametrize("shape", [(60, 9), (30, 60)])
@@ -416,6 +420,7 @@ def sparse_problem(n, p, seed=0):
     return x, y
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @l1_shapes
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.6])
@@ -434,6 +439,7 @@ def test_l1_paths_reach_optimality_and_scikit_learns_solution(shape, l1_ratio):
     np.testing.assert_allclose(path.intercept, y.mean() - path.coef @ x.mean(axis=0), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @l1_shapes
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
@@ -500,6 +506,7 @@ def test_weights_and_targets_of_l1_paths():
             np.testing.assert_allclose(ours.intercept[i, t], theirs.intercept_, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @l1_shapes
 def test_lam_max_is_where_the_first_coefficient_appears(shape):
@@ -517,6 +524,7 @@ def test_lam_max_is_where_the_first_coefficient_appears(shape):
     np.testing.assert_allclose(default.lams, theirs * len(x), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_too_small_a_working_set_is_reported_and_not_silent():
     x, y = sparse_problem(40, 400)
     lams = linear.lam_max(x, y) * np.logspace(-0.1, -2, 6)
@@ -528,6 +536,7 @@ def test_too_small_a_working_set_is_reported_and_not_silent():
     assert free.converged.all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_working_set_that_is_full_lets_go_of_what_is_zero():
     x, y = sparse_problem(60, 400)
@@ -619,6 +628,7 @@ def test_the_conventions_of_the_three_models_are_one():
 # Transformations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(20, 4), (8, 20)])
 def test_jit_and_vmap_change_nothing(shape):
     x, y = problem(*shape)
@@ -647,6 +657,7 @@ def finite_difference(f, at, direction, h=1e-5):
     return (f(at + h * direction) - f(at - h * direction)) / (2 * h)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(20, 4), (6, 12)])
 def test_ridge_gradients_are_finite_differences_even_with_equal_eigenvalues(shape):
@@ -692,6 +703,7 @@ def test_second_derivatives_of_the_ridge_path_are_right():
     np.testing.assert_allclose(curvature, finite_difference(slope, x, direction), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(20, 4), (10, 24)])
 @pytest.mark.parametrize("intercept", [True, False])
@@ -705,6 +717,7 @@ def test_one_decomposition_for_all_lambda_agrees_with_a_factor_for_each(shape, i
             np.testing.assert_allclose(a, b[i], rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @l1_shapes
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.7])

@@ -65,6 +65,7 @@ def test_decay_is_the_factory_s_own_step_minus_the_fraction(name):
         assert np.array_equal(one, two)  # multiplier 0: bit for bit
 
 
+@pytest.mark.slow
 @every
 def test_weight_decay_zero_is_the_optimizer_without_decay(name):
     factory = FACTORIES[name]
@@ -297,6 +298,7 @@ def torch_trajectory(torch, build, steps):
     return w.detach().numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "ours", "theirs"),
     [

@@ -251,6 +251,7 @@ def test_zero_absorbs_the_published_p_norm_step_but_not_the_prox(x64):
     assert penalties.p_norm(p).prox(jnp.asarray([candidate]), s) > 0.48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.6, 1.0, 1.4])
 def test_the_derivative_of_the_p_norm_prox_is_right(p, x64):
     penalty, z, h = penalties.p_norm(p, 0.05), jnp.asarray([0.02, 0.9, -2.0]), 1e-6
@@ -388,6 +389,7 @@ def skglm_prox():
     return prox_funcs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", [0.1, 0.5, 1.0])
 def test_concave_proxes_equal_skglm(skglm_prox, s, x64, agrees):
     """Their MCP holds for steps below γ, and their λ, fixed at 1 here, is both scale and knee."""
@@ -406,6 +408,7 @@ def test_concave_proxes_equal_skglm(skglm_prox, s, x64, agrees):
         agrees(f"penalties.{name}", "skglm", ours[name], values, rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_concave_values_equal_skglm(skglm_prox, x64, agrees):
     z = np.linspace(-6, 6, 61)
     mcp = penalties.mcp(1.5).value(jnp.asarray(z))

@@ -154,6 +154,7 @@ def test_a_thousand_small_random_decays_are_float32_s_on_average(dtype):
     assert np.sqrt(np.mean((np.asarray(got, np.float64) / want - 1) ** 2)) < 0.03
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides_the_noise():
     def run(seed):
         optimizer = stochastically_rounded(optax.sgd(1e-3), seed=seed)

@@ -651,6 +651,7 @@ def test_a_relative_update_has_its_share_of_the_norm_and_lets_zero_weights_start
     assert np.array_equal(moved[:, 2], update[:, 2])
 
 
+@pytest.mark.slow
 def test_rotational_keeps_norm_and_mean_and_turns_at_its_speed():
     """RMS of the tangent of the angle per step and neuron against η, for noise that differs in size
     a hundredfold between neurons and has a radial part."""

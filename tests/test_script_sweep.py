@@ -59,6 +59,7 @@ def test_wrong_options_say_what_is_wrong(script, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["line", "digits"])
 def test_a_job_prints_a_table_and_writes_a_figure_and_its_numbers(
     script, small, name, tmp_path, capsys
@@ -79,6 +80,7 @@ def test_a_job_prints_a_table_and_writes_a_figure_and_its_numbers(
         assert choice["weight_decay"] >= job["choices"]["min"]["weight_decay"]
 
 
+@pytest.mark.slow
 def test_kept_chunks_are_used_again(script, small, tmp_path, monkeypatch):
     arguments = ["--out", str(tmp_path), "--jobs", "diabetes", "--epochs", "2", "--keep"]
     script.main(arguments)
@@ -104,6 +106,7 @@ def test_the_exact_scores_are_those_of_ridge(script):
         np.testing.assert_allclose(score, np.mean(losses), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ok", [True, False])
 def test_a_choice_that_ridge_does_not_confirm_is_called_bad(
     script, small, tmp_path, capsys, monkeypatch, ok

@@ -58,6 +58,7 @@ def test_contradicting_options_say_what_is_wrong(script, arguments, message, cap
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", RUNS)
 def test_a_short_run_writes_a_figure_and_every_printed_metric(script, data, tmp_path, capsys):
     out = tmp_path / "new" / "folder"

@@ -400,6 +400,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", MODELS)
 def test_models_of_every_library_sweep_through_an_optimizer_and_through_a_step(library):
     with jax.numpy_rank_promotion("allow"):  # not the models' business
@@ -500,6 +501,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one_without_a_collective():
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",

@@ -265,6 +265,7 @@ def test_without_donation_the_state_stays_valid():
 # Other libraries, other precisions.
 
 
+@pytest.mark.slow
 def test_flax_batch_norm_and_dropout():
     nn = pytest.importorskip("flax.linen")
 
@@ -307,6 +308,7 @@ def test_flax_batch_norm_and_dropout():
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
+@pytest.mark.slow
 def test_equinox_filtered_params():
     eqx = pytest.importorskip("equinox")
     model = eqx.nn.MLP(3, "scalar", 4, 1, key=jax.random.key(0))

@@ -209,7 +209,8 @@ def _strengths(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
             "jit, vmap and grad."
         )
     schedules.check_values(strengths, counts)
-    return np.clip(strengths, 0, None)
+    positive: np.ndarray = np.maximum(strengths, 0)
+    return positive
 
 
 def _concrete(rules: Rules) -> Rules:
