@@ -4,23 +4,11 @@ Say which parameters decay (`rules`), what pulls them (`penalties`), how strongl
 (`schedules`), and where in the step (`transforms`); get an Optax transformation.
 """
 
-from wdjax import (
-    adaptive,
-    anchors,
-    bounds,
-    datasets,
-    gates,
-    linear,
-    matrices,
-    penalties,
-    plots,
-    radial,
-    scaling,
-    spectra,
-    sweeps,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from wdjax import anchors, gates, penalties
 from wdjax.audit import Audit, audit
-from wdjax.fitting import History, fit
 from wdjax.optimizers import adagradw, adamw, decayed, lionw, muonw, sgdw
 from wdjax.penalties import penalty_value
 from wdjax.precision import compensated, stochastically_rounded
@@ -44,10 +32,25 @@ from wdjax.schedules import (
     target_rms,
     warmed_up,
 )
-from wdjax.training import TrainState, make_train_step
 from wdjax.transforms import add_decayed_weights, decay_weights, prox_weights
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from wdjax import (
+        adaptive,
+        bounds,
+        datasets,
+        linear,
+        matrices,
+        plots,
+        radial,
+        scaling,
+        spectra,
+        sweeps,
+    )
+    from wdjax.fitting import History, fit
+    from wdjax.training import TrainState, make_train_step
 
 __all__ = [
     "Audit",
@@ -103,3 +106,25 @@ __all__ = [
     "target_rms",
     "warmed_up",
 ]
+
+
+# names that are not modules, and where they live
+_LATER = {
+    "History": "fitting",
+    "TrainState": "training",
+    "fit": "fitting",
+    "make_train_step": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the rest at its first use: most programs need little of it."""
+    if name in _LATER:
+        return getattr(importlib.import_module(f"wdjax.{_LATER[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"wdjax.{name}")
+    raise AttributeError(f"module 'wdjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

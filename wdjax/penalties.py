@@ -11,12 +11,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from wdjax.groups import Axes, abs2, absolute, checked_axes, norm
-from wdjax.leafwise import widened
+from wdjax.leafwise import Params, widened
 from wdjax.rules import Rules, resolve, standard
 
 STANDARD = standard()
@@ -588,7 +587,7 @@ def _check_positive(name: str, number: float) -> None:
         raise ValueError(f"`{name}` must be a finite number > 0; got {number}.")
 
 
-def penalty_value(penalty: Penalty, params: chex.ArrayTree, rules: Rules = STANDARD) -> jax.Array:
+def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> jax.Array:
     """Sum of a penalty over the parameters, for losses and reports.
 
         Σ_leaves m R(θ)
