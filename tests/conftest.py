@@ -7,11 +7,16 @@ import pathlib
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import chex
+import hypothesis
 import jax
 import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# the same examples in every run, and no clock: machines differ
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
+hypothesis.settings.load_profile("repeatable")
 
 ORACLES = pathlib.Path(__file__).parent / "oracles.json"
 DIFFERENCES = pytest.StashKey[dict[tuple[str, str], float]]()
