@@ -50,6 +50,13 @@ def pytest_sessionfinish(session):
     ORACLES.write_text(json.dumps(table, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_compilation_caches():
+    """Forget compiled programs after each file: thousands of them make the collector slow."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _fresh_trace_counter():
     chex.clear_trace_counter()

@@ -139,10 +139,10 @@ def decay_weights(
 
     def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
         z = param if anchor is None else param - anchor
-        pull = -s * gradient(z)
+        pull = s * gradient(z)
         if gate is not None:
             pull = pull * gate(z, update, grad)
-        return update + pull
+        return update - pull
 
     gradient = _needed("decay_weights", penalty, "gradient")
     check = functools.partial(_check_fractions, "decay_weights", penalty, explicit=True)
