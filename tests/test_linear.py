@@ -44,6 +44,7 @@ X, Y = problem(10, 3)
 # Ridge along a path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @shapes
 @pytest.mark.parametrize("intercept", [True, False])
@@ -89,6 +90,7 @@ def test_one_target_drops_its_axis_everywhere():
     assert many.intercept.shape == (7, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(40, 6), (15, 40)])
 @pytest.mark.parametrize("intercept", [True, False])
@@ -209,6 +211,7 @@ def test_in_float32_loo_is_right_where_n_is_little_above_p(shape):
     np.testing.assert_allclose(ours.score, truth, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @shapes
 @pytest.mark.parametrize("intercept", [True, False])
@@ -224,6 +227,7 @@ def test_gcv_replaces_each_leverage_by_their_mean(shape, intercept):
     np.testing.assert_allclose(ours.score, scores, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @shapes
 @pytest.mark.parametrize("intercept", [True, False])
@@ -463,6 +467,7 @@ def test_the_gap_bounds_how_far_the_objective_is_from_the_lowest(shape, l1_ratio
     assert (loose.gap > tight.gap).all()
 
 
+@pytest.mark.slow
 @l1_shapes
 def test_l1_paths_in_float32_match_float64(shape):
     x, y = sparse_problem(*shape)
