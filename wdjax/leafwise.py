@@ -88,8 +88,13 @@ def check_widths(name: str, updates: Params, params: Params) -> None:
             )
 
 
+def is_off(m: Any) -> bool:
+    """Whether a multiplier is known to be 0; a traced one never is."""
+    return isinstance(m, float) and m == 0
+
+
 def _is_left_alone(update: Any, m: Any) -> bool:
-    return update is None or (isinstance(m, float) and m == 0)
+    return update is None or is_off(m)
 
 
 def _wide(x: Any) -> Any:

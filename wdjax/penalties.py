@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from wdjax.groups import Axes, abs2, absolute, checked_axes, norm
-from wdjax.leafwise import Params, widened
+from wdjax.leafwise import Params, is_off, widened
 from wdjax.rules import Rules, resolve, standard
 
 STANDARD = standard()
@@ -622,7 +622,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
     values: list[jax.Array] = [
         m * penalty.value(widened(param))
         for m, param in zip(multipliers, jax.tree.leaves(params), strict=True)
-        if not (isinstance(m, float) and m == 0)  # a traced multiplier is never left out
+        if not is_off(m)
     ]
     total: jax.Array = sum(values, start=jnp.zeros((), jnp.float32))
     return total

@@ -9,7 +9,7 @@ import numpy as np
 
 from wdjax import paths
 from wdjax.bounds import check_range
-from wdjax.leafwise import Params
+from wdjax.leafwise import Params, is_off
 from wdjax.rules import Rules, resolve, standard
 
 STANDARD: Rules = standard()
@@ -94,11 +94,7 @@ def alpha_decay(
     check_range("most", most, float(least))
 
     def exponent(leaf: paths.Leaf, param: Any, m: Any) -> float:
-        is_scored = (
-            len(leaf.shape) == 2
-            and min(leaf.shape) >= smallest
-            and not (isinstance(m, float) and m == 0)
-        )
+        is_scored = len(leaf.shape) == 2 and min(leaf.shape) >= smallest and not is_off(m)
         return hill_exponent(param) if is_scored else math.inf
 
     named, multipliers = paths.leaves(params), jax.tree.leaves(resolve(rules, params))

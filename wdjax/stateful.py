@@ -13,7 +13,7 @@ import optax
 
 from wdjax import groups, leafwise, paths, schedules
 from wdjax.groups import Axes
-from wdjax.leafwise import Params, map_stateful, require_params, widened
+from wdjax.leafwise import Params, is_off, map_stateful, require_params, widened
 from wdjax.rules import Rules, check_rules, resolve
 from wdjax.schedules import Strength
 
@@ -89,7 +89,7 @@ def _as(new: Any, old: Any) -> Any:
 def _check_leaves(name: str, params: Params, multipliers: Params, axes: Axes) -> None:
     wrong, complexes = [], []
     for leaf, m in zip(paths.leaves(params), jax.tree.leaves(multipliers), strict=True):
-        if _is_off(m):
+        if is_off(m):
             continue
         if axes is not None and groups.along(axes, len(leaf.shape)) is None:
             wrong.append(f"{leaf.path!r} {leaf.shape}")
@@ -105,10 +105,6 @@ def _check_leaves(name: str, params: Params, multipliers: Params, axes: Axes) ->
             f"`{name}` needs real parameters; got complex ones: {paths.listed(complexes)}. "
             "Exclude them by `rules`."
         )
-
-
-def _is_off(m: Any) -> bool:
-    return isinstance(m, float) and m == 0
 
 
 def map_memory(
@@ -147,6 +143,6 @@ def scalar(params: Params) -> jax.Array:
 def total(name: str, context: Context, term: Callable[[Any, Any], Any], tree: Params) -> Any:
     """Sum term(x, θ) over the decayed leaves of a tree like the parameters."""
     _, rows = leafwise.lined_up(name, context.updates, context.params, context.multipliers, tree)
-    chosen = [(x, param) for _, param, m, x in rows if x is not None and not _is_off(m)]
+    chosen = [(x, param) for _, param, m, x in rows if x is not None and not is_off(m)]
     terms = (term(widened(x), widened(param)) for x, param in chosen)
     return sum(terms, start=scalar(context.params))
