@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         scaling,
         spectra,
         sweeps,
+        tuning,
     )
     from wdjax.fitting import History, fit
     from wdjax.training import TrainState, make_train_step
@@ -104,6 +105,7 @@ __all__ = [
     "stochastically_rounded",
     "sweeps",
     "target_rms",
+    "tuning",
     "warmed_up",
 ]
 

@@ -1,0 +1,409 @@
+"""λ learnt while training: exact hypergradients, and what is done with them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wdjax
+from wdjax import penalties, tuning
+from wdjax.tuning import hyper_decay, implicit_hypergrad, learnt_rules
+
+RULES = (("bias", 0.0), ("first", 1.0), ("second", 0.5))
+NAMES = {"first": 1, "second": 2}  # the rule of each decayed leaf
+
+
+def tree(seed, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    shapes = {"bias": (3,), "first": (4, 3), "second": (3, 2)}
+    return {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in shapes.items()}
+
+
+def val_loss(params, batch):
+    hidden = jnp.tanh(batch["x"] @ params["first"] + params["bias"][None])
+    return jnp.mean((hidden @ params["second"] - batch["y"]) ** 2)
+
+
+def validation(n=200, seed=5):
+    rng = np.random.default_rng(seed)
+    return {"x": rng.normal(size=(n, 4)), "y": rng.normal(size=(n, 2))}
+
+
+def run(optimizer, params, steps=7):
+    state = optimizer.init(params)
+    for i in range(steps):
+        updates, state = optimizer.update(tree(10 + i, params["first"].dtype), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+# The hypergradient.
+
+
+@pytest.mark.parametrize("inner", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)])
+@pytest.mark.parametrize("penalty", [penalties.l2, penalties.huber(0.5)], ids=["l2", "huber"])
+def test_the_hypergradient_is_the_finite_difference_of_one_step(inner, penalty):
+    strength, data = 0.05, validation()
+    with jax.enable_x64(True):
+        params = tree(0)
+        optimizer = optax.chain(
+            inner,
+            hyper_decay(strength, val_loss, data, penalty=penalty, rules=RULES, init=0.3, every=1),
+        )
+        _, state = optimizer.update(tree(1), optimizer.init(params), params)
+        step, _ = inner.update(tree(1), inner.init(params), params)
+
+        def after(log_decay):  # written out: θ + Δ − s λ m ∂R(θ)
+            new = jax.tree.map(jnp.add, params, step)
+            for name, m in (("first", 1.0), ("second", 0.5)):
+                pull = strength * np.exp(log_decay[name]) * m * penalty.gradient(params[name])
+                new[name] = new[name] - pull
+            return float(val_loss(new, data))
+
+        start = dict.fromkeys(NAMES, np.log(0.3))
+        for name, rule in NAMES.items():
+            up, down = (after(start | {name: start[name] + h}) for h in (1e-5, -1e-5))
+            found = state[-1].hypergradient[rule]
+            assert found == pytest.approx((up - down) / 2e-5, rel=1e-5)
+        assert state[-1].hypergradient[0] == 0
+
+
+def test_lambda_moves_against_its_hypergradient_by_the_hyper_optimizer_alone():
+    data, step = validation(), optax.sgd(0.5)
+    tx = hyper_decay(0.05, val_loss, data, rules=RULES, init=0.3, every=1, hyper_optimizer=step)
+    params = tree(0, np.float32)
+    _, state = tx.update(tree(1, np.float32), tx.init(params), params)
+    want = np.log(0.3) - 0.5 * np.asarray(state.hypergradient)
+    np.testing.assert_allclose(state.log_weight_decay, want, rtol=1e-6)
+    assert np.abs(state.hypergradient[1:]).min() > 1e-4
+
+
+# The decay.
+
+
+def test_until_the_first_hypergradient_it_is_decay_weights_with_that_lambda():
+    tx = hyper_decay(0.05, val_loss, validation(), rules=RULES, init=0.3, every=1000)
+    fixed = tuple((selector, 0.3 * m) for selector, m in RULES)
+    params = tree(0, np.float32)
+    learnt, _ = run(optax.chain(optax.adam(0.1), tx), params)
+    known, _ = run(optax.chain(optax.adam(0.1), wdjax.decay_weights(0.05, rules=fixed)), params)
+    for name in params:
+        np.testing.assert_allclose(learnt[name], known[name], rtol=2e-7, atol=1e-7)
+    np.testing.assert_array_equal(learnt["bias"], known["bias"])
+
+
+def test_lambda_moves_every_k_steps_only():
+    tx = hyper_decay(0.05, val_loss, validation(), rules=RULES, init=0.3, every=3)
+    params = tree(0, np.float32)
+    state, seen = tx.init(params), []
+    for i in range(7):
+        _, state = tx.update(tree(i, np.float32), state, params)
+        seen.append(float(state.log_weight_decay[1]))
+    moved = [a != b for a, b in zip([np.float32(np.log(0.3)), *seen], seen, strict=False)]
+    assert moved == [False, False, True, False, False, True, False]
+
+
+def test_lambda_stays_within_its_bounds():
+    fast = optax.sgd(1e9)
+    for sign, want in ((1.0, 1e-3), (-1.0, 0.5)):
+        loss = lambda params, batch, sign=sign: -sign * jnp.sum(params["first"] ** 2)
+        tx = hyper_decay(
+            0.05, loss, validation(), rules=RULES, init=0.01, every=1, hyper_optimizer=fast,
+            bounds=(1e-3, 0.5),
+        )  # fmt: skip
+        _, state = run(tx, tree(0, np.float32), steps=1)
+        assert np.exp(state.log_weight_decay[1]) == pytest.approx(want, rel=1e-6)
+
+
+def test_a_validation_loss_that_is_not_finite_teaches_nothing():
+    loss = lambda params, batch: jnp.sum(params["first"]) * jnp.nan
+    tx = hyper_decay(0.05, loss, validation(), rules=RULES, init=0.01, every=1)
+    params = tree(0, np.float32)
+    before = tx.init(params)
+    updates, after = tx.update(tree(1, np.float32), before, params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((updates, after)))
+    np.testing.assert_array_equal(after.log_weight_decay, before.log_weight_decay)
+    for old, new in zip(*map(jax.tree.leaves, (before.opt_state, after.opt_state)), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_validation_batches_are_taken_in_turn():
+    data = np.arange(5.0, dtype=np.float32)
+    loss = lambda w, batch: w * jnp.mean(batch)  # its slope is the mean of the batch
+    tx = hyper_decay(
+        1.0, loss, np.tile(data, 1), rules=(("**", 1.0),), init=0.5, every=1, batch_size=2,
+        hyper_optimizer=optax.sgd(0.0), bounds=(1e-6, 0.9),
+    )  # fmt: skip
+    w = jnp.array(1.0)
+    with pytest.warns(UserWarning, match="overfit"):
+        state = tx.init(w)
+    means = []
+    for _ in range(4):
+        _, state = tx.update(jnp.array(0.0), state, w)
+        means.append(-float(state.hypergradient[0]) / 0.5)
+    assert means == pytest.approx([0.5, 2.5, 2.0, 0.5])  # rows 0 1, 2 3, 4 0, and again
+
+
+# In every kind of program.
+
+
+def test_jit_scan_and_eager_agree():
+    tx = optax.chain(
+        optax.adam(0.1), hyper_decay(0.05, val_loss, validation(), rules=RULES, every=2)
+    )
+    params = tree(0, np.float32)
+    grads = jax.tree.map(lambda *x: jnp.stack(x), *(tree(10 + i, np.float32) for i in range(7)))
+
+    @jax.jit
+    def scanned(params):
+        def body(carry, g):
+            params, state = carry
+            updates, state = tx.update(g, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(body, (params, tx.init(params)), grads)[0]
+
+    for a, b in zip(*map(jax.tree.leaves, (scanned(params), run(tx, params))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_lambda_may_be_traced_under_vmap():
+    params, data = tree(0, np.float32), validation()
+
+    def after(init):
+        tx = hyper_decay(0.05, val_loss, data, rules=RULES, init=init, every=1)
+        return run(tx, params, steps=2)[1].log_weight_decay
+
+    inits = jnp.array([0.01, 0.1])
+    found = jax.vmap(after)(inits)
+    for one, init in zip(found, [0.01, 0.1], strict=True):
+        np.testing.assert_allclose(one, after(init), rtol=1e-5)
+
+
+def test_low_precision_frozen_and_undecayed_leaves():
+    params = tree(0, jnp.bfloat16)
+    tx = hyper_decay(0.5, val_loss, validation(), rules=RULES, init=0.5, every=1)
+    grads = tree(1, jnp.bfloat16) | {"second": None}
+    updates, state = tx.update(grads, tx.init(params), params)
+    assert updates["first"].dtype == jnp.bfloat16
+    assert updates["second"] is None
+    np.testing.assert_array_equal(updates["bias"], grads["bias"])
+    assert state.log_weight_decay.dtype == jnp.float32
+    assert state.hypergradient[1] != 0
+    assert state.hypergradient[2] == 0
+
+
+def test_states_have_one_structure_whatever_the_strength_and_the_rules_of_equal_number():
+    params, data = tree(0, np.float32), validation()
+    others = (("first", 0.0), ("second", 1.0), ("**", 0.2))
+    a = hyper_decay(0.05, val_loss, data, rules=RULES).init(params)
+    b = hyper_decay(lambda t: 0.1 / (1 + t), val_loss, data, rules=others, every=9).init(params)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert [x.shape for x in jax.tree.leaves(a)] == [x.shape for x in jax.tree.leaves(b)]
+
+
+# What it is for.
+
+
+def wide_regression(seed):
+    """Few examples; five features that matter and forty that are noise, in a leaf each."""
+    rng = np.random.default_rng(seed)
+
+    def draw(n):
+        signal, noise = rng.normal(size=(n, 5)), rng.normal(size=(n, 40))
+        return {"signal": signal, "noise": noise, "y": signal.sum(1) + rng.normal(size=n)}
+
+    return tuple(
+        {name: x.astype(np.float32) for name, x in draw(n).items()} for n in (50, 200, 2000)
+    )
+
+
+def mean_error(params, batch):
+    fit = batch["signal"] @ params["signal"] + batch["noise"] @ params["noise"]
+    return jnp.mean((fit - batch["y"]) ** 2)
+
+
+def test_it_finds_that_noise_needs_more_decay_and_beats_training_without():
+    train, val, test = wide_regression(0)
+    groups, learning_rate = (("signal", 1.0), ("noise", 1.0)), 0.05
+    unit = wdjax.lr_scaled(1.0, learning_rate)
+    start = {"signal": jnp.zeros(5), "noise": jnp.zeros(40)}
+
+    def train_with(decay):
+        optimizer = optax.chain(optax.sgd(learning_rate), decay)
+        step = wdjax.make_train_step(mean_error, optimizer)
+        state = wdjax.TrainState.create(start, optimizer)
+        state, _ = wdjax.fit(step, state, train, steps=2000, batch_size=50, progress=False)
+        return state
+
+    learnt = train_with(hyper_decay(unit, mean_error, val, rules=groups, bounds=(1e-6, 10.0)))
+    rules = learnt_rules(learnt.opt_state, groups)
+    assert [selector for selector, _ in rules] == ["signal", "noise"]
+    assert rules[1][1] > 10 * rules[0][1]
+
+    none = train_with(optax.identity())
+    again = train_with(wdjax.decay_weights(unit, rules=rules))
+    errors = [float(mean_error(state.params, test)) for state in (learnt, again, none)]
+    assert errors[0] < 0.6 * errors[2]  # the best there is would be 1, the noise
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+    # the optimum of both λ by brute force over exact solutions, in float64
+    x = np.concatenate([train["signal"], train["noise"]], axis=1).astype(np.float64)
+    gram, moment = x.T @ x * 2 / 50, x.T @ train["y"] * 2 / 50
+
+    def best(log_s, log_n):
+        pull = np.repeat(np.exp([log_s, log_n]), [5, 40])
+        w = np.linalg.solve(gram + np.diag(pull), moment)
+        return float(mean_error({"signal": w[:5], "noise": w[5:]}, val))
+
+    grid = np.linspace(np.log(1e-6), np.log(10.0), 40)
+    floor = min(best(s, n) for s in grid for n in grid)
+    assert float(mean_error(learnt.params, val)) < 1.03 * floor
+
+
+# Implicit differentiation at the optimum.
+
+
+def ridge(penalties_of, x, y):
+    return np.linalg.solve(x.T @ x / len(y) + np.diag(penalties_of), x.T @ y / len(y))
+
+
+def test_the_implicit_hypergradient_is_that_of_exact_ridge_per_group():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 6)), rng.normal(size=30)
+    x_val, y_val = rng.normal(size=(40, 6)), rng.normal(size=40)
+    spread = lambda lam: np.repeat([float(lam["a"]), float(lam["b"])], 3)
+    lam = {"a": 0.3, "b": 0.05}
+
+    def train_loss(w, lam):
+        pull = jnp.repeat(jnp.stack([lam["a"], lam["b"]]), 3)
+        return jnp.mean((x @ w - y) ** 2) / 2 + jnp.sum(pull * w**2) / 2
+
+    def loss_at(w):
+        return jnp.mean((x_val @ w - y_val) ** 2)
+
+    with jax.enable_x64(True):
+        w = jnp.asarray(ridge(spread(lam), x, y))
+        found = implicit_hypergrad(train_loss, loss_at, w, weight_decay=lam)
+        for name in lam:
+            ends = [
+                float(loss_at(ridge(spread(lam | {name: lam[name] + h}), x, y)))
+                for h in (1e-6, -1e-6)
+            ]
+            want = (ends[0] - ends[1]) / 2e-6
+            assert float(found.gradient[name]) == pytest.approx(want, rel=1e-5)
+    assert float(found.residual) < 1e-6
+    assert float(found.train_slope) < 1e-12
+
+
+def quadratic(w, lam):
+    scales = jnp.asarray(np.logspace(0, 3, 30), jnp.float32)
+    return jnp.sum(scales * (w - 1.0) ** 2) / 2 + lam * jnp.sum(w**2) / 2
+
+
+def test_too_few_iterations_and_a_start_off_the_optimum_show():
+    w = jnp.ones(30)
+    few = implicit_hypergrad(quadratic, jnp.sum, w, weight_decay=0.1, iterations=2)
+    many = implicit_hypergrad(quadratic, jnp.sum, w, weight_decay=0.1, iterations=200)
+    assert few.residual > 0.1 > 1e-3 > many.residual
+    assert many.train_slope == pytest.approx(0.1 * np.sqrt(30), rel=1e-5)  # λ ‖w‖
+
+
+def test_damping_adds_to_the_curvature():
+    # θ* = 3 / (1 + λ); with δ the slope is −θ / (1 + λ + δ)
+    train_loss = lambda w, lam: (w - 3.0) ** 2 / 2 + lam * w**2 / 2
+    at = {"weight_decay": 0.5, "damping": 2.5}
+    found = implicit_hypergrad(train_loss, lambda w: w, jnp.array(2.0), **at)
+    assert float(found.gradient) == pytest.approx(-2 / 4)
+
+
+def test_implicit_differentiation_is_traceable():
+    f = lambda lam: implicit_hypergrad(quadratic, jnp.sum, jnp.ones(30), weight_decay=lam).gradient
+    lams = jnp.array([0.1, 1.0])
+    np.testing.assert_allclose(jax.jit(jax.vmap(f))(lams), [f(0.1), f(1.0)], rtol=1e-4)
+
+
+# Reading what was learnt.
+
+
+def test_the_learnt_rules_are_found_in_any_state():
+    optimizer = optax.MultiSteps(
+        optax.chain(optax.adam(0.1), hyper_decay(0.1, val_loss, validation(), rules=RULES)), 2
+    )
+    state = optimizer.init(tree(0, np.float32))
+    rules = learnt_rules(state, RULES)
+    assert [s for s, _ in rules] == ["bias", "first", "second"]
+    assert [m for _, m in rules] == pytest.approx([0.0, 1e-3, 0.5e-3])
+
+
+def test_a_state_without_or_with_other_rules_is_refused():
+    params = tree(0, np.float32)
+    with pytest.raises(ValueError, match="must hold one state of hyper_decay; got 0"):
+        learnt_rules(optax.adam(0.1).init(params), RULES)
+    state = hyper_decay(0.1, val_loss, validation(), rules=RULES).init(params)
+    with pytest.raises(ValueError, match="one state of hyper_decay; got 2"):
+        learnt_rules((state, state), RULES)
+    with pytest.raises(ValueError, match=r"its \(3,\) entries; got 10 rules"):
+        learnt_rules(state)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"every": 0}, "`every` must be a whole number >= 1; got 0"),
+        ({"init": 2.0}, r"`init` must lie within `bounds`, \(1e-06, 1.0\); got 2.0"),
+        ({"bounds": (0.0, 1.0)}, "`bounds` must be 0 < smallest < largest"),
+        ({"bounds": (0.5, 0.1)}, "`bounds` must be 0 < smallest < largest"),
+        ({"batch_size": 300}, "`batch_size` must be at most 200"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number >= 1"),
+    ],
+)
+def test_bad_numbers_are_refused_when_built(options, match):
+    with pytest.raises(ValueError, match=match):
+        hyper_decay(0.1, val_loss, validation(), **options)
+
+
+def test_bad_functions_and_data_are_refused_when_built():
+    with pytest.raises(TypeError, match="`val_loss` must be a function"):
+        hyper_decay(0.1, 3.0, validation())
+    with pytest.raises(TypeError, match="`penalty` must be a penalty with a gradient; got <penalty ball"):
+        hyper_decay(0.1, val_loss, validation(), penalty=penalties.ball(1.0))
+    with pytest.raises(ValueError, match="val_data entries must share the leading axis"):
+        hyper_decay(0.1, val_loss, {"x": np.ones(3), "y": np.ones(4)})
+    with pytest.raises(ValueError, match="`strength` must be a finite number >= 0"):
+        hyper_decay(-0.1, val_loss, validation())
+
+
+def test_a_strength_that_would_flip_signs_at_the_largest_lambda_is_refused():
+    tx = hyper_decay(0.5, val_loss, validation(), rules=RULES, bounds=(1e-6, 3.0))
+    with pytest.raises(ValueError, match=r"largest λ of `bounds` must be < 1.*it reaches 1.5"):
+        tx.init(tree(0, np.float32))
+
+
+def test_too_many_lambdas_for_the_validation_data_are_warned_of():
+    tx = hyper_decay(0.1, val_loss, validation(n=99), rules=RULES)
+    with pytest.warns(UserWarning, match="2 λ .*from 99 validation"):
+        tx.init(tree(0, np.float32))
+    hyper_decay(0.1, val_loss, validation(n=100), rules=RULES).init(tree(0, np.float32))
+
+
+def test_missing_params_are_named():
+    tx = hyper_decay(0.1, val_loss, validation(), rules=RULES)
+    params = tree(0, np.float32)
+    with pytest.raises(ValueError, match="`hyper_decay` needs the current parameters"):
+        tx.update(params, tx.init(params))
+
+
+def test_iterations_and_damping_are_checked():
+    with pytest.raises(ValueError, match="`iterations` must be a whole number >= 1"):
+        implicit_hypergrad(quadratic, jnp.sum, jnp.ones(30), weight_decay=0.1, iterations=0)
+    with pytest.raises(ValueError, match="`damping` must be a finite number >= 0"):
+        implicit_hypergrad(quadratic, jnp.sum, jnp.ones(30), weight_decay=0.1, damping=-1.0)
+
+
+def test_the_module_names_what_it_answers():
+    assert "ARNN" in tuning.__doc__
