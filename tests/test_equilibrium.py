@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import wdjax
-from wdjax import radial
+from wdjax import dynamics, radial
 
 SIZE = 2_000
 ALL = (("**", 1.0),)
@@ -25,11 +25,17 @@ class Run(NamedTuple):
     norm: np.ndarray
     angle: np.ndarray  # turned in the step, radians
     cosine: np.ndarray  # between u and θ, with u the optimizer's direction without decay
+    step: np.ndarray  # length of η u
     direction: np.ndarray
 
 
-def simulate(optimizer, gradient, steps, start, *, strength=0.0, directions=False):
-    """Run from a random direction of norm `start`; `strength` is the decay to take out of u."""
+def simulate(
+    optimizer, gradient, steps, start, *, strength=0.0, directions=False, size=SIZE, whole=False
+):
+    """Run from a random direction of norm `start`; `strength` is the decay to take out of u.
+
+    With `whole`, return every step, not only the second half.
+    """
 
     @jax.jit
     def run(theta):
@@ -44,6 +50,7 @@ def simulate(optimizer, gradient, steps, start, *, strength=0.0, directions=Fals
                 # from the chord: the arc cosine has no digits left at small angles
                 angle=2 * jnp.arcsin(jnp.linalg.norm(unit(new) - unit(theta)) / 2),
                 cosine=jnp.vdot(unit(u), unit(theta)),
+                step=jnp.linalg.norm(u),
                 direction=unit(new) if directions else jnp.zeros(()),
             )
             return (new, state), seen
@@ -51,8 +58,9 @@ def simulate(optimizer, gradient, steps, start, *, strength=0.0, directions=Fals
         keys = jax.random.split(jax.random.key(0), steps)
         return jax.lax.scan(step, (theta, optimizer.init(theta)), keys)[1]
 
-    history = run(start * unit(jax.random.normal(jax.random.key(1), (SIZE,))))
-    return Run(*(np.asarray(x, np.float64)[steps // 2 :] for x in history))
+    history = run(start * unit(jax.random.normal(jax.random.key(1), (size,))))
+    first = 0 if whole else steps // 2
+    return Run(*(np.asarray(x, np.float64)[first:] for x in history))
 
 
 def unit(x):
@@ -89,20 +97,25 @@ def test_adamw_without_momentum_settles_at_root_of_half_eta_over_lambda(start):
     run = simulate(optimizer, noise, 4_000, start * SIZE**0.5)
     got = root_mean_square(run.norm) / SIZE**0.5
     assert got == pytest.approx((lr / (2 * weight_decay)) ** 0.5, rel=0.03)
+    assert got == pytest.approx(dynamics.equilibrium_rms(lr, lr * weight_decay), rel=0.03)
 
 
 @pytest.mark.parametrize("weight_decay", [2.0, 20.0])
 def test_adamw_with_momentum_settles_at_the_exact_norm_and_angle_to_its_step(weight_decay):
-    """RMS = η √((1−β)/(1+β)) √((1+aβ)/((1−a²)(1−aβ))), a = 1 − ηλ; ⟨û, θ̂⟩ likewise."""
+    """⟨û, θ̂⟩ = −β₁ √((1−a²)/((1+aβ₁)(1−aβ₁))), a = 1 − ηλ."""
     lr, b1 = 1e-3, 0.9
     a = 1 - lr * weight_decay
-    want = lr * ((1 - b1) / (1 + b1) * (1 + a * b1) / ((1 - a * a) * (1 - a * b1))) ** 0.5
+    predicted = dynamics.predict(dynamics.adam(b1), lr, weight_decay=weight_decay, steps=1)
+    want = predicted.equilibrium_rms[0]
     optimizer = wdjax.adamw(lr, b1=b1, weight_decay=weight_decay, rules=ALL)
     start = 1.5 * want * SIZE**0.5
     run = simulate(optimizer, noise, 4_000, start, strength=lr * weight_decay)
     assert root_mean_square(run.norm) / SIZE**0.5 == pytest.approx(want, rel=0.03)
     cosine = -b1 * ((1 - a * a) / ((1 + a * b1) * (1 - a * b1))) ** 0.5
     assert run.cosine.mean() == pytest.approx(cosine, rel=0.03)
+    assert root_mean_square(run.angle) == pytest.approx(predicted.rotation[0], rel=0.03)
+    ratio = lr * weight_decay * root_mean_square(run.norm) / root_mean_square(run.step)
+    assert ratio == pytest.approx(predicted.decay_to_update[0], rel=0.03)
 
 
 @pytest.mark.parametrize("b1", [0.0, 0.9])
@@ -112,6 +125,34 @@ def test_adamw_turns_by_the_predicted_angle_per_step(b1):
     angle = simulate(optimizer, noise, 4_000, 0.02 * SIZE**0.5).angle
     want = radial.adamw_rotation(lr, weight_decay, b1)
     assert root_mean_square(angle) == pytest.approx(want, rel=0.03)
+    memory = dynamics.momentum_memory(lr * weight_decay, b1)
+    want = dynamics.equilibrium_rotation(lr * weight_decay, memory)
+    assert root_mean_square(angle) == pytest.approx(want, rel=0.03)
+
+
+@pytest.mark.parametrize("start", [0.0005, 0.1])
+def test_adamw_s_weights_go_to_equilibrium_on_the_predicted_path(start):
+    """Also while the learning rate, and with it the equilibrium, changes."""
+    size, steps = 10_000, 2_000
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, 500, steps)
+    optimizer = wdjax.adamw(schedule, weight_decay=2.0, rules=ALL)
+    run = simulate(optimizer, noise, steps, start * size**0.5, size=size, whole=True)
+    predicted = dynamics.predict(dynamics.adam(), schedule, weight_decay=2.0, steps=steps)
+    want = np.asarray(dynamics.expected_rms(predicted, start))
+    # at first, Adam's averages are still filling
+    assert np.allclose(run.norm[100:] / size**0.5, want[100:], rtol=0.03)
+    assert predicted.equilibrium_rms[-1] < 0.01 * want[-1]  # the weights cannot follow it
+
+
+@pytest.mark.parametrize(("start", "within"), [(0.0, 0.5), (0.0, 0.05), (3.0, 0.5)])
+def test_adamw_s_weights_need_as_many_steps_as_predicted(start, within):
+    lr, weight_decay = 1e-3, 2.0
+    optimizer = wdjax.adamw(lr, b1=0.0, weight_decay=weight_decay, rules=ALL)
+    rho = dynamics.equilibrium_rms(lr, lr * weight_decay)
+    steps = int(dynamics.steps_to_equilibrium(lr * weight_decay, start, within=within))
+    run = simulate(optimizer, noise, steps, max(start, 1e-3) * rho * SIZE**0.5, whole=True)
+    want = 1 + within if start else 1 - within
+    assert run.norm[-1] / SIZE**0.5 / rho == pytest.approx(want, rel=0.03)
 
 
 def test_adamw_s_direction_is_forgotten_at_the_rate_of_decay():
@@ -147,46 +188,74 @@ def test_target_rms_keeps_the_root_mean_square_while_the_learning_rate_falls():
 # Lion: every entry of the step is ±1.
 
 
-def test_lion_turns_by_the_predicted_angle_per_step():
-    """The formula holds for ηλ well below 1 − β₂: the momentum must forget faster than decay."""
-    lr, weight_decay, b2 = 1e-3, 0.5, 0.95
+@pytest.mark.parametrize(("weight_decay", "b2"), [(0.5, 0.95), (5.0, 0.99)])
+def test_lion_settles_at_the_predicted_norm_and_rotation(weight_decay, b2):
+    """The second has s = ηλ half as large as 1 − β₂: momentum forgets hardly faster than decay."""
+    lr = 1e-3
+    predicted = dynamics.predict(dynamics.lion(0.9, b2), lr, weight_decay=weight_decay, steps=1)
+    rho, angle = predicted.equilibrium_rms[0], predicted.rotation[0]
     optimizer = wdjax.lionw(lr, b2=b2, weight_decay=weight_decay, rules=ALL)
-    want = radial.lion_rotation(lr, weight_decay, b2=b2)
-    angle = simulate(optimizer, noise, 5_000, 1.05 * lr * SIZE**0.5 / want).angle
-    assert root_mean_square(angle) == pytest.approx(want, rel=0.03)
+    run = simulate(optimizer, noise, 5_000, 1.05 * rho * SIZE**0.5)
+    assert root_mean_square(run.norm) / SIZE**0.5 == pytest.approx(rho, rel=0.03)
+    assert root_mean_square(run.angle) == pytest.approx(angle, rel=0.03)
+    if weight_decay == 0.5:  # the approximate formula holds for s well below 1 − β₂
+        want = radial.lion_rotation(lr, weight_decay, b2=b2)
+        assert root_mean_square(run.angle) == pytest.approx(want, rel=0.04)
 
 
 # SGD on scale-invariant weights, gradient norm 1 at ‖θ‖ = 1.
 
 
-def test_scale_invariant_sgd_settles_at_the_predicted_norm_and_rotation():
-    lr, weight_decay = 0.1, 0.02
-    optimizer = wdjax.sgdw(lr, weight_decay=weight_decay, rules=ALL)
-    run = simulate(optimizer, scale_invariant, 3_000, 1.0)
-    assert root_mean_square(run.norm, 4) == pytest.approx(
-        (lr / (2 * weight_decay)) ** 0.25, rel=0.03
+@pytest.mark.parametrize(
+    ("lr", "weight_decay", "momentum", "coupled"),
+    [(0.1, 0.02, 0.0, False), (0.02, 0.01, 0.9, True), (0.02, 0.1, 0.9, False)],
+)
+def test_scale_invariant_sgd_settles_at_the_predicted_norm_and_rotation(
+    lr, weight_decay, momentum, coupled
+):
+    if coupled:
+        decay = wdjax.add_decayed_weights(weight_decay)
+        optimizer = optax.chain(decay, optax.sgd(lr, momentum=momentum))
+    else:
+        decayed = wdjax.sgdw if momentum else wdjax.decayed(optax.sgd)
+        optimizer = decayed(lr, momentum=momentum or None, weight_decay=weight_decay, rules=ALL)
+    run = simulate(optimizer, scale_invariant, 5_000, 1.5)
+    gain = (1 - momentum) ** (1 if coupled else 2)
+    want = (lr / (2 * weight_decay * gain)) ** 0.25
+    assert root_mean_square(run.norm, 4) == pytest.approx(want, rel=0.03)
+    direction = dynamics.sgd(1.0, momentum=momentum, coupled=coupled)
+    predicted = dynamics.predict(direction, lr, weight_decay=weight_decay, steps=1)
+    assert root_mean_square(run.norm, 4) == pytest.approx(predicted.equilibrium_rms[0], rel=0.03)
+    assert root_mean_square(run.angle) == pytest.approx(predicted.rotation[0], rel=0.03)
+    if coupled or not momentum:
+        want = radial.sgdm_rotation(lr, weight_decay, momentum)
+        assert root_mean_square(run.angle) == pytest.approx(want, rel=0.03)
+
+
+@pytest.mark.parametrize("start", [0.3, 2.0])
+def test_scale_invariant_weights_relax_with_the_fourth_power(start):
+    lr, weight_decay = 0.02, 0.01
+    predicted = dynamics.predict(
+        dynamics.sgd(1.0), lr, weight_decay=weight_decay, steps=8_000, start_rms=start
     )
-    want = radial.sgdm_rotation(lr, weight_decay)
-    assert root_mean_square(run.angle) == pytest.approx(want, rel=0.03)
+    settled = int(predicted.settled)
+    optimizer = wdjax.sgdw(lr, weight_decay=weight_decay, rules=ALL)
+    run = simulate(optimizer, scale_invariant, settled, start, size=200, whole=True)
+    assert np.allclose(run.norm, dynamics.expected_rms(predicted, start)[:settled], rtol=0.03)
+    want = 1.05 if start > 1 else 0.95
+    assert run.norm[-1] / predicted.equilibrium_rms[0] == pytest.approx(want, rel=0.01)
 
 
-def test_coupled_momentum_settles_at_the_predicted_norm_and_rotation():
-    lr, weight_decay, alpha = 0.02, 0.01, 0.9
-    coupled = wdjax.add_decayed_weights(weight_decay)
-    optimizer = optax.chain(coupled, optax.sgd(lr, momentum=alpha))
-    run = simulate(optimizer, scale_invariant, 5_000, 2.0)
-    want = (lr / (2 * weight_decay * (1 - alpha))) ** 0.25
-    assert root_mean_square(run.norm, 4) == pytest.approx(want, rel=0.03)
-    want = radial.sgdm_rotation(lr, weight_decay, alpha)
-    assert root_mean_square(run.angle) == pytest.approx(want, rel=0.03)
-
-
-def test_decoupled_momentum_settles_at_another_norm():
-    lr, weight_decay, alpha = 0.02, 0.1, 0.9
-    optimizer = wdjax.sgdw(lr, momentum=alpha, weight_decay=weight_decay, rules=ALL)
-    run = simulate(optimizer, scale_invariant, 5_000, 2.0)
-    want = (lr / (2 * weight_decay * (1 - alpha) ** 2)) ** 0.25
-    assert root_mean_square(run.norm, 4) == pytest.approx(want, rel=0.03)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_whose_gradients_do_not_shrink_settles_at_the_predicted_norm(momentum):
+    lr, weight_decay = 0.02, 0.2
+    optimizer = wdjax.sgdw(lr, momentum=momentum, weight_decay=weight_decay, rules=ALL)
+    direction = dynamics.sgd(1.0, momentum=momentum, scale_invariant=False)
+    predicted = dynamics.predict(direction, lr, weight_decay=weight_decay, steps=1)
+    rho = predicted.equilibrium_rms[0]
+    run = simulate(optimizer, noise, 3_000, rho * SIZE**0.5)
+    assert root_mean_square(run.norm) / SIZE**0.5 == pytest.approx(rho, rel=0.03)
+    assert root_mean_square(run.angle) == pytest.approx(predicted.rotation[0], rel=0.03)
 
 
 # Norm balls: bounds that hold for every sequence of gradients.
@@ -232,19 +301,11 @@ def test_lion_reaches_one_over_lambda_when_the_gradient_never_turns():
     assert sizes[-1] == pytest.approx(0.5, rel=1e-5)
 
 
-def adam_bound(b1, b2, steps=100_000):
-    """sup_t |û_t| over all gradients, by the inequality of Cauchy and Schwarz."""
-    t = np.arange(1, steps)
-    r = b1 * b1 / b2
-    factor = (1 - b1) ** 2 / (1 - b1**t) ** 2 * (1 - b2**t) / (1 - b2) * (1 - r**t) / (1 - r)
-    return np.sqrt(factor.max())
-
-
 @pytest.mark.parametrize(
     ("b1", "b2", "bound"), [(0.9, 0.999, 7.270), (0.9, 0.95, 1.165), (0.9, 0.99, 2.345)]
 )
 def test_adamw_stays_within_its_bound_over_lambda_and_the_bound_is_sharp(b1, b2, bound):
-    assert adam_bound(b1, b2) == pytest.approx(bound, abs=5e-4)
+    assert dynamics.adam_bound(b1, b2) == pytest.approx(bound, abs=5e-4)
     lr, weight_decay = 0.05, 1.0
     optimizer = wdjax.adamw(lr, b1=b1, b2=b2, eps=1e-20, weight_decay=weight_decay, rules=ALL)
     sizes = largest(optimizer, jnp.zeros(200), wild(0, 1_000))
@@ -255,3 +316,20 @@ def test_adamw_stays_within_its_bound_over_lambda_and_the_bound_is_sharp(b1, b2,
     sizes = largest(optimizer, jnp.zeros(1), jnp.asarray(growing, jnp.float32)[:, None])
     assert sizes.max() <= bound / weight_decay * (1 + 1e-3)
     assert sizes.max() >= 0.97 * bound / weight_decay
+
+
+def test_muon_stays_within_its_bound_over_lambda_and_nearly_reaches_it():
+    lr, weight_decay, bound = 0.05, 2.0, dynamics.muon_bound()
+    optimizer = wdjax.muonw(lr, weight_decay=weight_decay, rules=ALL)
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(8, 8)))[0] for _ in range(2))
+    steady = left @ np.diag(np.geomspace(1, 1e-3, 8)) @ right
+    for grads in (steady, *rng.normal(size=(3, 8, 8)) @ np.diag(np.geomspace(1, 1e-6, 8))):
+        theta, state = jnp.zeros((8, 8)), optimizer.init(jnp.zeros((8, 8)))
+        step = jax.jit(optimizer.update)
+        for _ in range(100):
+            updates, state = step(jnp.asarray(grads, jnp.float32), state, theta)
+            theta = theta + updates
+            size = float(jnp.linalg.norm(theta, 2))
+            assert size <= bound / weight_decay * (1 + 1e-3)
+        assert size >= 0.9 / weight_decay

@@ -55,9 +55,8 @@ def run(
 
     Example:
         >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, False)
-        >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), np.array([[0, 1]])
-        >>> parts = runs.Folds(*np.zeros((4, 1, 2), int))
-        >>> shared = runs.Shared(np.zeros(1, int), rows, spans, parts, ())
+        >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), (np.array([0]), np.array([1]))
+        >>> shared = runs.Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 2)), ())
         >>> run(job, np.array([1.0, 2.0, 3.0]), shared, most=2).val.ravel()
         array([1., 2., 3.], dtype=float32)
     """

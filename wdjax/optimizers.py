@@ -95,12 +95,27 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
             decay = decay_weights(strength, penalty, rules=rules, gate=gate, anchor=anchor)
         given = signature.bind(learning_rate, *args, **switched_off, **kwargs)
         given.apply_defaults()
-        return _followed_by(inner, decay, _measure(metric, factory, given.arguments))
+        measure = _measure(metric, factory, given.arguments)
+        return _followed_by(inner, decay, measure, strength, rules)
 
     decayed_factory.__name__ = f"decayed_{_name(factory)}"
     decayed_factory.__doc__ = f"`{_name(factory)}` with decoupled decay: see `wdjax.decayed`."
     decayed_factory.__signature__ = _merged(own, decayed_factory)  # type: ignore[attr-defined]
     return decayed_factory
+
+
+class Decayed(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # Any to mypy
+    """What a decayed factory builds: an optimiser that can tell its decay from the rest.
+
+    Attributes:
+        parts: as `update`, but (step before decay, step after decay, state).
+        shrink: the state -> s(t), the strength of the step that comes.
+        rules: which parameters decay.
+    """
+
+    parts: Callable[..., tuple[Params, Params, tuple[Any, Any]]]
+    shrink: Callable[[tuple[Any, Any]], Any]
+    rules: Rules
 
 
 Measure = Callable[[Any], dict[str, Any]]
@@ -110,27 +125,35 @@ def _followed_by(
     inner: optax.GradientTransformation,
     decay: optax.GradientTransformationExtraArgs,
     measure: Measure,
-) -> optax.GradientTransformationExtraArgs:
+    strength: Schedule,
+    rules: Rules,
+) -> Decayed:
     """Chain the two, handing the second what it may need: the raw gradients, the metric."""
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> tuple[Any, Any]:
         return inner.init(params), decay.init(params)
 
-    def update(
+    def parts(
         updates: Params,
         state: tuple[Any, Any],
         params: Params | None = None,
         **extra_args: Any,
-    ) -> tuple[Params, tuple[Any, Any]]:
+    ) -> tuple[Params, Params, tuple[Any, Any]]:
         require_params("decayed", params)
-        steps, inner_state = inner.update(updates, state[0], params, **extra_args)
+        before, inner_state = inner.update(updates, state[0], params, **extra_args)
         # its own gradients, not those a caller passes: inside optax.masked they are fewer
         known = {**extra_args, "grad": updates, **measure(inner_state)}
-        steps, decay_state = decay.update(steps, state[1], params, **known)
-        return steps, (inner_state, decay_state)
+        after, decay_state = decay.update(before, state[1], params, **known)
+        return before, after, (inner_state, decay_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def update(*args: Any, **extra_args: Any) -> tuple[Params, tuple[Any, Any]]:
+        return parts(*args, **extra_args)[1:]
+
+    built = Decayed(init, update)
+    built.parts, built.rules = parts, rules
+    built.shrink = lambda state: strength(state[1].count)
+    return built
 
 
 def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) -> Measure:

@@ -30,19 +30,19 @@ class Shared(NamedTuple):
     Args:
         seeds: (S,) integers.
         rows: (P, K, S, B) int32, the rows of P steps, −1 where there is none; then they repeat.
-        spans: (R, 2) int32, the steps from and to each of R evaluations.
-        parts: the folds.
+        spans: (R,) and (R,) int32, the steps from and to each of R evaluations.
+        weights: (K, 2, N) float32, which examples a fold validates on, and which it trains on.
         data: a pytree of arrays with a leading axis of N examples.
 
     Example:
         >>> Shared._fields
-        ('seeds', 'rows', 'spans', 'parts', 'data')
+        ('seeds', 'rows', 'spans', 'weights', 'data')
     """
 
     seeds: Any
     rows: Any
-    spans: Any
-    parts: Folds
+    spans: tuple[Any, Any]
+    weights: Any
     data: PyTree
 
 
@@ -50,18 +50,26 @@ class Trained(NamedTuple):
     """What the program returns, with axes fold, seed, configuration.
 
     Args:
-        val: (K, S, C, R), the metric on the validation parts.
-        train: (K, S, C, R), the metric on the training parts.
+        scores: (K, S, C, 2, R), the metric on the validation and on the training parts.
         carry: (K, S, C, ...) the last carries, or None.
 
     Example:
-        >>> Trained._fields
-        ('val', 'train', 'carry')
+        >>> Trained(np.array([[0.1], [0.2]]), None).train
+        array([0.2])
     """
 
-    val: Any
-    train: Any
+    scores: Any
     carry: PyTree
+
+    @property
+    def val(self) -> Any:
+        """(..., R), the metric on the validation parts."""
+        return self.scores[..., 0, :]
+
+    @property
+    def train(self) -> Any:
+        """(..., R), the metric on the training parts."""
+        return self.scores[..., 1, :]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -80,8 +88,8 @@ def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: S
 
     Example:
         >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, False)
-        >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), np.array([[0, 2], [2, 3]])
-        >>> shared = Shared(np.zeros(1, int), rows, spans, Folds(*np.zeros((4, 1, 2), int)), ())
+        >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), (np.array([0, 2]), np.array([2, 3]))
+        >>> shared = Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 2)), ())
         >>> train(job, None, jnp.array([1.0, 10.0]), None, shared).val[0, 0]
         Array([[ 2.,  3.],
                [20., 30.]], dtype=float32)
@@ -104,42 +112,37 @@ def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: S
 
 def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
     """The loops are outside, only what is done in a step is mapped: that is quick to trace."""
-    parts, data = shared.parts, shared.data
-
-    def batch(rows: jax.Array, weights: jax.Array) -> Batch:
-        inside = jnp.maximum(rows, 0)
-        examples = jax.tree.map(lambda x: x.at[inside].get(mode="promise_in_bounds"), data)
-        return Batch(examples, weights)
 
     def advance(h: PyTree, carry: PyTree, rows: jax.Array) -> PyTree:
-        new = job.step(carry, batch(rows, (rows >= 0).astype(jnp.float32)), h)
+        inside = jnp.maximum(rows, 0)
+        examples = jax.tree.map(lambda x: x.at[inside].get(mode="promise_in_bounds"), shared.data)
+        new = job.step(carry, Batch(examples, (rows >= 0).astype(jnp.float32)), h)
         if job.skips:  # this fold has fewer batches than another
             new = jax.tree.map(lambda a, b: jnp.where(rows[0] >= 0, a, b), new, carry)
         return new
 
-    def measure(carry: PyTree, rows: jax.Array, weights: jax.Array) -> jax.Array:
-        score: jax.Array = job.metric(carry, batch(rows, weights))
+    def measure(carry: PyTree, weights: jax.Array) -> jax.Array:
+        # of all examples, with two sets of weights: nothing is gathered, predictions are made once
+        score: jax.Array = job.metric(carry, Batch(shared.data, weights))
         return score
 
     advance_all = _nested(advance, "c", "ksc", "ks")
-    measure_all = _nested(measure, "ksc", "k", "k")
+    measure_all = _nested(measure, "ksc", "kp")
 
     def step(t: jax.Array, carry: PyTree) -> PyTree:
         place = lax.rem(t, np.int32(len(shared.rows)))
         rows = lax.dynamic_index_in_dim(shared.rows, place, keepdims=False)
         return advance_all(hparams, carry, rows)
 
-    def span(carry: PyTree, ends: jax.Array) -> tuple[PyTree, tuple[Any, Any]]:
-        carry = lax.fori_loop(ends[0], ends[1], step, carry)
-        val = measure_all(carry, parts.val, parts.val_weights)
-        return carry, (val, measure_all(carry, parts.train, parts.train_weights))
+    def span(carry: PyTree, ends: tuple[jax.Array, jax.Array]) -> tuple[PyTree, jax.Array]:
+        carry = lax.fori_loop(*ends, step, carry)
+        return carry, measure_all(carry, shared.weights)
 
     if carry is None:
         carry = _begin(job, hparams, shared)
     # a single span needs no loop around it
-    carry, scores = lax.scan(span, carry, shared.spans, unroll=len(shared.spans) == 1)
-    val, train = (jnp.moveaxis(x, 0, -1) for x in scores)
-    return Trained(val, train, carry if job.keep else None)
+    carry, scores = lax.scan(span, carry, shared.spans, unroll=len(shared.spans[0]) == 1)
+    return Trained(jnp.moveaxis(scores, 0, -1), carry if job.keep else None)
 
 
 def _begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
@@ -149,14 +152,14 @@ def _begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
         return job.start(jax.random.key(seed), h)
 
     carry = _nested(one, "c", "s")(hparams, shared.seeds)
-    count = len(shared.parts.train)
+    count = len(shared.weights)
     copies: PyTree = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), carry)
     return copies
 
 
 def _nested(function: Callable[..., Any], *axes: str) -> Callable[..., Any]:
-    """Map over folds, in them seeds, in them configurations; axes names those of each argument."""
-    for axis in "csk":  # the innermost first
+    """Map over folds, in them seeds, configurations, parts; axes names those of each argument."""
+    for axis in "pcsk":  # the innermost first
         if any(axis in given for given in axes):
             places = tuple(0 if axis in given else None for given in axes)
             function = jax.vmap(function, in_axes=places)
@@ -177,7 +180,7 @@ def begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
 
     Example:
         >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, False)
-        >>> shared = Shared(np.zeros(1, int), (), (), Folds(*np.zeros((4, 2, 2), int)), ())
+        >>> shared = Shared(np.zeros(1, int), (), ((), ()), np.ones((2, 2, 4)), ())
         >>> begin(job, jnp.arange(3.0), shared).shape
         (2, 1, 3)
     """
@@ -222,11 +225,23 @@ def share(
     rows = _orders(folds, int(epochs[-1]) if shuffle else 1, size, seeds, shuffle)
     per_epoch = -(-folds.train.shape[1] // size)
     ends = epochs * per_epoch
-    spans = np.stack([np.append(0, ends[:-1]), ends], axis=1).astype(np.int32)
-    shared = Shared(np.asarray(seeds), rows, spans, folds, data)
+    spans = np.append(0, ends[:-1]).astype(np.int32), ends.astype(np.int32)
+    weights = _weights(folds, len(jax.tree.leaves(data)[0]))
+    shared = Shared(np.asarray(seeds), rows, spans, weights, data)
     place = None if mesh is None else NamedSharding(mesh, _axes())
     placed: Shared = jax.device_put(jax.tree.map(_canonical, shared), place)
     return placed
+
+
+def _weights(folds: Folds, examples: int) -> Array:
+    """(K, 2, N): how often each example is in the validation and in the training part."""
+
+    def counted(rows: Array, weights: Array) -> Array:
+        return np.bincount(rows, weights, minlength=examples).astype(np.float32)
+
+    train, train_weights, val, val_weights = folds
+    parts = zip(val, val_weights, train, train_weights, strict=True)
+    return np.stack([[counted(*part[:2]), counted(*part[2:])] for part in parts])
 
 
 def _orders(folds: Folds, epochs: int, size: int, seeds: Sequence[int], shuffle: bool) -> Array:

@@ -284,12 +284,11 @@ def successive_halving(
     carry = runs.begin(job, jax.tree.map(jnp.asarray, hparams), shared)
     carry = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 2, 0), carry)
     rows = np.arange(count)
-    spans = np.asarray(shared.spans)
     results, kept = [], []
     with chunks.reporting(progress, count * rungs) as report:
         for r in range(rungs):
             left = chunks.take(hparams, rows)
-            part = shared._replace(spans=jnp.asarray(spans[r : r + 1]))
+            part = shared._replace(spans=jax.tree.map(lambda x, r=r: x[r : r + 1], shared.spans))
             # every rung in chunks of the last one's size: one program serves all
             found = chunks.run(
                 job, left, part, carry=carry, mesh=mesh, most=survivors, report=report
@@ -375,7 +374,7 @@ def _store(folder: Any, job: Job, hparams: PyTree, shared: runs.Shared) -> Store
         "hparams": jax.tree.map(np.asarray, hparams),
         "functions": runs.train.lower(job, None, one, None, shared).as_text(),
         "data": shared.data,
-        "folds": shared.parts,
+        "folds": shared.weights,
         "epochs or evals": shared.spans,
         "batches": (shared.seeds, shared.rows),
     }

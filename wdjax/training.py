@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from wdjax.metrics import collected
 from wdjax.paths import listed
 
 PyTree = Any
@@ -132,7 +133,8 @@ def make_train_step(
 
     Returns:
         `step(state, batch) -> (state, metrics)`; metrics has "loss", "grad_norm" (before clipping),
-        "finite" and the entries from `loss_fn`.
+        "finite", the entries from `loss_fn`, and "measured" if the optimizer has
+        `wdjax.metrics.measured` in it: group -> name -> reading.
 
     Raises:
         TypeError, ValueError: a bad argument, when the step is built; a bad batch, loss or state,
@@ -184,6 +186,8 @@ def make_train_step(
             model_state=new[2],
             skipped=state.skipped + ~finite if skip_nonfinite else state.skipped,
         )
+        readings = collected(state.opt_state)
+        metrics = {"measured": readings, **metrics} if readings else metrics
         return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **metrics}
 
     return jax.jit(train_step, donate_argnums=0 if donate else ())
@@ -321,13 +325,16 @@ def _check_loss(loss: Any) -> None:
     chex.assert_type(loss, float, custom_message=rule, exception_type=TypeError)
 
 
+_TAKEN = ("loss", "grad_norm", "finite", "measured")
+
+
 def _check_metrics(metrics: Any) -> None:
     if not isinstance(metrics, dict):
         raise TypeError(f"metrics must be a dict of arrays; got {kind_of(metrics)}.")
     wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(metrics) if not _is_number(x)]
     if wrong:
         raise TypeError(f"metrics must be a dict of arrays; got {listed(wrong)}.")
-    taken = [f"'{name}'" for name in ("loss", "grad_norm", "finite") if name in metrics]
+    taken = [f"'{name}'" for name in _TAKEN if name in metrics]
     if taken:
         raise ValueError(
             f"metrics must not use the names that the step adds; got {listed(taken)}. Rename them."
