@@ -222,14 +222,15 @@ def ridge_cv(
     elif known(*jax.tree.leaves(folds)):
         check_folds(folds, x.shape[0], "method")
     chosen: RidgeCV = _ridge_cv(
-        x, y, lams, weights, folds, method=name, per_target=per_target, intercept=intercept
-    )
+        x, y, lams, weights, folds, (lams.min(), lams.max()),
+        method=name, per_target=per_target, intercept=intercept,
+    )  # fmt: skip
     return chosen
 
 
 @functools.partial(jax.jit, static_argnames=("method", "per_target", "intercept"))
 def _ridge_cv(
-    x: Any, y: Any, lams: Any, weights: Any, folds: Any, *,
+    x: Any, y: Any, lams: Any, weights: Any, folds: Any, ends: Any, *,
     method: str, per_target: bool, intercept: bool,
 ) -> RidgeCV:  # fmt: skip
     with jax.default_matmul_precision("highest"):
@@ -246,7 +247,7 @@ def _ridge_cv(
         lowest = usable <= jnp.min(usable, axis=0, keepdims=True)
         lam = jnp.max(jnp.where(lowest, lams[:, None], 0), axis=0)
         coef = ridge.solve(problem, jnp.broadcast_to(lam, problem.mean_y.shape), intercept)
-        edge = (lam == jnp.min(lams)) | (lam == jnp.max(lams))
+        edge = (lam == ends[0]) | (lam == ends[1])
         if not per_target:
             score, lam, edge = score[:, 0], lam[0], edge[0]
         coef, constant = _targets(y, coef, _intercept(problem, coef))

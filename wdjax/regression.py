@@ -32,26 +32,42 @@ class Centred(NamedTuple):
 
 def centred(x: jax.Array, y: jax.Array, weights: jax.Array, intercept: bool) -> Centred:
     """Take out the intercept and the weights: Σ s (y − b − Xw)² = ‖y' − X'w‖² at the best b."""
-    y = y[:, None] if y.ndim == 1 else y
+    both, shift = joined(x, y, weights / jnp.sum(weights), intercept)
+    p = x.shape[1]
+    near = centred_near(both, shift, p, weights, intercept)
+    return near._replace(mean_x=near.mean_x + shift[:p], mean_y=near.mean_y + shift[p:])
+
+
+def joined(
+    x: jax.Array, y: jax.Array, share: jax.Array, intercept: bool
+) -> tuple[jax.Array, jax.Array]:
+    """[X y] (n, p + t) less their means, and these: one array is half of what is to be compiled.
+
+    What rounding leaves of a mean matters where data lie far from 0; it is taken out by whoever
+    centres next.
+    """
+    both = jnp.concatenate([x, y[:, None] if y.ndim == 1 else y], axis=1)
+    shift = share @ both if intercept else jnp.zeros_like(both[0])
+    return both - shift[None], shift
+
+
+def centred_near(
+    both: jax.Array, shift: jax.Array, p: int, weights: jax.Array, intercept: bool
+) -> Centred:
+    """`centred` of data from `joined`, or of some of their rows; the first p columns are X."""
     root = jnp.sqrt(weights)
-    mean_x, mean_y = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
-    constant = jnp.zeros_like(root)
+    mean, constant = jnp.zeros_like(both[0]), jnp.zeros_like(root)
     if intercept:
         share = weights / jnp.sum(weights)
         constant = jnp.sqrt(share)
-        x, mean_x = _around_mean(x, share)
-        y, mean_y = _around_mean(y, share)
-    return Centred(x * root[:, None], y * root[:, None], root, mean_x, mean_y, constant)
-
-
-def _around_mean(a: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A − ā by columns, and ā; a constant column gives exactly 0, as a small λ blows up noise."""
-    mean = share @ a
-    mean = mean + share @ (a - mean[None])  # what rounding left: matters far from 0
-    moved = a - mean[None]
-    largest = jnp.max(jnp.where(share[:, None] > 0, jnp.abs(moved), 0), axis=0)
-    noise = 16 * np.finfo(a.dtype).eps * jnp.abs(mean)
-    return jnp.where((largest > noise)[None], moved, 0), mean
+        mean = share @ both
+        both = both - mean[None]
+        largest = jnp.max(jnp.where(share[:, None] > 0, jnp.abs(both), 0), axis=0)
+        noise = 16 * np.finfo(both.dtype).eps * jnp.abs(shift + mean)
+        # a constant column becomes exactly 0: a small λ would blow noise up
+        both = jnp.where((largest > noise)[None], both, 0)
+    both = both * root[:, None]
+    return Centred(both[:, :p], both[:, p:], root, mean[:p], mean[p:], constant)
 
 
 def known(*values: Any) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdjax.regression import Centred, centred
+from wdjax.regression import Centred, centred_near, joined
 
 
 class Fit(NamedTuple):
@@ -271,23 +271,24 @@ def fold_errors(
     x: jax.Array, y: jax.Array, weights: jax.Array, folds: Any, lams: jax.Array, intercept: bool
 ) -> jax.Array:
     """(K, L, t) mean squared errors on the validation part of every fold."""
-    p = x.shape[1]
-    y = y[:, None] if y.ndim == 1 else y
-    if intercept:  # a shift of all data changes no error, and spares digits
-        x, y = x - jnp.mean(x, axis=0)[None], y - jnp.mean(y, axis=0)[None]
+    n, p = x.shape
+    # a shift of all data changes no error, and spares digits
+    both, shift = joined(x, y, jnp.full(n, 1 / n, x.dtype), intercept)
+    x, y = both[:, :p], both[:, p:]
     gram = x @ x.T if is_wide(folds.train.shape[1], p) else None
 
     def one(fold: Any) -> jax.Array:
         train, train_weights, val, val_weights = fold
         s = weights[train] * train_weights
         if gram is None:
-            problem = centred(x[train], y[train], s, intercept)
+            problem = centred_near(both[train], shift, p, s, intercept)
             coef = coefficients(problem, lams, intercept)
-            predicted = jnp.einsum("vp,lpt->lvt", x[val] - problem.mean_x[None], coef)
-            mean_y = problem.mean_y
+            left_out = both[val]
+            predicted = jnp.einsum("vp,lpt->lvt", left_out[:, :p] - problem.mean_x[None], coef)
+            error = (left_out[:, p:] - problem.mean_y[None])[None] - predicted
         else:
             predicted, mean_y = _from_gram(gram[train][:, train], gram[val][:, train], y[train], s)
-        error = (y[val] - mean_y[None])[None] - predicted
+            error = (y[val] - mean_y[None])[None] - predicted
         share = weights[val] * val_weights
         return jnp.einsum("v,lvt->lt", share / jnp.sum(share), error**2)
 
