@@ -11,11 +11,22 @@ import radial_cases
 import schedule_cases
 
 import wdjax
-from wdjax import adaptive, gates, matrices, penalties, radial, schedules
+from wdjax import (
+    adaptive,
+    convert_keras,
+    convert_muon,
+    convert_torch,
+    gates,
+    matrices,
+    penalties,
+    radial,
+    schedules,
+)
 
 NAMESPACES = [
     getattr(wdjax, name) for name in wdjax.__all__ if inspect.ismodule(getattr(wdjax, name))
 ]
+NAMESPACES += [convert_keras, convert_muon, convert_torch]  # what wdjax.convert holds
 
 
 def own_functions(module):

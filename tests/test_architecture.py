@@ -15,10 +15,11 @@ LAYERS = (
     "paths", "kinds", "rules", "leafwise", "schedules", "scaling", "groups",
     "penalties", "matrices", "gates", "anchors", "preconditioners", "transforms",
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
-    "optimizers", "metrics", "audit", "dynamics", "sentences", "explaining", "foreign", "conversions", "convert_torch",
+    "optimizers", "metrics", "audit", "dynamics", "sentences", "explaining",
+    "foreign", "conversions", "convert_torch",
     "convert_muon", "convert_keras", "convert", "training", "batches", "fitting", "folds",
     "regression", "ridge", "lasso", "linear", "grids", "jobs", "runs", "results", "chunks",
-    "selection", "sweeps", "tuning", "datasets", "plots",
+    "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
 )
 # fmt: on
 RUNTIME = {"jax", "jaxlib", "optax", "chex", "numpy"}

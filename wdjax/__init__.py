@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from wdjax import (
         adaptive,
         bounds,
+        convert,
         datasets,
+        dynamics,
         linear,
         matrices,
         metrics,
@@ -51,11 +53,13 @@ if TYPE_CHECKING:
         sweeps,
         tuning,
     )
+    from wdjax.explaining import Explanation, explain
     from wdjax.fitting import History, fit
     from wdjax.training import TrainState, make_train_step
 
 __all__ = [
     "Audit",
+    "Explanation",
     "History",
     "RuleError",
     "TrainState",
@@ -67,12 +71,15 @@ __all__ = [
     "audit",
     "bounds",
     "compensated",
+    "convert",
     "corrected",
     "cosine_ramp",
     "datasets",
     "decay_budget",
     "decay_weights",
     "decayed",
+    "dynamics",
+    "explain",
     "fit",
     "fixed",
     "from_half_life",
@@ -114,8 +121,10 @@ __all__ = [
 
 # names that are not modules, and where they live
 _LATER = {
+    "Explanation": "explaining",
     "History": "fitting",
     "TrainState": "training",
+    "explain": "explaining",
     "fit": "fitting",
     "make_train_step": "training",
 }

@@ -30,7 +30,8 @@ class History(NamedTuple):
 
     Args:
         steps: (T,) integers, the step counts at which the metrics were measured.
-        metrics: name -> (T, ...) array, the metrics of every step.
+        metrics: name -> (T, ...) array, the metrics of every step; `wdjax.metrics.series` takes the
+            readings of a measured optimizer out of it.
         eval_steps: (E,) integers, the step counts at which `evaluate` was called.
         evals: name -> (E, ...) array, what it returned.
     """

@@ -23,6 +23,8 @@ PyTree = Any
 Metrics = dict[str, Any]
 Step = Callable[["TrainState", PyTree], tuple["TrainState", Metrics]]
 
+_ADDED = ("loss", "grad_norm", "finite", "measured")  # metrics that the step adds itself
+
 
 class TrainState(NamedTuple):
     """All that changes while training, a pytree: save it, restore it, go on.
@@ -325,16 +327,13 @@ def _check_loss(loss: Any) -> None:
     chex.assert_type(loss, float, custom_message=rule, exception_type=TypeError)
 
 
-_TAKEN = ("loss", "grad_norm", "finite", "measured")
-
-
 def _check_metrics(metrics: Any) -> None:
     if not isinstance(metrics, dict):
         raise TypeError(f"metrics must be a dict of arrays; got {kind_of(metrics)}.")
     wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(metrics) if not _is_number(x)]
     if wrong:
         raise TypeError(f"metrics must be a dict of arrays; got {listed(wrong)}.")
-    taken = [f"'{name}'" for name in _TAKEN if name in metrics]
+    taken = [f"'{name}'" for name in _ADDED if name in metrics]
     if taken:
         raise ValueError(
             f"metrics must not use the names that the step adds; got {listed(taken)}. Rename them."

@@ -1,0 +1,459 @@
+"""PyTorch's optimisers, by PyTorch's own names and defaults; see `wdjax.convert`."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from wdjax import foreign
+from wdjax.conversions import (
+    Converted,
+    Groups,
+    Piece,
+    Settings,
+    adam,
+    check_below_one,
+    check_numbers,
+    from_torch,
+    given,
+    in_the_gradient,
+    on_the_weights,
+    rate,
+    shown,
+)
+from wdjax.rules import Rules
+from wdjax.schedules import Strength, as_schedule
+from wdjax.transforms import EVERYTHING
+
+
+def torch_sgd(
+    *,
+    lr: Strength = 1e-3,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: Strength = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+    groups: Groups = (),
+    rules: Rules = EVERYTHING,
+    **execution: Any,
+) -> Converted:
+    """The equal of `torch.optim.SGD`.
+
+        g ← g + λ θ,  b ← μ b + (1 − d) g,  θ⁺ = θ − η b;  the first b is g, whatever d
+
+    Args:
+        lr: η, a number or a schedule of the step.
+        momentum: μ >= 0.
+        dampening: d.
+        weight_decay: λ, in the gradient, and so in the momentum.
+        nesterov: step along g + μ b.
+        maximize: climb: −g in place of g.
+        groups: (selector, settings) pairs, as PyTorch's param groups: a selector as in `rules`,
+            and a dict of settings that differ. The first match wins; the settings above are for
+            the parameters that no group claims. `lr_scale` multiplies the learning rate.
+        rules: multipliers of the weight decay. PyTorch decays everything, biases and norms too.
+        **execution: foreach, fused, capturable, differentiable; they change no step.
+
+    Returns:
+        The optimiser, in `.optimizer`; print the record for the explanation.
+
+    Raises:
+        TypeError: a setting is unknown, or a group is no pair.
+        ValueError: a setting is out of range, or Nesterov's momentum is combined with dampening.
+
+    Example:
+        >>> print(torch_sgd(lr=0.1, momentum=0.9, weight_decay=5e-4))
+        torch.optim.SGD
+          weight_decay=0.0005
+            → wdjax.add_decayed_weights(0.0005, rules=everything): in the gradient, before the ...
+          momentum=0.9, nesterov=False
+            → optax.trace(0.9)
+          lr=0.1
+            → optax.scale_by_learning_rate(0.1)
+
+    References:
+        PyTorch 2.13, `torch/optim/sgd.py`; Sutskever et al., *On the importance of initialization
+        and momentum in deep learning*, 2013.
+    """
+    return from_torch("SGD", _sgd, locals())
+
+
+def torch_adam(
+    *,
+    lr: Strength = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: Strength = 0.0,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+    groups: Groups = (),
+    rules: Rules = EVERYTHING,
+    **execution: Any,
+) -> Converted:
+    """The equal of `torch.optim.Adam`, whose weight decay is in the gradient.
+
+        g ← g + λ θ,  θ⁺ = θ − η m̂ / (√v̂ + ε)
+
+    Args:
+        lr: η, a number or a schedule of the step.
+        betas: β₁ and β₂, in [0, 1).
+        eps: ε, outside of the root.
+        weight_decay: λ, in the gradient: it is divided by √v̂ like the rest of it.
+        amsgrad: the largest v so far in place of v, before its bias is corrected.
+        maximize: climb: −g in place of g.
+        decoupled_weight_decay: decay the weights instead, which is `torch_adamw`.
+        groups: (selector, settings) pairs, as in `torch_sgd`.
+        rules: multipliers of the weight decay; PyTorch decays everything.
+        **execution: foreach, fused, capturable, differentiable; they change no step.
+
+    Returns:
+        The optimiser, in `.optimizer`; print the record for the explanation.
+
+    Raises:
+        TypeError: a setting is unknown, or a group is no pair.
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> print(torch_adam(weight_decay=1e-4))
+        torch.optim.Adam
+          weight_decay=0.0001, decoupled_weight_decay=False
+            → wdjax.add_decayed_weights(0.0001, rules=everything): in the gradient, before the ...
+          betas=(0.9, 0.999), eps=1e-08, amsgrad=False
+            → optax.scale_by_adam(0.9, 0.999, eps=1e-08)
+          lr=0.001
+            → optax.scale_by_learning_rate(0.001)
+
+    References:
+        PyTorch 2.13, `torch/optim/adam.py`; Kingma and Ba, *Adam*, 2015, arXiv:1412.6980.
+    """
+    return from_torch("Adam", _adam, locals())
+
+
+def torch_adamw(
+    *,
+    lr: Strength = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: Strength = 1e-2,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = True,
+    groups: Groups = (),
+    rules: Rules = EVERYTHING,
+    **execution: Any,
+) -> Converted:
+    """The equal of `torch.optim.AdamW`, whose default decay is 100 times that of `optax.adamw`.
+
+        θ⁺ = (1 − η λ) θ − η m̂ / (√v̂ + ε)
+
+    Args:
+        lr: η, a number or a schedule of the step; it scales the decay, too.
+        betas: β₁ and β₂, in [0, 1).
+        eps: ε, outside of the root.
+        weight_decay: λ.
+        amsgrad: the largest v so far in place of v, before its bias is corrected.
+        maximize: climb: −g in place of g.
+        decoupled_weight_decay: True; it is among the `defaults` of a torch optimiser.
+        groups: (selector, settings) pairs, as in `torch_sgd`.
+        rules: multipliers of the weight decay; PyTorch decays everything.
+        **execution: foreach, fused, capturable, differentiable; they change no step.
+
+    Returns:
+        The optimiser, in `.optimizer`; print the record for the explanation.
+
+    Raises:
+        TypeError: a setting is unknown, or a group is no pair.
+        ValueError: a setting is out of range, or the decay is not decoupled.
+
+    Example:
+        >>> print(torch_adamw(groups=[("bias", {"weight_decay": 0.0})]))
+        torch.optim.AdamW
+        'bias': weight_decay=0.0
+          weight_decay=0.0, decoupled_weight_decay=True
+            → nothing: no decay
+        every other parameter
+          ...
+          weight_decay=0.01, decoupled_weight_decay=True
+            → wdjax.decay_weights(wdjax.lr_scaled(0.01, 0.001), rules=everything): on the ...
+
+    References:
+        PyTorch 2.13, `torch/optim/adamw.py`; Loshchilov and Hutter, *Decoupled Weight Decay
+        Regularization*, 2019, arXiv:1711.05101, whose own decay is not scaled by the height of
+        the learning rate: `paper_adamw`.
+    """
+    if not decoupled_weight_decay:
+        raise ValueError(
+            "`decoupled_weight_decay` must be True in torch.optim.AdamW; got False. Use torch_adam."
+        )
+    return from_torch("AdamW", _adam, locals())
+
+
+def torch_nadam(
+    *,
+    lr: Strength = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: Strength = 0.0,
+    momentum_decay: float = 4e-3,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+    groups: Groups = (),
+    rules: Rules = EVERYTHING,
+    **execution: Any,
+) -> Converted:
+    """The equal of `torch.optim.NAdam`; `optax.nadam` has no schedule of the momentum.
+
+        μ_t = β₁ (1 − ½ 0.96^(t ψ)),  the step looks ahead along μ_{t+1} m + (1 − μ_t) g
+
+    Args:
+        lr: η, a number or a schedule of the step.
+        betas: β₁ and β₂, in [0, 1).
+        eps: ε, outside of the root.
+        weight_decay: λ, in the gradient unless decoupled.
+        momentum_decay: ψ >= 0.
+        decoupled_weight_decay: decay the weights, scaled by η, in place of the gradient.
+        maximize: climb: −g in place of g.
+        groups: (selector, settings) pairs, as in `torch_sgd`.
+        rules: multipliers of the weight decay; PyTorch decays everything.
+        **execution: foreach, fused, capturable, differentiable; they change no step.
+
+    Returns:
+        The optimiser, in `.optimizer`; print the record for the explanation.
+
+    Raises:
+        TypeError: a setting is unknown, or a group is no pair.
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> print(torch_nadam())
+        torch.optim.NAdam
+          weight_decay=0.0, decoupled_weight_decay=False
+            → nothing: no decay
+          betas=(0.9, 0.999), eps=1e-08, momentum_decay=0.004
+            → Dozat's schedule of the momentum; not optax.nadam, which has a constant one
+          lr=0.002
+            → optax.scale_by_learning_rate(0.002)
+
+    References:
+        PyTorch 2.13, `torch/optim/nadam.py`; Dozat, *Incorporating Nesterov Momentum into Adam*,
+        2016.
+    """
+    return from_torch("NAdam", _nadam, locals())
+
+
+def torch_adagrad(
+    *,
+    lr: Strength = 1e-2,
+    lr_decay: float = 0.0,
+    weight_decay: Strength = 0.0,
+    initial_accumulator_value: float = 0.0,
+    eps: float = 1e-10,
+    maximize: bool = False,
+    groups: Groups = (),
+    rules: Rules = EVERYTHING,
+    **execution: Any,
+) -> Converted:
+    """The equal of `torch.optim.Adagrad`; `optax.adagrad` has its ε inside the root.
+
+        g ← g + λ θ,  a ← a + g²,  θ⁺ = θ − η / (1 + t r) g / (√a + ε)
+
+    Args:
+        lr: η, a number or a schedule of the step.
+        lr_decay: r >= 0, with t = 0 in the first step.
+        weight_decay: λ, in the gradient.
+        initial_accumulator_value: a at the start (0; Optax has 0.1).
+        eps: ε, outside of the root.
+        maximize: climb: −g in place of g.
+        groups: (selector, settings) pairs, as in `torch_sgd`.
+        rules: multipliers of the weight decay; PyTorch decays everything.
+        **execution: foreach, fused, differentiable; they change no step.
+
+    Returns:
+        The optimiser, in `.optimizer`; print the record for the explanation.
+
+    Raises:
+        TypeError: a setting is unknown, or a group is no pair.
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> print(torch_adagrad(lr=0.1))
+        torch.optim.Adagrad
+          weight_decay=0.0
+            → nothing: no decay
+          initial_accumulator_value=0.0, eps=1e-10
+            → g / (√a + 1e-10), a from 0.0; not optax.adagrad, whose ε is in the root
+          lr=0.1, lr_decay=0.0
+            → optax.scale_by_learning_rate(0.1)
+
+    References:
+        PyTorch 2.13, `torch/optim/adagrad.py`; Duchi, Hazan and Singer, *Adaptive Subgradient
+        Methods*, 2011.
+    """
+    return from_torch("Adagrad", _adagrad, locals())
+
+
+def torch_rmsprop(
+    *,
+    lr: Strength = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: Strength = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+    groups: Groups = (),
+    rules: Rules = EVERYTHING,
+    **execution: Any,
+) -> Converted:
+    """The equal of `torch.optim.RMSprop`.
+
+        g ← g + λ θ,  v ← α v + (1 − α) g²,  b ← μ b + g / (√v + ε),  θ⁺ = θ − η b
+
+    Args:
+        lr: η, a number or a schedule of the step. It multiplies the momentum; in Keras and in
+            `optax.rmsprop` the momentum remembers the rates of its time.
+        alpha: α, in [0, 1) (0.99; Optax has 0.9).
+        eps: ε, outside of the root.
+        weight_decay: λ, in the gradient.
+        momentum: μ >= 0.
+        centered: √(v − m²) in place of √v, with m the average gradient.
+        maximize: climb: −g in place of g.
+        groups: (selector, settings) pairs, as in `torch_sgd`.
+        rules: multipliers of the weight decay; PyTorch decays everything.
+        **execution: foreach, capturable, differentiable; they change no step.
+
+    Returns:
+        The optimiser, in `.optimizer`; print the record for the explanation.
+
+    Raises:
+        TypeError: a setting is unknown, or a group is no pair.
+        ValueError: a setting is out of range.
+
+    Example:
+        >>> print(torch_rmsprop(centered=True))
+        torch.optim.RMSprop
+          weight_decay=0.0
+            → nothing: no decay
+          alpha=0.99, eps=1e-08, centered=True
+            → optax.scale_by_stddev(0.99, 1e-08, eps_in_sqrt=False)
+          lr=0.01
+            → optax.scale_by_learning_rate(0.01)
+
+    References:
+        PyTorch 2.13, `torch/optim/rmsprop.py`; Graves, *Generating Sequences with Recurrent Neural
+        Networks*, 2013, arXiv:1308.0850 (centered).
+    """
+    return from_torch("RMSprop", _rmsprop, locals())
+
+
+# The chains.
+
+
+def _sgd(s: Settings, rules: Rules) -> list[Piece]:
+    momentum, dampening = s["momentum"], s["dampening"]
+    check_numbers(s, "momentum")
+    if s["nesterov"] and (momentum == 0 or dampening != 0):
+        raise ValueError(
+            "`nesterov` must come with momentum and without dampening, as in PyTorch; got "
+            f"{given(s, 'momentum', 'dampening')}."
+        )
+    pieces = _gradient(s, rules)
+    if momentum != 0 and dampening != 0:
+        damped = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1 - dampening))
+        meaning = f"the gradient times {1 - dampening:g}, but for the first"
+        pieces.append(Piece(given(s, "dampening"), meaning, damped))
+    if momentum != 0:
+        code = f"optax.trace({momentum}{', nesterov=True' if s['nesterov'] else ''})"
+        link = optax.trace(momentum, nesterov=s["nesterov"])
+        pieces.append(Piece(given(s, "momentum", "nesterov"), code, link))
+    return [*pieces, rate(given(s, "lr"), s["lr"])]
+
+
+def _adam(s: Settings, rules: Rules) -> list[Piece]:
+    (b1, b2), eps = s["betas"], s["eps"]
+    check_below_one(s, "betas")
+    check_numbers(s, "eps")
+    direction = adam(given(s, "betas", "eps", "amsgrad"), b1, b2, eps)
+    if s["amsgrad"]:
+        meaning = "the largest v, then its bias; not optax.amsgrad, which does both the other way"
+        link = foreign.adam(b1, b2, amsgrad=True, denominator=lambda root, c: root / c + eps)
+        direction = Piece(direction.setting, meaning, link)
+    return _with_either_decay(s, rules, direction)
+
+
+def _nadam(s: Settings, rules: Rules) -> list[Piece]:
+    b1, b2 = s["betas"]
+    check_below_one(s, "betas")
+    check_numbers(s, "eps", "momentum_decay")
+    link = foreign.nadam(b1, b2, s["eps"], s["momentum_decay"])
+    meaning = "Dozat's schedule of the momentum; not optax.nadam, which has a constant one"
+    direction = Piece(given(s, "betas", "eps", "momentum_decay"), meaning, link)
+    return _with_either_decay(s, rules, direction)
+
+
+def _adagrad(s: Settings, rules: Rules) -> list[Piece]:
+    initial, eps = s["initial_accumulator_value"], s["eps"]
+    check_numbers(s, "initial_accumulator_value", "eps", "lr_decay")
+    meaning = f"g / (√a + {eps}), a from {initial}; not optax.adagrad, whose ε is in the root"
+    return [
+        *_gradient(s, rules),
+        Piece(given(s, "initial_accumulator_value", "eps"), meaning, foreign.adagrad(initial, eps)),
+        rate(given(s, "lr", "lr_decay"), _falling(s["lr"], s["lr_decay"])),
+    ]
+
+
+def _falling(lr: Strength, lr_decay: float) -> Strength:
+    """η / (1 + r t)."""
+    if lr_decay == 0:
+        return lr
+    schedule = as_schedule(lr, "lr")
+
+    def falling(count: Any) -> Any:
+        return schedule(count) / (1 + lr_decay * jnp.asarray(count, float))
+
+    falling.__name__ = f"{shown(lr).strip('<>')} / (1 + {lr_decay:g} t)"
+    return falling
+
+
+def _rmsprop(s: Settings, rules: Rules) -> list[Piece]:
+    alpha, eps, momentum = s["alpha"], s["eps"], s["momentum"]
+    check_below_one(s, "alpha")
+    check_numbers(s, "eps", "momentum")
+    scale = optax.scale_by_stddev if s["centered"] else optax.scale_by_rms
+    meaning = f"optax.{scale.__name__}({alpha}, {eps}, eps_in_sqrt=False)"
+    link = scale(alpha, eps, eps_in_sqrt=False)
+    pieces = [
+        *_gradient(s, rules),
+        Piece(given(s, "alpha", "eps", "centered"), meaning, link),
+    ]
+    if momentum != 0:
+        meaning = f"optax.trace({momentum}), before the learning rate; optax.rmsprop has it after"
+        pieces.append(Piece(given(s, "momentum"), meaning, optax.trace(momentum)))
+    return [*pieces, rate(given(s, "lr"), s["lr"])]
+
+
+def _with_either_decay(s: Settings, rules: Rules, direction: Piece) -> list[Piece]:
+    """Place the decay before the direction, or decoupled at the end."""
+    setting = given(s, "weight_decay", "decoupled_weight_decay")
+    step = rate(given(s, "lr"), s["lr"])
+    if s["decoupled_weight_decay"]:
+        return [
+            *_ascent(s),
+            direction,
+            step,
+            *on_the_weights(setting, s["weight_decay"], s["lr"], rules),
+        ]
+    return [*_ascent(s), *in_the_gradient(setting, s["weight_decay"], rules), direction, step]
+
+
+def _gradient(s: Settings, rules: Rules) -> list[Piece]:
+    """What the optimiser takes for the gradient: g + λ θ, or −g + λ θ."""
+    setting = given(s, "weight_decay")
+    return [*_ascent(s), *in_the_gradient(setting, s["weight_decay"], rules)]
+
+
+def _ascent(s: Settings) -> list[Piece]:
+    """−g, before the decay is added to it."""
+    return [Piece("maximize=True", "optax.scale(-1.0)", optax.scale(-1.0))] * bool(s["maximize"])

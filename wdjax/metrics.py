@@ -1,0 +1,388 @@
+"""What training does to the weights, read inside the compiled step: norms, rotation, decay.
+
+`measured(optimizer)` makes the same updates, bit for bit, and keeps readings in its state;
+`latest(opt_state)` shows the newest, `series(history)` those of a run.
+"""
+
+import functools
+import math
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from wdjax import paths
+from wdjax.leafwise import Params, lined_up, require_params, widened
+from wdjax.optimizers import STANDARD, Decayed
+from wdjax.rules import Rules, check_rules, label, owners, resolve
+
+Readings: TypeAlias = dict[str, dict[str, Any]]
+
+_OF_STEP = ("weight_norm", "weight_rms", "update_norm", "rotation", "effective_learning_rate")
+_NAMES = (*_OF_STEP, "decay_to_update", "gated", "strength")
+
+_LONGEST_ROW = 2**14  # numbers summed one by one; more would lose digits
+
+
+class MeasuredState(NamedTuple):
+    """State of `measured`; its structure does not depend on multipliers, strength or schedule.
+
+    Attributes:
+        count: int32 scalar, steps taken.
+        inner_state: of the optimizer.
+        readings: group -> (8,) float32, or (5,) without the readings of decay; `latest` names them.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
+    inner_state: Any
+    readings: dict[str, jax.Array]
+
+
+def measured(
+    optimizer: optax.GradientTransformation,
+    *,
+    per: str = "rule",
+    every: int = 1,
+    rules: Rules | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Measure what each step does to the weights, without changing the step.
+
+        weight_norm               ‖θ‖, before the step
+        weight_rms                ‖θ‖ / √n
+        update_norm               ‖Δ‖, decay included: θ⁺ = θ + Δ
+        rotation                  the angle between θ and θ + Δ, in radians
+        effective_learning_rate   ‖Δ₀‖ / ‖θ‖, with Δ₀ the step before decay
+        decay_to_update           ‖Δ − Δ₀‖ / ‖Δ₀‖
+        gated                     share of entries that decay should move and did not
+        strength                  s(t) m
+
+    The leaves of a group count as one vector of n numbers. A ratio over 0 reads 0. `gated` counts
+    entries θ ≠ 0 with s m > 0 that are the same with and without decay: the gate was closed, or
+    the update's dtype swallowed the decay. The last three, and Δ₀, need an optimizer built by
+    `wdjax.decayed`: wrap that directly, and place everything else around; any chain becomes one
+    as `decayed(lambda learning_rate: optax.chain(...))(...)`. For other optimizers Δ₀ = Δ. What
+    stands behind `measured` in a chain and changes the step is not seen.
+
+    Args:
+        optimizer: any complete Optax optimizer.
+        per: "rule" groups the leaves by the rule that claims them; "leaf" reads each by its path.
+        every: n >= 1; read at steps 0, n, 2n, ... and hold the readings in between. A reading takes
+            about as long as two steps of Adam, to hold it next to nothing: see
+            `scripts/bench.py metrics`.
+        rules: (selector, multiplier) pairs to group by; None: the optimizer's own, where it was
+            built by `decayed`, else `standard()`.
+
+    Returns:
+        The optimizer with a `MeasuredState`; its update needs `params`. Everything reads 0 before
+        the first step. `make_train_step` and `fit` report the readings as metrics["measured"].
+
+    Raises:
+        TypeError: `optimizer` is not an Optax optimizer.
+        ValueError: `per` or `every` is something else; rules are wrong (at `init`); `params` is
+            missing (at `update`).
+
+    Example:
+        >>> from wdjax.optimizers import decayed
+        >>> optimizer = measured(decayed(optax.sgd)(0.1, weight_decay=0.5))
+        >>> params, grads = {"kernel": jnp.full((1, 4), 2.0)}, {"kernel": jnp.ones((1, 4))}
+        >>> updates, state = optimizer.update(grads, optimizer.init(params), params)
+        >>> now = latest(state)["weight"]
+        >>> {name: round(float(now[name]), 3) for name in ("weight_norm", "decay_to_update")}
+        {'weight_norm': 4.0, 'decay_to_update': 1.0}
+
+    References:
+        Kosson, Messmer and Jaggi, *Rotational Equilibrium*, 2024, arXiv:2305.17212 (rotation);
+        Karras et al., *Analyzing and Improving the Training Dynamics of Diffusion Models*, 2024,
+        arXiv:2312.02696 (effective learning rate: the relative size of updates).
+    """
+    _check(optimizer, per, every)
+    inner = optax.with_extra_args_support(optimizer)
+    own = optimizer.rules if isinstance(optimizer, Decayed) else STANDARD
+    groups = functools.partial(_groups, per, check_rules(own if rules is None else rules))
+    size = len(_NAMES if isinstance(optimizer, Decayed) else _OF_STEP)
+
+    def init(params: Params) -> MeasuredState:
+        names = dict.fromkeys(name for name in groups(params) if name is not None)
+        readings = {name: jnp.zeros(size, jnp.float32) for name in names}
+        return MeasuredState(jnp.zeros((), jnp.int32), inner.init(params), readings)
+
+    def update(
+        updates: Params, state: MeasuredState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Params, MeasuredState]:
+        require_params("measured", params)
+
+        def read() -> dict[str, jax.Array]:
+            parts = _parts(inner, updates, state.inner_state, params, extra_args)
+            return _readings(groups(params), *lax.stop_gradient((params, parts)))
+
+        due = True if every == 1 else state.count % every == 0
+        readings = _when(due, read, state.readings)
+        # The step is computed once more, not passed out of the branch: so the compiler may fuse
+        # it with θ + Δ as ever, and steps without a reading pay next to nothing.
+        updates, inner_state = inner.update(
+            _after(readings, updates), state.inner_state, params, **extra_args
+        )
+        count = optax.safe_increment(state.count)
+        return updates, MeasuredState(count, inner_state, readings)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def latest(opt_state: Any) -> Readings:
+    """Read the newest readings out of an optimizer's state.
+
+    Args:
+        opt_state: of an optimizer with `measured` in it, at any depth of chains and wrappers, or
+            a pytree that holds one, such as a `TrainState`. Inside `jit` too.
+
+    Returns:
+        group -> name -> float32 scalar; the names are those of `measured`. A second group of the
+        same name, from another `measured`, is called "name (2)".
+
+    Raises:
+        ValueError: there are no readings.
+
+    Example:
+        >>> optimizer = optax.chain(optax.clip(1.0), measured(optax.sgd(0.1), per="leaf"))
+        >>> params = {"w": jnp.array([3.0, 4.0])}
+        >>> _, state = optimizer.update(params, optimizer.init(params), params)
+        >>> float(latest(state)["w"]["weight_norm"])
+        5.0
+    """
+    found = collected(opt_state)
+    if not found:
+        raise ValueError(
+            "`opt_state` must hold the readings of an optimizer with `measured` in it; got "
+            f"{_shown(opt_state)} without. Build it as wdjax.metrics.measured(optimizer)."
+        )
+    return found
+
+
+def collected(opt_state: Any) -> Readings:
+    """Read the newest readings, as `latest` does, or {} where there are none.
+
+    Args:
+        opt_state: as for `latest`.
+
+    Returns:
+        group -> name -> float32 scalar.
+
+    Example:
+        >>> collected(optax.sgd(0.1).init({"w": jnp.ones(2)}))
+        {}
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, MeasuredState))
+    states = [node for node in nodes if isinstance(node, MeasuredState)]
+    rows = [row for state in states for row in state.readings.items()]
+    return {
+        name: {_NAMES[i]: row[..., i] for i in range(row.shape[-1])}
+        for name, (_, row) in zip(_distinct(name for name, _ in rows), rows, strict=True)
+    }
+
+
+def series(history: Any) -> Readings:
+    """Take the readings of a run out of what `fit` returns.
+
+    Args:
+        history: a `History` of a run whose optimizer has `measured` in it.
+
+    Returns:
+        group -> name -> (T,) float32, one entry for each of `history.steps`; between readings, and
+        in steps that were skipped, the last one is repeated.
+
+    Raises:
+        ValueError: the history has no readings.
+
+    Example:
+        >>> from wdjax.fitting import History
+        >>> found = {"weight": {"rotation": np.array([0.1, 0.2])}}
+        >>> history = History(np.arange(2), {"measured": found}, np.arange(0), {})
+        >>> series(history)["weight"]["rotation"]
+        array([0.1, 0.2])
+    """
+    if "measured" not in history.metrics:
+        raise ValueError(
+            f"`history` must have metrics['measured']; got {sorted(history.metrics)}. Train with "
+            "wdjax.metrics.measured(optimizer), both in make_train_step and TrainState.create."
+        )
+    found: Readings = history.metrics["measured"]
+    return found
+
+
+# Groups of leaves, by name.
+
+
+def _groups(per: str, rules: Rules, params: Params) -> list[str | None]:
+    """The group of each leaf; None for leaves that are not floating, such as counters."""
+    claims = owners(rules, params)
+    if per == "leaf":
+        names = _distinct(leaf.path or "." for leaf in paths.leaves(params))
+        return [None if owner < 0 else name for owner, name in zip(claims, names, strict=True)]
+    winners = sorted(set(claims) - {-1})
+    titles = dict(zip(winners, _distinct(label(rules[i][0]) for i in winners), strict=True))
+    return [titles.get(owner) for owner in claims]
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Tell equal names apart: "a", "a (2)"."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return distinct
+
+
+# Readings.
+
+
+class _Parts(NamedTuple):
+    """A step taken apart; without decay to be told from the rest, only `after`."""
+
+    after: Params
+    before: Params | None = None
+    strength: Any = None
+    multipliers: Params | None = None
+
+
+def _parts(
+    inner: optax.GradientTransformationExtraArgs,
+    updates: Params,
+    state: Any,
+    params: Params,
+    extra_args: dict[str, Any],
+) -> _Parts:
+    if not isinstance(inner, Decayed):
+        return _Parts(inner.update(updates, state, params, **extra_args)[0])
+    before, after, _ = inner.parts(updates, state, params, **extra_args)
+    return _Parts(after, before, inner.shrink(state), resolve(inner.rules, params))
+
+
+def _readings(names: list[str | None], params: Params, parts: _Parts) -> dict[str, jax.Array]:
+    after, before, s, multipliers = parts
+    rows = lined_up("measured", after, params, before, multipliers)[1]
+    groups: dict[str, list[_Leaf]] = {}
+    rows = [row for row in rows if row[1] is not None]  # a hole in updates and params alike
+    for name, (update, param, first, m) in zip(names, rows, strict=True):
+        if name is not None:
+            shrink = None if s is None else s * m
+            groups.setdefault(name, []).append(_leaf(param, update, first, shrink))
+    return {name: _reading(leaves) for name, leaves in groups.items()}
+
+
+class _Leaf(NamedTuple):
+    """Sums over one leaf; the part of Δ along θ is tilt · θ."""
+
+    size: int
+    weight: jax.Array  # |θ|²
+    update: jax.Array  # |Δ|²
+    tilt: jax.Array
+    across: jax.Array  # |Δ − tilt · θ|²
+    decay: tuple[Any, ...]  # |Δ₀|², |Δ − Δ₀|², entries held back, s m · size
+
+
+def _leaf(param: Any, update: Any, before: Any, shrink: Any) -> _Leaf:
+    w = widened(param)
+    u = jnp.zeros_like(w) if update is None else widened(update)
+    # without the pull to zero, which is along θ and may be much the larger part of Δ
+    v = u if shrink is None else u + shrink * w
+    terms = [_product(w, w), _product(u, u), _product(w, v), _product(v, v)]
+    if shrink is not None:
+        b = u if before is None else widened(before)
+        held = (u == b) & (w != 0) & (shrink > 0) & (update is not None)
+        terms += [_product(b, b), _product(u - b, u - b), held.astype(terms[0].dtype)]
+    ww, uu, wv, vv, *decay = _sums_in_one_pass(terms)
+    tilt = _ratio(wv, ww)
+    across = jnp.maximum(vv - tilt * wv, 0)
+    if shrink is not None:
+        tilt, decay = tilt - shrink, [*decay, shrink * w.size]
+    return _Leaf(w.size, ww, uu, tilt, across, tuple(decay))
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.real(jnp.conj(x) * y)
+
+
+def _sums_in_one_pass(terms: list[jax.Array]) -> list[jax.Array]:
+    """Sum each of the arrays; rows first, all at once, so that memory is read once."""
+    ndim = terms[0].ndim
+    if ndim > 1 and terms[0].shape[-1] <= _LONGEST_ROW:
+        zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
+        terms = lax.reduce(tuple(terms), zeros, _add, (ndim - 1,))
+    return [jnp.sum(term) for term in terms]
+
+
+def _add(x: tuple[Any, ...], y: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(map(operator.add, x, y))
+
+
+def _reading(leaves: list[_Leaf]) -> jax.Array:
+    """The readings of one group."""
+    n = max(sum(leaf.size for leaf in leaves), 1)
+    weight = jnp.sqrt(sum(leaf.weight for leaf in leaves))
+    update = jnp.sqrt(sum(leaf.update for leaf in leaves))
+    tilt = _ratio(sum(leaf.weight * leaf.tilt for leaf in leaves), weight * weight)
+    # the angle from the parts of Δ across θ and along it; its cosine would have no digits left
+    across = jnp.sqrt(sum(leaf.across + leaf.weight * (leaf.tilt - tilt) ** 2 for leaf in leaves))
+    angle = jnp.where(weight > 0, jnp.arctan2(across, weight * (1 + tilt)), 0)
+    values = [weight, weight / math.sqrt(n), update, angle, _ratio(update, weight)]
+    if leaves[0].decay:
+        before, part, held, shrink = (
+            sum(x) for x in zip(*(leaf.decay for leaf in leaves), strict=True)
+        )
+        values[-1] = _ratio(jnp.sqrt(before), weight)
+        values += [_ratio(jnp.sqrt(part), jnp.sqrt(before)), held / n, shrink / n]
+    return jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
+
+
+def _ratio(x: Any, y: Any) -> jax.Array:
+    """Divide; anything over 0 is 0."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+
+
+# When to read.
+
+
+def _when(due: Any, read: Callable[[], Any], otherwise: Any) -> Any:
+    """A branch; outside of jit one of Python, which does not compile anew at every call."""
+    if isinstance(due, jax.core.Tracer):
+        return lax.cond(due, read, lambda: otherwise)
+    return read() if due else otherwise
+
+
+def _after(readings: dict[str, jax.Array], updates: Params) -> Params:
+    """The updates as they are, but not before the readings are taken.
+
+    Without that order the compiler may let the step write over θ and the optimizer's state first,
+    and copy all of it for the readings. A norm below 0 never happens, but it does not know that.
+    """
+    never = functools.reduce(operator.or_, (row[0] < 0 for row in readings.values()), False)
+    if never is False:
+        return updates
+    return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), updates)
+
+
+# Messages.
+
+
+def _check(optimizer: Any, per: Any, every: Any) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"`optimizer` must be an Optax optimizer; got {_shown(optimizer)}. Call the factory "
+            "first; wrap what goes into optax.MultiSteps, not the MultiSteps."
+        )
+    if per not in ("rule", "leaf"):
+        raise ValueError(f'`per` must be "rule" or "leaf"; got {per!r}.')
+    whole = isinstance(every, int | np.integer) and not isinstance(every, bool)
+    if not (whole and every >= 1):
+        raise ValueError(f"`every` must be a whole number of steps >= 1; got {every!r}.")
+
+
+def _shown(x: Any) -> str:
+    return getattr(x, "__name__", None) or f"a {type(x).__name__}"
