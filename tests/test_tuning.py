@@ -370,7 +370,9 @@ def test_bad_numbers_are_refused_when_built(options, match):
 def test_bad_functions_and_data_are_refused_when_built():
     with pytest.raises(TypeError, match="`val_loss` must be a function"):
         hyper_decay(0.1, 3.0, validation())
-    with pytest.raises(TypeError, match="`penalty` must be a penalty with a gradient; got <penalty ball"):
+    with pytest.raises(
+        TypeError, match="`penalty` must be a penalty with a gradient; got <penalty ball"
+    ):
         hyper_decay(0.1, val_loss, validation(), penalty=penalties.ball(1.0))
     with pytest.raises(ValueError, match="val_data entries must share the leading axis"):
         hyper_decay(0.1, val_loss, {"x": np.ones(3), "y": np.ones(4)})
