@@ -10,12 +10,13 @@ DEMO := $(VENV)/.ready-demo
 TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
 
-.PHONY: help demo test test-slow oracles lint types check bench clean
+.PHONY: help demo test test-slow oracles peers lint types check bench clean
 
 help:
 	@echo "make demo    train the demo models; figures and metrics.json go to $(OUT)/"
 	@echo "make test    run the tests; make test-slow the few that take more than some seconds each"
 	@echo "make oracles install the other packages that some tests compare with (torch and more: large)"
+	@echo "make peers   install what only the benchmarks compare with"
 	@echo "make check   lint, types and tests"
 	@echo "make bench   paired timings (minutes, wants a quiet machine)"
 	@echo "make clean   remove $(VENV) and $(OUT)"
@@ -32,6 +33,9 @@ test-slow: $(TEST)
 oracles: $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3
+
+peers: oracles
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

@@ -17,7 +17,8 @@ def test_every_benchmark_runs_and_writes_its_figures(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures = json.loads(target.read_text())
     kinds = {figure["name"].split(",")[0].split()[0] for figure in figures}
-    assert kinds == {"step", "fit", "import", "resolve", "metrics"}
+    own = {"step", "fit", "import", "resolve", "metrics", "20", "240", "sweep", "LOO", "5", "lasso"}
+    assert own <= kinds  # more, where the peers are
     assert "ours/theirs" in done.stdout
 
 

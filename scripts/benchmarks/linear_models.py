@@ -1,27 +1,36 @@
-"""Paired timings of exact linear models against scikit-learn and celer.
+"""Exact linear models against scikit-learn, himalaya, celer and jaxopt.
 
-    python scripts/bench_linear.py [ridge|folds|lasso ...] [--repeats N] [--json FILE] [--smoke]
-
-Each ratio compares two programs run in turn in one process; a figure is the median of the paired
-ratios, with the smallest and the largest. Times in float64 unless said; "cold" includes tracing and
-compilation. Both sides do the same work: same grid, same tolerance, same folds.
+Times in float64 unless said; "cold" includes tracing and compilation. Both sides do the same work:
+same grid, same tolerance, same folds.
 """
 
-import argparse
-import importlib.util
-import json
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from bench import Figure, paired, table
 from sklearn import datasets, linear_model
 from sklearn.model_selection import GridSearchCV, KFold
 
 import wdjax.linear as linear
+from benchmarks.timing import Figure, installed, paired
 from wdjax.folds import Folds
+
+Bench = Callable[[int, bool], list[Figure]]
+
+
+def in_float64(bench: Bench) -> Bench:
+    """Run a benchmark in float64; the peers warn about convergence in float32."""
+
+    @functools.wraps(bench)
+    def run(repeats: int, smoke: bool) -> list[Figure]:
+        with jax.enable_x64(True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return bench(repeats, smoke)
+
+    return run
 
 
 def correlated(n: int, p: int, rho: float, nonzero: int = 50) -> tuple[Any, Any]:
@@ -48,11 +57,6 @@ def ridge_problems(smoke: bool) -> dict[str, tuple[Any, Any]]:
     return problems | {f"{n}x{p}": correlated(n, p, 0.5) for n, p in sizes}
 
 
-def installed(name: str) -> bool:
-    """Whether the package is here."""
-    return importlib.util.find_spec(name) is not None
-
-
 def cold(program: Callable[[], Any]) -> Callable[[], Any]:
     """The same, traced and compiled again."""
 
@@ -64,6 +68,7 @@ def cold(program: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
+@in_float64
 def bench_ridge(repeats: int, smoke: bool) -> list[Figure]:
     """LOO over 100 λ and the fit, against RidgeCV."""
     lams = np.logspace(-2, 5, 100)
@@ -80,6 +85,7 @@ def bench_ridge(repeats: int, smoke: bool) -> list[Figure]:
     return figures
 
 
+@in_float64
 def bench_folds(repeats: int, smoke: bool) -> list[Figure]:
     """Five folds over 100 λ and the fit, against GridSearchCV(Ridge)."""
     lams = np.logspace(-2, 5, 4 if smoke else 100)
@@ -113,6 +119,7 @@ def himalaya_folds(x: Any, y: Any, lams: Any, splitter: Any) -> Any:
     return solve_ridge_cv_svd(x, y, alphas=lams, cv=splitter, fit_intercept=True, warn=False)
 
 
+@in_float64
 def bench_groups(repeats: int, smoke: bool) -> list[Figure]:
     """A λ for each of four groups of features, against himalaya's random search of 40 draws."""
     if not installed("himalaya"):
@@ -144,6 +151,7 @@ def bench_groups(repeats: int, smoke: bool) -> list[Figure]:
     return [paired(name, ours, theirs, repeats=few, goal=None if smoke else 20, faster=True)]
 
 
+@in_float64
 def bench_jaxopt(repeats: int, smoke: bool) -> list[Figure]:
     """The lasso at 10 λ, each from the last, against jaxopt's proximal gradient; both compiled."""
     if not installed("jaxopt"):
@@ -173,6 +181,7 @@ def bench_jaxopt(repeats: int, smoke: bool) -> list[Figure]:
     return [paired(name, ours, theirs, repeats=few, goal=goal, faster=True)]
 
 
+@in_float64
 def bench_lasso(repeats: int, smoke: bool) -> list[Figure]:
     """The lasso path over 100 λ at tolerance 1e-4, against scikit-learn's and celer's."""
     try:
@@ -207,36 +216,3 @@ def bench_lasso(repeats: int, smoke: bool) -> list[Figure]:
                 figures.append(paired(f"{name} celer", ours, theirs, repeats=few, goal=goal))
             figures.append(paired(f"{name} itself cold", ours, cold(ours), repeats=1, goal=None))
     return figures
-
-
-BENCHES = {
-    "ridge": bench_ridge,
-    "folds": bench_folds,
-    "groups": bench_groups,
-    "lasso": bench_lasso,
-    "jaxopt": bench_jaxopt,
-}
-
-
-def main() -> None:
-    """Run the chosen benchmarks and print their table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("which", nargs="*", choices=[*BENCHES, []], help="default: all")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", help="also write every figure to this file")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    warnings.simplefilter("ignore")  # the peers warn about convergence in float32
-    repeats = 2 if options.smoke else options.repeats
-    figures: list[Figure] = []
-    for name in options.which or BENCHES:
-        figures += BENCHES[name](repeats, options.smoke)
-        print(table(figures), flush=True)
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump([figure._asdict() for figure in figures], file, indent=2)
-
-
-if __name__ == "__main__":
-    main()

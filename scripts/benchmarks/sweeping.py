@@ -6,11 +6,9 @@ would take minutes is timed on a part and scaled, and says so.
 """
 
 import functools
-import importlib.util
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,18 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from bench import Figure, paired
 
 import wdjax
+from benchmarks.timing import Figure, against, installed, limited, paired, scaled
 from wdjax import sweeps
 
 RULES = (("kernel", 1.0), ("bias", 0.0))
 GAMMA, RATE, BATCH, FOLDS = 0.01, 0.1, 32, 5
-
-
-def installed(*names: str) -> bool:
-    """Whether all these packages are here."""
-    return all(importlib.util.find_spec(name) for name in names)
 
 
 def data() -> dict[str, Any]:
@@ -234,47 +227,7 @@ def optuna_grid(lams: np.ndarray, epochs: int) -> Any:
     return study.best_value
 
 
-# The table.
-
-
-def scaled(program: Callable[[], Any], factor: float) -> Callable[[], float]:
-    """Time a part of the work and return the milliseconds that all of it would take."""
-
-    def run() -> float:
-        begin = time.perf_counter()
-        program()
-        return 1e3 * factor * (time.perf_counter() - begin)
-
-    return run
-
-
-def against(name: str, ours: Callable[[], Any], theirs_ms: Callable[[], float], *,
-            repeats: int, goal: float | None) -> Figure:  # fmt: skip
-    """Like `bench.paired`, where the peer says itself how long it took."""
-    jax.block_until_ready(ours())
-    pairs = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(ours())
-        pairs.append((1e3 * (time.perf_counter() - begin), theirs_ms()))
-    ratios = [b / a for a, b in pairs]
-    mine, other = (float(np.median(column)) for column in zip(*pairs, strict=True))
-    spread = (float(np.median(ratios)), min(ratios), max(ratios))
-    text = "theirs/ours" if goal is None else f"theirs/ours >= {goal:g}"
-    return Figure(name, mine, other, spread, text, None if goal is None else spread[0] >= goal)
-
-
-def limited(name: str, program: Callable[[], Any], *, repeats: int, most_ms: float) -> Figure:
-    """One program against a time."""
-    jax.block_until_ready(program())
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(program())
-        times.append(1e3 * (time.perf_counter() - begin))
-    middle = float(np.median(times))
-    spread = (middle / most_ms, min(times) / most_ms, max(times) / most_ms)
-    return Figure(name, middle, most_ms, spread, f"<= {most_ms:g} ms", middle <= most_ms)
+# The benchmarks.
 
 
 def bench_one(repeats: int, smoke: bool) -> list[Figure]:
@@ -355,8 +308,8 @@ _DEVICES = """
 import jax, sys, time
 jax.config.update("jax_num_cpu_devices", {count})
 sys.path.insert(0, {folder!r})
-import bench_sweeps
-run = lambda: bench_sweeps.on_all_devices({size}, {epochs})
+from benchmarks import sweeping
+run = lambda: sweeping.on_all_devices({size}, {epochs})
 run()
 begin = time.perf_counter()
 run()
@@ -376,7 +329,7 @@ def on_all_devices(size: int, epochs: int) -> Any:
 def bench_devices(repeats: int, smoke: bool) -> list[Figure]:
     """The same warm sweep on one device and on two, in processes of their own, in turn."""
     size, epochs, few = (4, 2, 1) if smoke else (1_024, 1_500, max(3, repeats // 3))
-    folder = os.path.dirname(os.path.abspath(__file__))
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
     def seconds(count: int) -> float:
         code = _DEVICES.format(count=count, folder=folder, size=size, epochs=epochs)
@@ -391,11 +344,3 @@ def bench_devices(repeats: int, smoke: bool) -> list[Figure]:
     name = f"sweep of {size:,} λ on 2 CPU devices, against 1"
     met = None if smoke else spread[0] >= 1.8
     return [Figure(name, two, one, spread, "theirs/ours >= 1.8", met)]
-
-
-BENCHES = {
-    "one": bench_one,
-    "many": bench_many,
-    "cube": bench_cube,
-    "devices": bench_devices,
-}

@@ -1,0 +1,108 @@
+"""How everything is timed: two programs in turn, and the ratio of each pair."""
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Figure(NamedTuple):
+    """One row of the table: ours against theirs."""
+
+    name: str
+    ours_ms: float
+    theirs_ms: float
+    ratio: tuple[float, float, float]  # median, min, max of the paired ratios ours / theirs
+    goal: str
+    met: bool | None  # None: reported, without a goal
+
+
+def paired(
+    name: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    *,
+    repeats: int,
+    goal: float | None,
+    faster: bool = False,
+) -> Figure:
+    """Time two programs in turn. `faster` reads the goal as theirs / ours >= goal."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for program in (ours, theirs):
+        jax.block_until_ready(program())  # compile, warm up
+    for i in range(repeats):
+        order = ((0, ours), (1, theirs)) if i % 2 == 0 else ((1, theirs), (0, ours))
+        for which, program in order:
+            start = time.perf_counter()
+            jax.block_until_ready(program())
+            times[which].append(1e3 * (time.perf_counter() - start))
+    ratios = [b / a if faster else a / b for a, b in zip(*times, strict=True)]
+    middle = statistics.median(ratios)
+    text = "theirs/ours" if faster else "ours/theirs"
+    met = None
+    if goal is not None:
+        met = middle >= goal if faster else middle <= goal
+        text += f" >= {goal:g}" if faster else f" <= {goal:g}"
+    ours_ms, theirs_ms = (statistics.median(t) for t in times)
+    return Figure(name, ours_ms, theirs_ms, (middle, min(ratios), max(ratios)), text, met)
+
+
+def scaled(program: Callable[[], Any], factor: float) -> Callable[[], float]:
+    """Time a part of the work and return the milliseconds that all of it would take."""
+
+    def run() -> float:
+        begin = time.perf_counter()
+        program()
+        return 1e3 * factor * (time.perf_counter() - begin)
+
+    return run
+
+
+def against(name: str, ours: Callable[[], Any], theirs_ms: Callable[[], float], *,
+            repeats: int, goal: float | None) -> Figure:  # fmt: skip
+    """Like `paired`, where the peer says itself how long it took."""
+    jax.block_until_ready(ours())
+    pairs = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(ours())
+        pairs.append((1e3 * (time.perf_counter() - begin), theirs_ms()))
+    ratios = [b / a for a, b in pairs]
+    mine, other = (float(np.median(column)) for column in zip(*pairs, strict=True))
+    spread = (float(np.median(ratios)), min(ratios), max(ratios))
+    text = "theirs/ours" if goal is None else f"theirs/ours >= {goal:g}"
+    return Figure(name, mine, other, spread, text, None if goal is None else spread[0] >= goal)
+
+
+def limited(name: str, program: Callable[[], Any], *, repeats: int, most_ms: float) -> Figure:
+    """One program against a time."""
+    jax.block_until_ready(program())
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(program())
+        times.append(1e3 * (time.perf_counter() - begin))
+    middle = float(np.median(times))
+    spread = (middle / most_ms, min(times) / most_ms, max(times) / most_ms)
+    return Figure(name, middle, most_ms, spread, f"<= {most_ms:g} ms", middle <= most_ms)
+
+
+def installed(*names: str) -> bool:
+    """Whether all these packages are here."""
+    return all(importlib.util.find_spec(name) for name in names)
+
+
+def table(figures: list[Figure], *, head: bool = True) -> str:
+    """Lay the figures out as text."""
+    first = f"{'what':<62} {'ours ms':>10} {'theirs ms':>10} {'ratio [min, max]':>24}  goal"
+    rows = [
+        f"{f.name:<62} {f.ours_ms:>10.3f} {f.theirs_ms:>10.3f} "
+        f"{f'{f.ratio[0]:.3g} [{f.ratio[1]:.3g}, {f.ratio[2]:.3g}]':>24}  "
+        f"{f.goal} { {True: 'ok', False: 'MISSED', None: ''}[f.met] }"
+        for f in figures
+    ]
+    return "\n".join([first, *rows] if head else rows)
