@@ -14,6 +14,7 @@ from wdjax import plots
 FUNCTIONS = {
     "loss_curve": (plots.loss_curve, {"none": [3.0, 2.0, 1.0], "L2": [4.0, 3.0, 2.0]}),
     "weight_norms": (plots.weight_norms, {"none": [3.0, 2.0, 1.0], "L2": [4.0, 3.0, 2.0]}),
+    "rotations": (plots.rotations, {"none": [0.3, 0.2, 0.1], "L2": [0.4, 0.3, 0.2]}),
     "weight_histogram": (plots.weight_histogram, {"none": [3.0, -2.0], "L2": [0.1, 0.0]}),
     "coefficients": (plots.coefficients, {"L2": [3.0, -2.0], "L1": [1.0, 0.0]}),
 }
@@ -74,7 +75,11 @@ def test_missing_matplotlib_names_the_extra(row, monkeypatch):
         function(data)
 
 
-@pytest.mark.parametrize("function", [plots.loss_curve, plots.weight_norms])
+CURVES = [plots.loss_curve, plots.weight_norms, plots.rotations]
+PREDICTED = [plots.weight_norms, plots.rotations]
+
+
+@pytest.mark.parametrize("function", CURVES)
 def test_curves_draw_the_values_at_the_steps(function, ax):
     function({"none": [3.0, 2.0], "L2": np.array([4.0, 1.0])}, steps=[10, 20], ax=ax)
     first, second = ax.get_lines()
@@ -101,9 +106,80 @@ def test_a_second_call_on_the_same_axes_takes_the_next_color_and_stays_in_view(a
 @pytest.mark.parametrize(
     ("lowest", "scale"), [(0.2, "log"), (0.21, "linear"), (0.0, "linear"), (-1.0, "linear")]
 )
-def test_losses_are_logarithmic_only_when_positive_over_a_factor_of_ten(lowest, scale, ax):
-    plots.loss_curve({"a": [2.0, 1.0], "b": [2.0, lowest]}, ax=ax)
+@pytest.mark.parametrize("function", [plots.loss_curve, plots.rotations])
+def test_losses_and_angles_are_logarithmic_only_when_positive_over_a_factor_of_ten(
+    function, lowest, scale, ax
+):
+    function({"a": [2.0, 1.0], "b": [2.0, lowest]}, ax=ax)
     assert ax.get_yscale() == scale
+
+
+@pytest.mark.parametrize("function", PREDICTED)
+def test_what_was_predicted_is_dotted_in_the_colour_of_its_curve(function, ax):
+    predicted = {"L2": 0.5, "none": [0.1, np.inf, 0.3]}
+    function(
+        {"none": [1.0, 2.0, 3.0], "L2": [4.0, 5.0, 6.0]},
+        steps=[0, 5, 9],
+        ax=ax,
+        predicted=predicted,
+    )
+    none, l2, flat, row, sample = ax.get_lines()
+    np.testing.assert_array_equal(flat.get_xydata(), [[0, 0.5], [5, 0.5], [9, 0.5]])
+    np.testing.assert_array_equal(row.get_xydata(), [[0, 0.1], [5, np.nan], [9, 0.3]])
+    assert (flat.get_color(), row.get_color()) == (l2.get_color(), none.get_color())
+    assert all(line.is_dashed() for line in (flat, row, sample))
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["none", "L2", "predicted"]
+
+
+@pytest.mark.parametrize("function", PREDICTED)
+def test_without_predictions_nothing_is_said_of_them(function, ax):
+    function({"L2": [1.0, 2.0]}, predicted={}, ax=ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["L2"]
+
+
+@pytest.mark.parametrize("function", PREDICTED)
+def test_predictions_that_fit_no_curve_are_refused(function):
+    with pytest.raises(ValueError, match=r"got 'L1', and the curves \['L2', 'none'\]"):
+        function({"none": [1.0], "L2": [1.0]}, predicted={"L1": 1.0})
+    with pytest.raises(ValueError, match=r"got shape \(2,\) in 'L2', and a curve of \(1,\)"):
+        function({"L2": [1.0]}, predicted={"L2": [1.0, 2.0]})
+
+
+def test_half_lives_are_bars_in_order_and_infinite_ones_read_never(ax):
+    assert plots.half_lives({"kernel": 6931.4, "bias": np.inf, "head": 0.7}, ax=ax, run=50) is ax
+    first, never, last = ax.patches
+    assert first.get_x() + first.get_width() == pytest.approx(6931.4)
+    assert never.get_width() == 0
+    assert last.get_x() + last.get_width() == pytest.approx(0.7)
+    assert [text.get_text() for text in ax.texts] == ["6,931", "never", "0.7"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["kernel", "bias", "head"]
+    assert ax.get_xscale() == "log"
+    left, right = ax.get_xlim()
+    assert left < 0.7 / 1.9
+    assert right > 6931.4 * 1.9
+    assert ax.get_ylim() == (2.5, -0.5)
+
+
+def test_half_lives_mark_the_run(ax):
+    plots.half_lives({"kernel": 100.0}, run=20_000, ax=ax)
+    (line,) = ax.get_lines()
+    assert list(line.get_xdata()) == [20_000, 20_000]
+    assert ax.get_xlim()[1] > 20_000
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["run: 20,000 steps"]
+
+
+def test_half_lives_of_groups_that_never_decay_still_draw(tmp_path):
+    plots.half_lives({"bias": np.inf}).figure.savefig(tmp_path / "figure.png")
+
+
+def test_half_lives_must_be_positive():
+    with pytest.raises(ValueError, match=r"`steps` must have at least one entry; got none"):
+        plots.half_lives({})
+    with pytest.raises(ValueError, match=r"`steps` and `run` must be > 0; got 0\.0 for 'kernel'"):
+        plots.half_lives({"kernel": 0.0})
+    with pytest.raises(ValueError, match=r"`steps` and `run` must be > 0; got -1 for 'run'"):
+        plots.half_lives({"kernel": 1.0}, run=-1)
 
 
 @pytest.mark.parametrize("function", [plots.weight_histogram, plots.coefficients])
@@ -115,7 +191,7 @@ def test_the_legend_stands_above_the_data(function):
     assert legend.y0 > ax.transData.transform((0.0, top))[1]
 
 
-@pytest.mark.parametrize("function", [plots.loss_curve, plots.weight_norms])
+@pytest.mark.parametrize("function", CURVES)
 def test_curves_of_unequal_length_name_the_curve(function):
     with pytest.raises(ValueError, match=r"one number for each step; got shape \(3,\) in 'L2'"):
         function({"none": [1.0, 2.0], "L2": [1.0, 2.0, 3.0]}, steps=[1, 2])

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from wdjax import canvas
+from wdjax.canvas import COLORS, LINES, MARKERS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe & Ito, Color Universal Design, 2008: told apart with every common colour blindness. Line
-# styles and markers change as well, for print in grey.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def loss_curve(
@@ -47,7 +44,7 @@ def loss_curve(
         >>> [line.get_label() for line in ax.get_lines()], ax.get_yscale()
         (['train', 'test'], 'log')
     """
-    ax = _lines("losses", losses, steps, ax)
+    ax = canvas.curves("losses", losses, steps, ax)
     low, high = ax.dataLim.intervaly
     if low > 0 and high >= 10 * low:
         ax.set_yscale("log")
@@ -58,6 +55,7 @@ def loss_curve(
 def weight_norms(
     norms: Mapping[str, Any],
     *,
+    predicted: Mapping[str, Any] | None = None,
     steps: Any = None,
     ax: "Axes | None" = None,
     ylabel: str = "weight norm ‖θ‖₂",
@@ -66,6 +64,8 @@ def weight_norms(
 
     Args:
         norms: label -> norms, each of shape (T,).
+        predicted: label -> norm at equilibrium, a number or (T,); dotted, in the colour of the
+            curve of that label. Infinite ones are left out.
         steps: the step of each norm, shape (T,), shared by all curves; None counts 1 ... T.
         ax: where to draw; None makes a new figure.
         ylabel: name of the norm.
@@ -75,17 +75,106 @@ def weight_norms(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
-        ValueError: `norms` is empty, or a curve is not as long as `steps`.
+        ValueError: `norms` is empty, a curve is not as long as `steps`, or what was predicted
+            fits no curve.
 
     Example:
         >>> ax = weight_norms({"L2": [2.0, 1.5, 1.0]}, steps=[0, 10, 20])
         >>> [float(number) for number in ax.get_lines()[0].get_xdata()]
         [0.0, 10.0, 20.0]
     """
-    ax = _lines("norms", norms, steps, ax)
+    ax = canvas.curves("norms", norms, steps, ax)
+    canvas.predictions(ax, predicted)
     ax.autoscale(axis="y")  # a fixed lower end would stop later calls from raising the upper one
     ax.set_ylim(bottom=0.0)
     ax.set(xlabel="step", ylabel=ylabel)
+    return ax
+
+
+def rotations(
+    angles: Mapping[str, Any],
+    *,
+    predicted: Mapping[str, Any] | None = None,
+    steps: Any = None,
+    ax: "Axes | None" = None,
+    ylabel: str = "rotation (radians per step)",
+) -> "Axes":
+    """Draw by how much the weights turn in each step; logarithmic if over a factor of ten.
+
+    Args:
+        angles: label -> angles between the weights before and after a step, each of shape (T,).
+        predicted: label -> angle at equilibrium, a number or (T,), as in `weight_norms`.
+        steps: the step of each angle, shape (T,), shared by all curves; None counts 1 ... T.
+        ax: where to draw; None makes a new figure.
+        ylabel: name and unit of the angle.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+        ValueError: `angles` is empty, a curve is not as long as `steps`, or what was predicted
+            fits no curve.
+
+    Example:
+        >>> ax = rotations({"kernel": [0.3, 0.1, 0.01]}, predicted={"kernel": 0.02})
+        >>> [text.get_text() for text in ax.get_legend().get_texts()], ax.get_yscale()
+        (['kernel', 'predicted'], 'log')
+    """
+    ax = canvas.curves("angles", angles, steps, ax)
+    canvas.predictions(ax, predicted)
+    low, high = ax.dataLim.intervaly
+    if low > 0 and high >= 10 * low:
+        ax.set_yscale("log")
+    ax.set(xlabel="step", ylabel=ylabel)
+    return ax
+
+
+def half_lives(
+    steps: Mapping[str, float], *, run: float | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw the half-life of untouched weights as a bar for each group, on a logarithmic axis.
+
+    Args:
+        steps: group -> half-life in steps; an infinite one has no bar and reads "never".
+        run: T, steps of the run, marked by a line: bars that end beyond it hardly decay.
+        ax: where to draw; None makes a new figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ImportError: `ax` is None and matplotlib is missing.
+        ValueError: `steps` is empty, or a half-life or T is not > 0.
+
+    Example:
+        >>> ax = half_lives({"kernel": 6931.0, "bias": np.inf}, run=10_000)
+        >>> [text.get_text() for text in ax.texts]
+        ['6,931', 'never']
+    """
+    values = {group: float(value) for group, value in canvas.filled("steps", steps).items()}
+    for name, value in {**values, "run": 1.0 if run is None else run}.items():
+        if not value > 0:
+            raise ValueError(f"`steps` and `run` must be > 0; got {value} for '{name}'.")
+    ax = canvas.axes(ax)
+    known = [x for x in (*values.values(), run) if x is not None and np.isfinite(x)] or [1.0]
+    # whole decades, with room for a bar on the left and for a number on the right
+    left = 10 ** np.floor(np.log10(min(known)) - 0.3)
+    right = 10 ** np.ceil(np.log10(max(known)) + 0.3)
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    for place, value in enumerate(values.values()):
+        number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        end, text = (value, number) if np.isfinite(value) else (left, "never")
+        ax.barh(place, end - left, left=left, height=0.6, color=COLORS[0])
+        ax.annotate(text, (end, place), (5, 0), textcoords="offset points", va="center", bbox=white)
+    if run is not None:
+        ax.axvline(run, color=COLORS[1], linestyle=LINES[1], label=f"run: {run:,.0f} steps")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    ax.set_xscale("log")
+    ax.set_xlim(left, right)
+    ax.set_yticks(range(len(values)), values)
+    ax.set_ylim(len(values) - 0.5, -0.5)  # the first on top
+    ax.set_xlabel("half-life of untouched weights (steps)")
     return ax
 
 
@@ -114,8 +203,8 @@ def weight_histogram(
         >>> ax.get_legend().get_texts()[0].get_text()
         'L1 (2 of 3 exactly 0)'
     """
-    flat = {label: _flat(label, tree) for label, tree in _filled("weights", weights).items()}
-    ax = _axes(ax)
+    flat = {label: _flat(label, tree) for label, tree in canvas.filled("weights", weights).items()}
+    ax = canvas.axes(ax)
     limit = max(float(np.abs(values).max(initial=0.0)) for values in flat.values()) or 1.0
     edges = np.linspace(-limit, limit, bins + 1)
     for index, (label, values) in enumerate(flat.items()):
@@ -130,7 +219,7 @@ def weight_histogram(
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)  # below one count, so that a bin with a single weight is visible
     ax.set(xlabel="weight θ", ylabel=f"weights per bin of width {edges[1] - edges[0]:.2g}")
-    _legend_above(ax, len(flat))
+    canvas.legend_above(ax, len(flat))
     return ax
 
 
@@ -161,7 +250,8 @@ def coefficients(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['L2 (0 of 2 exactly 0)', 'L1 (1 of 2 exactly 0)']
     """
-    rows = {label: np.ravel(np.asarray(row)) for label, row in _filled("values", values).items()}
+    filled = canvas.filled("values", values)
+    rows = {label: np.ravel(np.asarray(row)) for label, row in filled.items()}
     size = len(next(iter(rows.values())))
     names = [str(number) for number in range(size)] if names is None else list(names)
     sizes = {label: len(row) for label, row in rows.items()} | {"names": len(names)}
@@ -170,7 +260,7 @@ def coefficients(
             f"`values` and `names` must have equal lengths; got {sizes}. "
             "Pass one coefficient for each feature."
         )
-    ax = _axes(ax)
+    ax = canvas.axes(ax)
     ax.axhline(0.0, color="0.6", linewidth=0.8)
     for index, (label, row) in enumerate(rows.items()):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
@@ -182,7 +272,7 @@ def coefficients(
     ax.set_xticks(np.arange(size), names)
     ax.set_xlim(-0.5, size - 0.5)
     ax.set_ylabel(ylabel)
-    _legend_above(ax, len(rows))
+    canvas.legend_above(ax, len(rows))
     return ax
 
 
@@ -219,7 +309,7 @@ def validation_curve(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['training', 'min: 1', 'diverged', 'validation ± 1 SE']
     """
-    ax = _axes(ax)
+    ax = canvas.axes(ax)
     x, mean = np.asarray(curve.x), np.asarray(curve.mean)
     good = np.isfinite(mean)
     train = np.where(np.isfinite(curve.train), curve.train, np.nan)
@@ -227,11 +317,11 @@ def validation_curve(
     se = np.nan_to_num(np.asarray(curve.se)[good])
     bars = ax.errorbar(x[good], mean[good], se, fmt="-o", color=COLORS[0], ms=4, capsize=2)
     bars.set_label("validation ± 1 SE")
-    _verticals(ax, chosen)
+    canvas.verticals(ax, chosen)
     if not good.all():
         edge, top = ax.get_xaxis_transform(), np.ones_like(x[~good])
         ax.plot(x[~good], top, "kx", transform=edge, clip_on=False, label="diverged")
-    _strength_axis(ax, x)
+    canvas.strength_axis(ax, x)
     ax.set(xlabel=curve.name, ylabel=ylabel)
     ax.legend()
     return ax
@@ -268,7 +358,7 @@ def heat_map(
         >>> [text.get_text() for text in ax.get_xticklabels()]
         ['0.1', '1']
     """
-    ax = _axes(ax)
+    ax = canvas.axes(ax)
     mean = np.ma.masked_invalid(np.asarray(scores.mean, np.float64))
     low, high = (float(mean.min()), float(mean.max())) if mean.count() else (0.0, 1.0)
     norm = "log" if low > 0 and high >= 10 * low else "linear"
@@ -286,8 +376,8 @@ def heat_map(
         )
         marker, color = "*Ps"[index % 3], COLORS[1]
         ax.plot(column, level, marker, color=color, ms=11, mec="white", ls="", label=name)
-    _cell_ticks(ax.set_xticks, scores.x)
-    _cell_ticks(ax.set_yticks, scores.y)
+    canvas.cell_ticks(ax.set_xticks, scores.x)
+    canvas.cell_ticks(ax.set_yticks, scores.y)
     ax.set(xlabel=scores.names[0], ylabel=scores.names[1])
     if chosen or len(up):
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
@@ -335,7 +425,7 @@ def coefficient_path(
             "`coefficients` must have shape (L, D), with L strengths and D names; got "
             f"{values.shape}, strengths {x.shape} and names {names}."
         )
-    ax = _axes(ax)
+    ax = canvas.axes(ax)
     order = np.argsort(x)
     x, values = x[order], values[order]
     ranks = values[0].argsort().argsort()
@@ -346,93 +436,14 @@ def coefficient_path(
         if names is not None:
             aside = " " * (1 + 9 * (ranks[index] % 2))  # neighbours would cover each other
             ax.text(x[0], column[0], names[index] + aside, ha="right", va="center", color=color)
-    _verticals(ax, chosen)
-    _strength_axis(ax, x)
+    canvas.verticals(ax, chosen)
+    canvas.strength_axis(ax, x)
     if names is not None and x[0] > 0:
         ax.set_xlim(left=x[0] * (x[0] / x[-1]) ** 0.2)  # room for the names
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if chosen:
         ax.legend()
     return ax
-
-
-def _lines(argument: str, curves: Mapping[str, Any], steps: Any, ax: "Axes | None") -> "Axes":
-    rows = {label: np.asarray(row) for label, row in _filled(argument, curves).items()}
-    for label, row in rows.items():
-        shape = row.shape[:1] if steps is None else np.shape(steps)
-        if row.ndim != 1 or row.shape != shape:
-            raise ValueError(
-                f"`{argument}` must hold one number for each step; got shape {row.shape} in "
-                f"'{label}' and {'no steps' if steps is None else f'steps {shape}'}. "
-                "Draw curves of different lengths in two calls with the same `ax`."
-            )
-    ax = _axes(ax)
-    first = len(ax.get_lines())  # a second call on the same Axes continues the colours
-    for index, (label, row) in enumerate(rows.items(), start=first):
-        ax.plot(
-            np.arange(1, len(row) + 1) if steps is None else np.asarray(steps),
-            row,
-            color=COLORS[index % len(COLORS)],
-            linestyle=LINES[index % len(LINES)],
-            linewidth=1.5,
-            label=label,
-        )
-    ax.legend()
-    return ax
-
-
-def _verticals(ax: "Axes", chosen: Mapping[str, float] | None) -> None:
-    for index, (label, value) in enumerate((chosen or {}).items()):
-        color, style = COLORS[2 + index % 5], LINES[1 + index % 3]
-        ax.axvline(value, color=color, linestyle=style, label=f"{label}: {value:.3g}")
-
-
-def _strength_axis(ax: "Axes", x: np.ndarray[Any, Any]) -> None:
-    """Logarithmic where the values span a factor of ten; 0 is set apart on the left."""
-    positive = x[x > 0]
-    if (x < 0).any() or not len(positive) or positive.max() < 10 * positive.min():
-        return
-    if len(positive) == len(x):
-        ax.set_xscale("log")
-        return
-    ax.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
-    ax.set_xlim(left=-0.3 * positive.min())
-
-
-def _cell_ticks(set_ticks: Any, values: Any) -> None:
-    """At most six labels, in the middle of their cells."""
-    step = -(-len(values) // 6)
-    places = np.arange(0, len(values), step)
-    set_ticks(places + 0.5, [f"{values[i]:.2g}" for i in places])
-
-
-def _legend_above(ax: "Axes", entries: int) -> None:
-    """Put the legend into new space above the data, which fills the rest of the axes."""
-    share = min(0.6, 0.06 + 0.065 * entries)  # of the height of the axes
-    transform = ax.transScale
-    (x, low), (_, high) = transform.transform(list(zip(ax.get_xlim(), ax.get_ylim(), strict=True)))
-    top = transform.inverted().transform((x, high + (high - low) * share / (1.0 - share)))[1]
-    ax.set_ylim(top=top)
-    ax.legend(loc="upper center")
-
-
-def _axes(ax: "Axes | None") -> "Axes":
-    if ax is not None:
-        return ax
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "matplotlib draws the figures and is not installed. "
-            "Run: pip install 'wdjax[plot]' (or: pip install matplotlib)."
-        ) from error
-    return Figure(layout="constrained").subplots()
-
-
-def _filled(argument: str, curves: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not curves:
-        raise ValueError(f"`{argument}` must have at least one entry; got none. Pass label: data.")
-    return curves
 
 
 def _flat(label: str, tree: Any) -> np.ndarray[Any, Any]:

@@ -1,0 +1,122 @@
+"""What all figures share: colours that everyone can tell apart, curves, axes, legends."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito, Color Universal Design, 2008: told apart with every common colour blindness. Line
+# styles and markers change as well, for print in grey.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
+DOTS = (0, (1.0, 1.6))  # for what was predicted
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def curves(argument: str, data: Mapping[str, Any], steps: Any, ax: "Axes | None") -> "Axes":
+    """Draw a line for each entry of label -> (T,) values, over the steps, with a legend."""
+    rows = {label: np.asarray(row) for label, row in filled(argument, data).items()}
+    for label, row in rows.items():
+        shape = row.shape[:1] if steps is None else np.shape(steps)
+        if row.ndim != 1 or row.shape != shape:
+            raise ValueError(
+                f"`{argument}` must hold one number for each step; got shape {row.shape} in "
+                f"'{label}' and {'no steps' if steps is None else f'steps {shape}'}. "
+                "Draw curves of different lengths in two calls with the same `ax`."
+            )
+    ax = axes(ax)
+    first = len(ax.get_lines())  # a second call on the same Axes continues the colours
+    for index, (label, row) in enumerate(rows.items(), start=first):
+        ax.plot(
+            np.arange(1, len(row) + 1) if steps is None else np.asarray(steps),
+            row,
+            color=COLORS[index % len(COLORS)],
+            linestyle=LINES[index % len(LINES)],
+            linewidth=1.5,
+            label=label,
+        )
+    ax.legend()
+    return ax
+
+
+def predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
+    """Add what was predicted for some of the curves, a number or (T,), dotted in their colour."""
+    drawn = {str(line.get_label()): line for line in ax.get_lines()}
+    for label, value in (predicted or {}).items():
+        if label not in drawn:
+            raise ValueError(
+                f"`predicted` must have the labels of curves; got '{label}', and the curves "
+                f"{sorted(drawn)}."
+            )
+        x = np.asarray(drawn[label].get_xdata(), np.float64)
+        row = np.asarray(value, np.float64)
+        if row.shape not in ((), x.shape):
+            raise ValueError(
+                f"`predicted` must be a number for each curve, or one for each step; got shape "
+                f"{row.shape} in '{label}', and a curve of {x.shape}."
+            )
+        row = np.where(np.isfinite(row), row, np.nan) + np.zeros_like(x)
+        ax.plot(x, row, linestyle=DOTS, linewidth=2.0, color=drawn[label].get_color(), label="_")
+    if predicted:
+        ax.plot([], [], linestyle=DOTS, linewidth=2.0, color="0.3", label="predicted")
+        ax.legend()
+
+
+def verticals(ax: "Axes", chosen: Mapping[str, float] | None) -> None:
+    """Mark values on the horizontal axis, label -> value, for the legend."""
+    for index, (label, value) in enumerate((chosen or {}).items()):
+        color, style = COLORS[2 + index % 5], LINES[1 + index % 3]
+        ax.axvline(value, color=color, linestyle=style, label=f"{label}: {value:.3g}")
+
+
+def strength_axis(ax: "Axes", x: np.ndarray[Any, Any]) -> None:
+    """Make it logarithmic where values span a factor of ten; 0 is set apart on the left."""
+    positive = x[x > 0]
+    if (x < 0).any() or not len(positive) or positive.max() < 10 * positive.min():
+        return
+    if len(positive) == len(x):
+        ax.set_xscale("log")
+        return
+    ax.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
+    ax.set_xlim(left=-0.3 * positive.min())
+
+
+def cell_ticks(set_ticks: Any, values: Any) -> None:
+    """Write at most six labels, in the middle of their cells."""
+    step = -(-len(values) // 6)
+    places = np.arange(0, len(values), step)
+    set_ticks(places + 0.5, [f"{values[i]:.2g}" for i in places])
+
+
+def legend_above(ax: "Axes", entries: int) -> None:
+    """Put the legend into new space above the data, which fills the rest of the axes."""
+    share = min(0.6, 0.06 + 0.065 * entries)  # of the height of the axes
+    transform = ax.transScale
+    (x, low), (_, high) = transform.transform(list(zip(ax.get_xlim(), ax.get_ylim(), strict=True)))
+    top = transform.inverted().transform((x, high + (high - low) * share / (1.0 - share)))[1]
+    ax.set_ylim(top=top)
+    ax.legend(loc="upper center")
+
+
+def axes(ax: "Axes | None") -> "Axes":
+    """Return the Axes given, or those of a new figure that pyplot does not know."""
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "matplotlib draws the figures and is not installed. "
+            "Run: pip install 'wdjax[plot]' (or: pip install matplotlib)."
+        ) from error
+    return Figure(layout="constrained").subplots()
+
+
+def filled(argument: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the data, or raise if there are none."""
+    if not data:
+        raise ValueError(f"`{argument}` must have at least one entry; got none. Pass label: data.")
+    return data
