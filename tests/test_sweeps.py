@@ -426,7 +426,7 @@ def test_models_of_every_library_sweep_through_an_optimizer_and_through_a_step(l
 
 def lowered(count, folds=None):
     folds = sweeps.kfold(30, 4) if folds is None else folds
-    job = jobs.optimized(l2_sgd, init, half_square, half_square, keep=False, skips=False)
+    job = jobs.optimized(l2_sgd, init, half_square, half_square, keep=False, gaps=jobs.Gaps.SHORT)
     shared = runs.share(
         DATA, folds, epochs=np.array([9]), batch_size=8, seeds=[0], shuffle=True, mesh=None
     )
@@ -480,7 +480,8 @@ for limit in (None, 2):
     np.testing.assert_allclose(two.params["kernel"], one.params["kernel"], rtol=1e-4, atol=1e-6)
 mesh = chunks.mesh_over(None, 8)
 assert mesh.size == 2
-job = jobs.optimized(t.l2_sgd, t.init, t.half_square, t.half_square, keep=True, skips=False)
+loss, gaps = t.half_square, jobs.Gaps.SHORT
+job = jobs.optimized(t.l2_sgd, t.init, loss, loss, keep=True, gaps=gaps)
 shared = runs.share(
     t.DATA, sweeps.kfold(30, 4), epochs=np.array([2, 4]), batch_size=8, seeds=[0], shuffle=True,
     mesh=mesh,

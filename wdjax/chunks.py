@@ -54,7 +54,8 @@ def run(
         TypeError: a function branches on a hyperparameter.
 
     Example:
-        >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, False)
+        >>> from wdjax.jobs import Gaps
+        >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, Gaps.NONE)
         >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), (np.array([0]), np.array([1]))
         >>> shared = runs.Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 2)), ())
         >>> run(job, np.array([1.0, 2.0, 3.0]), shared, most=2).val.ravel()

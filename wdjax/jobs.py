@@ -1,6 +1,7 @@
 """What a run of a sweep is: how it starts, steps and is scored, from the functions a user gives."""
 
 import dataclasses
+import enum
 import functools
 import inspect
 from collections.abc import Callable
@@ -34,6 +35,19 @@ class Batch(NamedTuple):
     weights: jax.Array
 
 
+class Gaps(enum.Enum):
+    """What the mini-batches lack: a program for full ones needs no weights.
+
+    Example:
+        >>> Gaps("short batches") is Gaps.SHORT
+        True
+    """
+
+    NONE = "nothing"
+    SHORT = "short batches"
+    MISSING = "missing batches"
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """The functions that every run shares; hashable, so it names its compiled program.
@@ -43,10 +57,10 @@ class Job:
         step: `step(carry, batch, h)` -> carry.
         metric: `metric(carry, batch)` -> scalar.
         keep: whether the last carry is returned.
-        skips: whether some folds have fewer batches than others.
+        gaps: what the batches lack in some fold: nothing, examples at the end, whole batches.
 
     Example:
-        >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, False)
+        >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, Gaps.NONE)
         >>> job.step(1.0, None, 2.0)
         3.0
     """
@@ -55,7 +69,7 @@ class Job:
     step: Callable[[Any, Batch, Any], Any]
     metric: Callable[[Any, Batch], Any]
     keep: bool
-    skips: bool
+    gaps: Gaps
 
 
 def make_job(
@@ -66,7 +80,7 @@ def make_job(
     hparams: PyTree,
     *,
     keep: bool,
-    skips: bool,
+    gaps: Gaps,
 ) -> Job:
     """Make the job of a sweep from what the user gave, after a look at it.
 
@@ -77,7 +91,7 @@ def make_job(
         metric: needed by a step.
         hparams: whose extremes are tried on `build`.
         keep: see `Job`.
-        skips: see `Job`.
+        gaps: see `Job`.
 
     Returns:
         The job.
@@ -86,7 +100,7 @@ def make_job(
         TypeError: a function is missing, takes the wrong arguments or returns the wrong kind.
 
     Example:
-        >>> make_job(lambda h: None, lambda key: 0.0, max, None, np.ones(1), keep=0, skips=0)
+        >>> make_job(lambda h: None, lambda key: 0.0, max, None, np.ones(1), keep=0, gaps=0)
         Traceback (most recent call last):
         TypeError: `build` must return an Optax transformation, with init and update; got ...
     """
@@ -104,12 +118,12 @@ def make_job(
                 "`metric` must be given with a step of your own: "
                 "metric(carry, data, weights) -> scalar."
             )
-        return stepped(build, init, metric, keep=keep, skips=skips)
+        return stepped(build, init, metric, keep=keep, gaps=gaps)
     if loss is None:
         raise TypeError("`loss` must be given: loss(params, data, weights) -> scalar.")
     _try_build(build, hparams)
     measure = loss if metric is None else metric
-    return optimized(build, init, loss, measure, keep=keep, skips=skips)
+    return optimized(build, init, loss, measure, keep=keep, gaps=gaps)
 
 
 def is_build(build: Callable[..., Any]) -> bool:
@@ -183,7 +197,7 @@ def optimized(
     metric: Callable[..., Any],
     *,
     keep: bool,
-    skips: bool,
+    gaps: Gaps,
 ) -> Job:
     """Make a job from an optimizer factory and a loss.
 
@@ -195,7 +209,7 @@ def optimized(
         loss: `loss(params, data, weights)` -> scalar.
         metric: like the loss.
         keep: see `Job`.
-        skips: see `Job`.
+        gaps: see `Job`.
 
     Returns:
         The job; its carry is `Optimized`.
@@ -203,7 +217,7 @@ def optimized(
     Example:
         >>> loss = lambda w, x, weights: jnp.sum(weights * (w - x) ** 2) / jnp.sum(weights)
         >>> init = lambda key: jnp.array(0.0)
-        >>> job = optimized(optax.sgd, init, loss, loss, keep=False, skips=False)
+        >>> job = optimized(optax.sgd, init, loss, loss, keep=False, gaps=Gaps.NONE)
         >>> job.step(job.start(None, 0.25), Batch(jnp.ones(2), jnp.ones(2)), 0.25).params
         Array(0.5, dtype=float32)
     """
@@ -228,7 +242,7 @@ def optimized(
     def measure(carry: Optimized, batch: Batch) -> jax.Array:
         return checked_scalar("metric", metric(carry.params, batch.data, batch.weights))
 
-    return Job(start, step, measure, keep, skips)
+    return Job(start, step, measure, keep, gaps)
 
 
 @functools.lru_cache(maxsize=64)
@@ -238,7 +252,7 @@ def stepped(
     metric: Callable[..., Any],
     *,
     keep: bool,
-    skips: bool,
+    gaps: Gaps,
 ) -> Job:
     """Make a job from a step of one's own.
 
@@ -247,14 +261,14 @@ def stepped(
         init: `init(key)` or `init(key, h)` -> carry.
         metric: `metric(carry, data, weights)` -> scalar.
         keep: see `Job`.
-        skips: see `Job`.
+        gaps: see `Job`.
 
     Returns:
         The job.
 
     Example:
         >>> step, metric = lambda carry, batch, h: carry + h, lambda carry, data, weights: carry
-        >>> stepped(step, lambda key: 0.0, metric, keep=False, skips=False).start(None, 1.0)
+        >>> stepped(step, lambda key: 0.0, metric, keep=False, gaps=Gaps.NONE).start(None, 1.0)
         0.0
     """
 
@@ -264,7 +278,7 @@ def stepped(
     def measure(carry: PyTree, batch: Batch) -> jax.Array:
         return checked_scalar("metric", metric(carry, batch.data, batch.weights))
 
-    return Job(start, step, measure, keep, skips)
+    return Job(start, step, measure, keep, gaps)
 
 
 def needed(function: Callable[..., Any]) -> int:

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wdjax.folds import Folds
-from wdjax.jobs import Batch, Job
+from wdjax.jobs import Batch, Gaps, Job
 
 PyTree = Any
 Array = np.ndarray[Any, Any]
@@ -87,7 +87,7 @@ def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: S
         Metrics and carries.
 
     Example:
-        >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, False)
+        >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, Gaps.SHORT)
         >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), (np.array([0, 2]), np.array([2, 3]))
         >>> shared = Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 2)), ())
         >>> train(job, None, jnp.array([1.0, 10.0]), None, shared).val[0, 0]
@@ -114,11 +114,13 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
     """The loops are outside, only what is done in a step is mapped: that is quick to trace."""
 
     def advance(h: PyTree, carry: PyTree, rows: jax.Array) -> PyTree:
-        inside = jnp.maximum(rows, 0)
-        examples = jax.tree.map(lambda x: x.at[inside].get(mode="promise_in_bounds"), shared.data)
-        new = job.step(carry, Batch(examples, (rows >= 0).astype(jnp.float32)), h)
-        if job.skips:  # this fold has fewer batches than another
-            new = jax.tree.map(lambda a, b: jnp.where(rows[0] >= 0, a, b), new, carry)
+        weights = jnp.ones(len(rows))
+        if job.gaps is not Gaps.NONE:
+            rows, weights = jnp.maximum(rows, 0), (rows >= 0).astype(jnp.float32)
+        examples = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), shared.data)
+        new = job.step(carry, Batch(examples, weights), h)
+        if job.gaps is Gaps.MISSING:
+            new = jax.tree.map(lambda a, b: jnp.where(weights[0] > 0, a, b), new, carry)
         return new
 
     def measure(carry: PyTree, weights: jax.Array) -> jax.Array:
@@ -179,7 +181,7 @@ def begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
         (K, S, C, ...) carries.
 
     Example:
-        >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, False)
+        >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, Gaps.SHORT)
         >>> shared = Shared(np.zeros(1, int), (), ((), ()), np.ones((2, 2, 4)), ())
         >>> begin(job, jnp.arange(3.0), shared).shape
         (2, 1, 3)

@@ -15,7 +15,7 @@ import numpy as np
 from wdjax import chunks, runs
 from wdjax.folds import Folds, check_folds, holdout, kfold, time_folds
 from wdjax.grids import check_hparams, grid, log_grid, random
-from wdjax.jobs import Job, is_build, make_job
+from wdjax.jobs import Gaps, Job, is_build, make_job
 from wdjax.paths import listed
 from wdjax.results import Store, SweepResult, fingerprints
 from wdjax.selection import (
@@ -165,8 +165,8 @@ def sweep(
     """
     count = check_hparams(hparams)
     check_folds(folds, _check_data(data))
-    skips = _check_batches(folds, epochs, batch_size)
-    job = make_job(build, init, loss, metric, hparams, keep=keep_params, skips=skips)
+    gaps = _check_batches(folds, epochs, batch_size)
+    job = make_job(build, init, loss, metric, hparams, keep=keep_params, gaps=gaps)
     check_whole("evals", evals)
     if evals > epochs:
         raise ValueError(f"`evals` must be at most `epochs`, {epochs}; got {evals}.")
@@ -266,8 +266,8 @@ def successive_halving(
     count = check_hparams(hparams)
     _check_rungs(count, epochs, eta, rungs)
     check_folds(folds, _check_data(data))
-    skips = _check_batches(folds, epochs, batch_size)
-    job = make_job(build, init, loss, metric, hparams, keep=True, skips=skips)
+    gaps = _check_batches(folds, epochs, batch_size)
+    job = make_job(build, init, loss, metric, hparams, keep=True, gaps=gaps)
     shrink = [eta ** (rungs - 1 - r) for r in range(rungs)]
     ends = np.array([max(1, round(epochs / s)) for s in shrink])
     survivors = -(-count // shrink[0])
@@ -350,8 +350,8 @@ def refit(
     rows = np.arange(_check_data(data), dtype=np.int32)[None]
     nothing = np.zeros((1, 1), np.int32)
     folds = Folds(rows, np.ones(rows.shape, np.float32), nothing, nothing.astype(np.float32))
-    job = make_job(build, init, loss, _no_metric, hparams, keep=True, skips=False)
-    _check_batches(folds, epochs, batch_size)
+    gaps = _check_batches(folds, epochs, batch_size)
+    job = make_job(build, init, loss, _no_metric, hparams, keep=True, gaps=gaps)
     shared = runs.share(
         data,
         folds,
@@ -397,19 +397,21 @@ def _check_data(data: PyTree) -> int:
     return common_axis("data", data)
 
 
-def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> bool:
-    """Whether some folds have fewer batches in an epoch than others."""
+def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> Gaps:
+    """What the batches of some folds lack."""
     check_whole("epochs", epochs)
-    if batch_size is None:
-        return False
-    check_whole("batch_size", batch_size)
     sizes = (np.asarray(folds.train_weights) > 0).sum(axis=1)
+    if batch_size is None:
+        return Gaps.NONE if len(set(sizes.tolist())) == 1 else Gaps.SHORT
+    check_whole("batch_size", batch_size)
     if batch_size > sizes.max():
         raise ValueError(
             f"`batch_size` must be at most the largest training part, {sizes.max()}; got "
             f"{batch_size}. None is full-batch training."
         )
-    return len(set((-(-sizes // batch_size)).tolist())) > 1
+    if len(set((-(-sizes // batch_size)).tolist())) > 1:
+        return Gaps.MISSING
+    return Gaps.SHORT if (sizes % batch_size).any() else Gaps.NONE
 
 
 def _check_rungs(count: int, epochs: Any, eta: Any, rungs: Any) -> None:
