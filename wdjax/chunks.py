@@ -21,7 +21,7 @@ from wdjax.results import Store
 PyTree = Any
 Array = np.ndarray[Any, Any]
 
-_HOST_BUDGET = 2**26  # bytes at once on a CPU: small enough to see progress
+_HOST_BUDGET = 2**28  # bytes at once on a CPU: rarely reached, as a second size is a second compilation
 
 
 def run(

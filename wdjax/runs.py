@@ -117,7 +117,10 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
         weights = jnp.ones(len(rows))
         if job.gaps is not Gaps.NONE:
             rows, weights = jnp.maximum(rows, 0), (rows >= 0).astype(jnp.float32)
-        examples = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), shared.data)
+        examples = jax.tree.map(
+            lambda x: x.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False),
+            shared.data,
+        )
         new = job.step(carry, Batch(examples, weights), h)
         if job.gaps is Gaps.MISSING:
             new = jax.tree.map(lambda a, b: jnp.where(weights[0] > 0, a, b), new, carry)
@@ -133,7 +136,9 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
 
     def step(t: jax.Array, carry: PyTree) -> PyTree:
         place = lax.rem(t, np.int32(len(shared.rows)))
-        rows = lax.dynamic_index_in_dim(shared.rows, place, keepdims=False)
+        rows = lax.dynamic_index_in_dim(
+            shared.rows, place, keepdims=False, allow_negative_indices=False
+        )
         return advance_all(hparams, carry, rows)
 
     def span(carry: PyTree, ends: tuple[jax.Array, jax.Array]) -> tuple[PyTree, jax.Array]:
@@ -142,8 +147,10 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
 
     if carry is None:
         carry = _begin(job, hparams, shared)
-    # a single span needs no loop around it
-    carry, scores = lax.scan(span, carry, shared.spans, unroll=len(shared.spans[0]) == 1)
+    if len(shared.spans[0]) == 1:  # no loop around it: that would take longer to compile
+        carry, only = span(carry, (shared.spans[0][0], shared.spans[1][0]))
+        return Trained(only[..., None], carry if job.keep else None)
+    carry, scores = lax.scan(span, carry, shared.spans)
     return Trained(jnp.moveaxis(scores, 0, -1), carry if job.keep else None)
 
 
