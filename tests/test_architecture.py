@@ -40,6 +40,12 @@ def imports(path, *, top_level_only):
                 yield node.module
 
 
+def test_the_readme_lists_the_modules_in_this_order():
+    text = (PACKAGE.parent / "README.md").read_text()
+    listed = text.split("imports only from modules above it:")[1].split("\n\n")[1].split()
+    assert tuple(listed) == LAYERS
+
+
 def test_every_module_has_its_place_in_the_layers():
     assert set(MODULES) <= set(LAYERS)
 

@@ -17,7 +17,7 @@ IMPORTS = {"flax": "flax", "haiku": "haiku", "equinox": "equinox"}
 
 
 def test_there_are_blocks_for_every_library():
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 12
     for library in IMPORTS:
         assert any(library in block for block in BLOCKS)
 
@@ -36,6 +36,13 @@ def test_the_audit_shown_is_the_audit_printed(capsys):
     printed = capsys.readouterr().out
     strip = lambda text: [line.rstrip() for line in text.strip().splitlines()]
     assert strip(printed) == strip(shown)
+
+
+def test_the_prediction_shown_is_the_prediction_printed(capsys):
+    block = next(block for block in BLOCKS if "dynamics.predict" in block)
+    shown = README.split(block)[1].split("```")[2]
+    exec(compile(block, "README.md", "exec"), {})
+    assert shown.strip() == capsys.readouterr().out.strip()
 
 
 N, D, LAM = 30, 4, 0.3
