@@ -12,7 +12,9 @@ import pytest
 
 import wdjax
 from wdjax import metrics
-from wdjax.metrics import MeasuredState, latest, measured, series
+from wdjax.metrics import MeasuredState, latest, series
+
+measured = functools.partial(metrics.measured, every=1)  # unless a test is about something else
 
 OF_STEP = {"weight_norm", "weight_rms", "update_norm", "rotation", "effective_learning_rate"}
 OF_DECAY = {"decay_to_update", "gated", "strength"}
@@ -633,3 +635,13 @@ def test_the_name_of_the_readings_is_taken():
         ValueError, match="must not use the names that the step adds; got 'measured"
     ):
         wdjax.make_train_step(loss_fn, measured(sgd()))(state, BATCH)
+
+
+def test_unless_asked_every_tenth_step_is_read():
+    optimizer = metrics.measured(sgd())
+    state, norms, params = optimizer.init(PARAMS), [], PARAMS
+    for _ in range(21):
+        updates, state = optimizer.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+        norms.append(float(latest(state)["weight"]["weight_norm"]))
+    assert [i for i in range(1, 21) if norms[i] != norms[i - 1]] == [10, 20]

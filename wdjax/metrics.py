@@ -48,7 +48,7 @@ def measured(
     optimizer: optax.GradientTransformation,
     *,
     per: str = "rule",
-    every: int = 1,
+    every: int = 10,
     rules: Rules | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Measure what each step does to the weights, without changing the step.
