@@ -44,6 +44,8 @@ def curves(argument: str, data: Mapping[str, Any], steps: Any, ax: "Axes | None"
 
 def predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
     """Add what was predicted for some of the curves, a number or (T,), dotted in their colour."""
+    from matplotlib import patheffects
+
     drawn = {str(line.get_label()): line for line in ax.get_lines()}
     for label, value in (predicted or {}).items():
         if label not in drawn:
@@ -59,7 +61,12 @@ def predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
                 f"{row.shape} in '{label}', and a curve of {x.shape}."
             )
         row = np.where(np.isfinite(row), row, np.nan) + np.zeros_like(x)
-        ax.plot(x, row, linestyle=DOTS, linewidth=2.0, color=drawn[label].get_color(), label="_")
+        # a white rim, to be seen on top of noise of the same colour
+        rim = [patheffects.withStroke(linewidth=5.0, foreground="white")]
+        ax.plot(
+            x, row, linestyle=DOTS, linewidth=2.0, color=drawn[label].get_color(), label="_",
+            path_effects=rim, zorder=3,
+        )  # fmt: skip
     if predicted:
         ax.plot([], [], linestyle=DOTS, linewidth=2.0, color="0.3", label="predicted")
         ax.legend()

@@ -21,7 +21,7 @@ from wdjax.results import Store
 PyTree = Any
 Array = np.ndarray[Any, Any]
 
-_HOST_BUDGET = 2**28  # bytes at once on a CPU: rarely reached, as a second size is a second compilation
+_HOST_BUDGET = 2**28  # bytes at once on a CPU; where they do not do, a second program is compiled
 
 
 def run(

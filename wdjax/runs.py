@@ -114,16 +114,10 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
     """The loops are outside, only what is done in a step is mapped: that is quick to trace."""
 
     def advance(h: PyTree, carry: PyTree, rows: jax.Array) -> PyTree:
-        weights = jnp.ones(len(rows))
-        if job.gaps is not Gaps.NONE:
-            rows, weights = jnp.maximum(rows, 0), (rows >= 0).astype(jnp.float32)
-        examples = jax.tree.map(
-            lambda x: x.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False),
-            shared.data,
-        )
-        new = job.step(carry, Batch(examples, weights), h)
+        batch = _batch(job.gaps, shared.data, rows)
+        new = job.step(carry, batch, h)
         if job.gaps is Gaps.MISSING:
-            new = jax.tree.map(lambda a, b: jnp.where(weights[0] > 0, a, b), new, carry)
+            new = jax.tree.map(lambda a, b: jnp.where(batch.weights[0] > 0, a, b), new, carry)
         return new
 
     def measure(carry: PyTree, weights: jax.Array) -> jax.Array:
@@ -152,6 +146,17 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
         return Trained(only[..., None], carry if job.keep else None)
     carry, scores = lax.scan(span, carry, shared.spans)
     return Trained(jnp.moveaxis(scores, 0, -1), carry if job.keep else None)
+
+
+def _batch(gaps: Gaps, data: PyTree, rows: jax.Array) -> Batch:
+    """The examples of some rows; where there may be gaps, a row of −1 is none."""
+    weights = jnp.ones(len(rows))
+    if gaps is not Gaps.NONE:
+        rows, weights = jnp.maximum(rows, 0), (rows >= 0).astype(jnp.float32)
+    examples = jax.tree.map(
+        lambda x: x.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False), data
+    )
+    return Batch(examples, weights)
 
 
 def _begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
