@@ -8,7 +8,7 @@ import optax
 
 from wdjax import penalties, preconditioners
 from wdjax.gates import Gate
-from wdjax.leafwise import Params, require_params
+from wdjax.leafwise import Params, lined_up, require_params
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Schedule, Strength, lr_scaled
@@ -132,7 +132,8 @@ def _followed_by(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> tuple[Any, Any]:
-        return inner.init(params), decay.init(params)
+        decay_state = decay.init(params)  # first, because it says what is wrong with the leaves
+        return inner.init(params), decay_state
 
     def parts(
         updates: Params,
@@ -141,7 +142,11 @@ def _followed_by(
         **extra_args: Any,
     ) -> tuple[Params, Params, tuple[Any, Any]]:
         require_params("decayed", params)
-        before, inner_state = inner.update(updates, state[0], params, **extra_args)
+        try:
+            before, inner_state = inner.update(updates, state[0], params, **extra_args)
+        except (TypeError, ValueError):
+            lined_up("decayed", updates, params)  # a clearer error, if the trees do not fit
+            raise
         # its own gradients, not those a caller passes: inside optax.masked they are fewer
         known = {**extra_args, "grad": updates, **measure(inner_state)}
         after, decay_state = decay.update(before, state[1], params, **known)
