@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import schedules
+from wdjax import metrics, schedules
+from wdjax.rules import Rules, resolve, standard
 from wdjax.schedules import Schedule, Strength, lr_scaled
 
+STANDARD: Rules = standard()
 Number = Any  # a float, an array or a traced scalar
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -704,6 +706,64 @@ def predict(
         bound=norm_bound(eta, s, direction.bound),
         power=direction.power,
     )
+
+
+def predict_each(
+    params: Any,
+    direction: Direction,
+    learning_rate: Strength,
+    *,
+    per: str = "rule",
+    rules: Rules = STANDARD,
+    **options: Any,
+) -> dict[str, Prediction]:
+    """Predict every group of weights that `metrics.measured` reads, for `explain`.
+
+    Args:
+        params: at the start, a pytree of arrays; of ShapeDtypeStructs, weights start at 0.
+        direction: as for `predict`.
+        learning_rate: as for `predict`.
+        per: "rule" or "leaf", as for `metrics.measured`.
+        rules: those of the optimizer; they name the groups and give their multipliers.
+        **options: weight_decay, steps, law, batch_size and examples, as for `predict`.
+
+    Returns:
+        group -> prediction.
+
+    Raises:
+        RuleError: as in `resolve`.
+        TypeError, ValueError: as in `predict`.
+
+    Example:
+        >>> params = {"kernel": np.full((2, 2), 0.5, "float32"), "bias": np.zeros(2, "float32")}
+        >>> found = predict_each(params, adam(), 1e-3, weight_decay=0.1, steps=100)
+        >>> {group: float(prediction.budget.round(3)) for group, prediction in found.items()}
+        {'bias': 0.0, 'weight': 0.01}
+    """
+    leaves, multipliers = jax.tree.leaves(params), jax.tree.leaves(resolve(rules, params))
+    names = metrics.groups_of(params, per=per, rules=rules)
+    members: dict[str, list[tuple[Any, Any]]] = {}
+    for name, leaf, m in zip(names, leaves, multipliers, strict=True):
+        if name is not None:
+            members.setdefault(name, []).append((leaf, m))
+    return {
+        name: predict(
+            direction,
+            learning_rate,
+            multiplier=group[0][1],
+            start_rms=_rms([leaf for leaf, _ in group]),
+            **options,
+        )
+        for name, group in members.items()
+    }
+
+
+def _rms(leaves: list[Any]) -> float:
+    """Of all entries together; 0 where only the shapes are known."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        return 0.0
+    squares = sum(float(np.sum(np.abs(leaf).astype(np.float64) ** 2)) for leaf in leaves)
+    return math.sqrt(squares / max(1, sum(leaf.size for leaf in leaves)))
 
 
 def expected_rms(prediction: Prediction, start_rms: Number) -> Number:

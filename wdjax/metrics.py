@@ -104,7 +104,7 @@ def measured(
     _check(optimizer, per, every)
     inner = optax.with_extra_args_support(optimizer)
     own = optimizer.rules if isinstance(optimizer, Decayed) else STANDARD
-    groups = functools.partial(_groups, per, check_rules(own if rules is None else rules))
+    groups = functools.partial(groups_of, per=per, rules=own if rules is None else rules)
     size = len(_NAMES if isinstance(optimizer, Decayed) else _OF_STEP)
 
     def init(params: Params) -> MeasuredState:
@@ -218,8 +218,25 @@ def series(history: Any) -> Readings:
 # Groups of leaves, by name.
 
 
-def _groups(per: str, rules: Rules, params: Params) -> list[str | None]:
-    """The group of each leaf; None for leaves that are not floating, such as counters."""
+def groups_of(params: Params, *, per: str = "rule", rules: Rules = STANDARD) -> list[str | None]:
+    """Name the group that `measured` reads each leaf in.
+
+    Args:
+        params: a pytree of arrays or of ShapeDtypeStructs.
+        per: "rule" or "leaf", as for `measured`.
+        rules: (selector, multiplier) pairs to group by.
+
+    Returns:
+        A name for each leaf; None for leaves that are not floating, such as counters.
+
+    Raises:
+        RuleError: as in `resolve`.
+
+    Example:
+        >>> groups_of({"bias": jnp.ones(3), "kernel": jnp.ones((3, 3))}, per="leaf")
+        ['bias', 'kernel']
+    """
+    rules = check_rules(rules)
     claims = owners(rules, params)
     if per == "leaf":
         names = _distinct(leaf.path or "." for leaf in paths.leaves(params))
