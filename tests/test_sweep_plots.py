@@ -142,3 +142,12 @@ def test_a_coefficient_path_is_sorted_by_strength_and_named_at_its_weak_end():
 def test_shapes_that_do_not_fit_are_refused(strengths, coefficients, names):
     with pytest.raises(ValueError, match=r"`coefficients` must have shape \(L, D\).* got \("):
         plots.coefficient_path(strengths, coefficients, names=names)
+
+
+def test_the_numbers_of_non_zero_coefficients_stand_above_the_curve():
+    found = curve()
+    ax = plots.validation_curve(found, nonzeros=np.arange(len(found.x)) * 2)
+    shown = {float(t.get_position()[0]): t.get_text() for t in ax.texts}
+    assert shown == {float(x): str(2 * i) for i, x in enumerate(found.x)}
+    with pytest.raises(ValueError, match="`nonzeros` must be a number for each value"):
+        plots.validation_curve(found, nonzeros=[1])

@@ -79,6 +79,20 @@ def verticals(ax: "Axes", chosen: Mapping[str, float] | None) -> None:
         ax.axvline(value, color=color, linestyle=style, label=f"{label}: {value:.3g}")
 
 
+def counts_above(ax: "Axes", x: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:
+    """Write the number of non-zero coefficients above at most twelve of the values."""
+    if counts.shape != x.shape:
+        raise ValueError(
+            f"`nonzeros` must be a number for each value of the curve, {x.shape}; got "
+            f"{counts.shape}."
+        )
+    few = np.linspace(0, len(x) - 1, min(len(x), 12)).astype(int)
+    place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center"}
+    for i in few:
+        ax.text(x[i], 1.01, f"{counts[i]:d}", va="bottom", fontsize="x-small", **place)
+    ax.set_title("non-zero coefficients", fontsize="small", pad=14)
+
+
 def strength_axis(ax: "Axes", x: np.ndarray[Any, Any]) -> None:
     """Make it logarithmic where values span a factor of ten; 0 is set apart on the left."""
     positive = x[x > 0]

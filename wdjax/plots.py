@@ -280,6 +280,7 @@ def validation_curve(
     curve: Any,
     *,
     chosen: Mapping[str, float] | None = None,
+    nonzeros: Any = None,
     ax: "Axes | None" = None,
     ylabel: str = "validation score",
 ) -> "Axes":
@@ -292,6 +293,7 @@ def validation_curve(
         curve: from `sweeps.validation_curve`, or anything with x, mean, se and train, each (L,),
             and a name.
         chosen: label -> value, marked by vertical lines, such as {"min": 0.1, "1-SE": 1.0}.
+        nonzeros: (L,) numbers of coefficients that are not 0, written above some of the values.
         ax: where to draw; None makes a new figure.
         ylabel: name and unit of the score.
 
@@ -300,6 +302,7 @@ def validation_curve(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        ValueError: `nonzeros` has another length than the curve.
 
     Example:
         >>> from wdjax.selection import Curve
@@ -322,6 +325,8 @@ def validation_curve(
         edge, top = ax.get_xaxis_transform(), np.ones_like(x[~good])
         ax.plot(x[~good], top, "kx", transform=edge, clip_on=False, label="diverged")
     canvas.strength_axis(ax, x)
+    if nonzeros is not None:
+        canvas.counts_above(ax, x, np.asarray(nonzeros))
     ax.set(xlabel=curve.name, ylabel=ylabel)
     ax.legend()
     return ax
