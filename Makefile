@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.ready-demo
 TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
+DOCS := $(VENV)/.ready-docs
 
-.PHONY: help demo test test-slow oracles peers lint types check bench clean
+.PHONY: help demo test test-slow oracles peers lint types check docs bench clean
 
 help:
 	@echo "make demo    train the demo models; figures and metrics.json go to $(OUT)/"
@@ -18,8 +19,9 @@ help:
 	@echo "make oracles install the other packages that some tests compare with (torch and more: large)"
 	@echo "make peers   install what only the benchmarks compare with"
 	@echo "make check   lint, types and tests"
+	@echo "make docs    build the site into site/; a warning is an error"
 	@echo "make bench   paired timings (minutes, wants a quiet machine)"
-	@echo "make clean   remove $(VENV) and $(OUT)"
+	@echo "make clean   remove $(VENV), $(OUT) and site/"
 
 demo: $(DEMO)
 	$(BIN)/python scripts/train.py --out $(OUT)
@@ -46,11 +48,14 @@ types: $(DEV)
 
 check: lint types test test-slow
 
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(DEMO)
 	$(BIN)/python scripts/bench.py
 
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(OUT) site
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON). Install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
@@ -58,10 +63,11 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "missing: the venv module of $(PYTHON). On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# One rule for the three sets of extras: .ready-demo, .ready-test, .ready-dev.
+# One rule for the four sets of extras: .ready-demo, .ready-test, .ready-dev, .ready-docs.
 $(DEMO): EXTRAS := plot,examples
 $(TEST): EXTRAS := test
 $(DEV): EXTRAS := dev
-$(DEMO) $(TEST) $(DEV): $(BIN)/python pyproject.toml
+$(DOCS): EXTRAS := docs
+$(DEMO) $(TEST) $(DEV) $(DOCS): $(BIN)/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' || { echo "pip could not install wdjax[$(EXTRAS)]: see its message above; it needs a reachable package index (PyPI)"; exit 1; }
 	@touch $@

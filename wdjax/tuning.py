@@ -108,7 +108,7 @@ def hyper_decay(
 
     Example:
         >>> params, grads = {"kernel": jnp.array([[2.0]])}, {"kernel": jnp.array([[0.0]])}
-        >>> val_loss = lambda params, batch: jnp.mean((params["kernel"] - batch) ** 2) / 2
+        >>> val_loss = lambda params, batch: jnp.mean((params["kernel"][0, 0] - batch) ** 2) / 2
         >>> tx = hyper_decay(0.1, val_loss, jnp.ones(100), init=0.5, every=1)
         >>> _, state = tx.update(grads, tx.init(params), params)  # θ⁺ = 1.9: too large still
         >>> float(state.hypergradient.min())  # −0.1 · 0.5 · 2 · (1.9 − 1): more decay is better
