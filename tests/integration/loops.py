@@ -115,7 +115,7 @@ def checks_of(*builders: Callable[[], Model]) -> Any:
             check,
             build,
             id=f"{build.__name__}-{check.__name__.removeprefix('check_')}",
-            marks=[pytest.mark.slow] if check is CHECKS[-1] else [],  # two loops to compile
+            marks=pytest.mark.slow,  # a whole model to build, and two loops to compile
         )
         for build in cached
         for check in CHECKS

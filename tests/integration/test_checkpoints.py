@@ -106,6 +106,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(saved, tmp_path):
     assert_identical(trained(optimizer, restored), whole)
 
 
+@pytest.mark.slow  # a run for each way and each change
 @ways
 @pytest.mark.parametrize("what", retuned_optimizers())
 def test_a_checkpoint_survives_retuning(what, saved, tmp_path):
