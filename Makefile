@@ -11,7 +11,7 @@ TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
 DOCS := $(VENV)/.ready-docs
 
-.PHONY: help demo test test-slow oracles peers lint types check docs bench clean
+.PHONY: help demo test test-slow oracles peers lint types check docs notebooks bench clean
 
 help:
 	@echo "make demo    train the demo models; figures and metrics.json go to $(OUT)/"
@@ -19,6 +19,7 @@ help:
 	@echo "make oracles install the other packages that some tests compare with (torch and more: large)"
 	@echo "make peers   install what only the benchmarks compare with"
 	@echo "make check   lint, types and tests"
+	@echo "make notebooks   execute the notebooks again, in place"
 	@echo "make docs    build the site into site/; a warning is an error"
 	@echo "make bench   paired timings (minutes, wants a quiet machine)"
 	@echo "make clean   remove $(VENV), $(OUT) and site/"
@@ -50,6 +51,9 @@ check: lint types test test-slow
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(TEST)
+	$(BIN)/python scripts/notebooks.py
 
 bench: $(DEMO)
 	$(BIN)/python scripts/bench.py
