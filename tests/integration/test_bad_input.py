@@ -42,5 +42,5 @@ def test_the_optimizer_state_of_another_model_is_refused_by_path():
 
 
 def test_an_unknown_setting_of_another_library_is_named_with_the_nearest():
-    with pytest.raises(TypeError, match="momentun.*momentum"):
+    with pytest.raises(TypeError, match=r"momentun.*momentum"):
         wdjax.convert.torch_sgd(lr=0.1, momentun=0.9)
