@@ -109,6 +109,17 @@ def as_model(model, state, loss, batches, decayed):
     return loops.Model(params, state, loss_fn, batches, decayed, own_loop)
 
 
+def mlp():
+    model = eqx.nn.MLP(64, 10, 32, 1, key=jax.random.key(0))
+
+    def loss(model, batch, state, key):
+        images = jnp.asarray(batch["x"]).reshape(len(batch["y"]), -1)
+        return loops.cross_entropy(jax.vmap(model)(images), batch["y"]), state
+
+    decayed = {"layers/0/weight", "layers/1/weight"}
+    return as_model(model, (), loss, loops.images(), decayed)
+
+
 def cnn():
     model, state = eqx.nn.make_with_state(CNN)(jax.random.key(0))
 
@@ -133,6 +144,6 @@ def transformer():
     return as_model(Transformer(jax.random.key(0)), (), loss, loops.text(), decayed)
 
 
-@loops.checks_of(cnn, transformer)
+@loops.checks_of(mlp, cnn, transformer)
 def test_equinox(check, build):
     check(build())

@@ -39,6 +39,18 @@ def as_model(function, loss, batches, decayed):
     return loops.Model(params, state, loss_fn, batches, decayed, own_loop)
 
 
+def of_images(out, batch):
+    return loops.cross_entropy(out, batch["y"])
+
+
+def mlp():
+    def function(batch):
+        return hk.nets.MLP([32, 10])(hk.Flatten()(batch["x"]))
+
+    decayed = {"mlp/~/linear_0/w", "mlp/~/linear_1/w"}
+    return as_model(function, of_images, loops.images(), decayed)
+
+
 def cnn():
     def function(batch):
         # a bias before the norm would have a gradient of noise
@@ -47,10 +59,7 @@ def cnn():
         x = jax.nn.relu(hk.Linear(32)(x.reshape(len(x), -1)))
         return hk.Linear(10)(hk.dropout(hk.next_rng_key(), 0.1, x))
 
-    def loss(out, batch):
-        return loops.cross_entropy(out, batch["y"])
-
-    return as_model(function, loss, loops.images(), {"conv2_d/w", "linear/w", "linear_1/w"})
+    return as_model(function, of_images, loops.images(), {"conv2_d/w", "linear/w", "linear_1/w"})
 
 
 def transformer():
@@ -78,6 +87,6 @@ def transformer():
     return as_model(function, loss, loops.text(), decayed)
 
 
-@loops.checks_of(cnn, transformer)
+@loops.checks_of(mlp, cnn, transformer)
 def test_haiku(check, build):
     check(build())

@@ -9,6 +9,12 @@ nn = pytest.importorskip("flax.linen")
 pytestmark = pytest.mark.usefixtures("rank_promotion_allowed")  # not the library's habit
 
 
+class MLP(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(nn.relu(nn.Dense(32)(x.reshape(len(x), -1))))
+
+
 class CNN(nn.Module):
     @nn.compact
     def __call__(self, x, train=True):
@@ -78,15 +84,8 @@ def cnn():
     )
 
 
-def transformer():
+def own_loop_of(module, params, loss_fn):
     from flax.training.train_state import TrainState
-
-    module = Transformer()
-    params = module.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))["params"]
-
-    def loss_fn(params, batch):
-        logits = module.apply({"params": params}, batch["tokens"][:, :-1])
-        return loops.cross_entropy(logits, batch["tokens"][:, 1:])
 
     def own_loop(optimizer, batches):
         @jax.jit
@@ -98,11 +97,35 @@ def transformer():
             state = step(state, batch)
         return state.params
 
+    return own_loop
+
+
+def mlp():
+    module = MLP()
+    params = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+
+    def loss_fn(params, batch):
+        return loops.cross_entropy(module.apply({"params": params}, batch["x"]), batch["y"])
+
+    own_loop = own_loop_of(module, params, loss_fn)
+    decayed = {"Dense_0/kernel", "Dense_1/kernel"}
+    return loops.Model(params, None, loss_fn, loops.images(), decayed, own_loop)
+
+
+def transformer():
+    module = Transformer()
+    params = module.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))["params"]
+
+    def loss_fn(params, batch):
+        logits = module.apply({"params": params}, batch["tokens"][:, :-1])
+        return loops.cross_entropy(logits, batch["tokens"][:, 1:])
+
     inner = ("attention/query", "attention/key", "attention/value", "attention/out")
     decayed = {f"blocks/{name}/kernel" for name in (*inner, "Dense_0", "Dense_1")}
+    own_loop = own_loop_of(module, params, loss_fn)
     return loops.Model(params, None, loss_fn, loops.text(), decayed | {"head/kernel"}, own_loop)
 
 
-@loops.checks_of(cnn, transformer)
+@loops.checks_of(mlp, cnn, transformer)
 def test_linen(check, build):
     check(build())

@@ -9,6 +9,15 @@ nnx = pytest.importorskip("flax.nnx")
 pytestmark = pytest.mark.usefixtures("rank_promotion_allowed")  # not the library's habit
 
 
+class MLP(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(64, 32, rngs=rngs)
+        self.head = nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.hidden(x.reshape(len(x), -1))))
+
+
 class CNN(nnx.Module):
     def __init__(self, rngs):
         # a bias before the norm would have a gradient of noise
@@ -85,12 +94,18 @@ def as_model(module, loss, batches, decayed):
     return loops.Model(params, rest, loss_fn, batches, decayed, own_loop)
 
 
-def cnn():
-    def loss(model, batch):
-        return loops.cross_entropy(model(batch["x"]), batch["y"])
+def of_images(model, batch):
+    return loops.cross_entropy(model(batch["x"]), batch["y"])
 
+
+def mlp():
+    decayed = {"hidden/kernel", "head/kernel"}
+    return as_model(MLP(nnx.Rngs(0)), of_images, loops.images(), decayed)
+
+
+def cnn():
     decayed = {"conv/kernel", "hidden/kernel", "head/kernel"}
-    return as_model(CNN(nnx.Rngs(0)), loss, loops.images(), decayed)
+    return as_model(CNN(nnx.Rngs(0)), of_images, loops.images(), decayed)
 
 
 def transformer():
@@ -104,6 +119,6 @@ def transformer():
     return as_model(Transformer(nnx.Rngs(0)), loss, loops.text(), decayed)
 
 
-@loops.checks_of(cnn, transformer)
+@loops.checks_of(mlp, cnn, transformer)
 def test_nnx(check, build):
     check(build())

@@ -6,6 +6,40 @@ import loops
 import optax
 
 
+def mlp():
+    draw = jax.nn.initializers.he_normal()
+    keys = jax.random.split(jax.random.key(0))
+    params = {
+        "hidden": {"kernel": draw(keys[0], (64, 32)), "bias": jnp.zeros(32)},
+        "head": {"kernel": draw(keys[1], (32, 10)), "bias": jnp.zeros(10)},
+    }
+
+    def loss_fn(params, batch):
+        x = batch["x"].reshape(len(batch["y"]), -1)
+        x = jax.nn.relu(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
+        logits = x @ params["head"]["kernel"] + params["head"]["bias"][None]
+        return loops.cross_entropy(logits, batch["y"])
+
+    decayed = {"hidden/kernel", "head/kernel"}
+    own_loop = own_loop_of(params, loss_fn)
+    return loops.Model(params, None, loss_fn, loops.images(), decayed, own_loop)
+
+
+def own_loop_of(params, loss_fn):
+    def own_loop(optimizer, batches):
+        @jax.jit
+        def step(params, state, batch):
+            updates, state = optimizer.update(jax.grad(loss_fn)(params, batch), state, params)
+            return optax.apply_updates(params, updates), state
+
+        ours, state = params, optimizer.init(params)
+        for batch in batches:
+            ours, state = step(ours, state, batch)
+        return ours
+
+    return own_loop
+
+
 def cnn():
     draw = jax.nn.initializers.he_normal()
     keys = jax.random.split(jax.random.key(0), 3)
@@ -98,22 +132,11 @@ def transformer():
         out = jax.vmap(logits, (None, 0))(params, tokens[:, :-1])
         return loops.cross_entropy(out, tokens[:, 1:])
 
-    def own_loop(optimizer, batches):
-        @jax.jit
-        def step(params, state, batch):
-            updates, state = optimizer.update(jax.grad(loss_fn)(params, batch), state, params)
-            return optax.apply_updates(params, updates), state
-
-        ours, state = params, optimizer.init(params)
-        for batch in batches:
-            ours, state = step(ours, state, batch)
-        return ours
-
     decayed = {"blocks/qkv/kernel", "blocks/out/kernel", "blocks/up/kernel",
                "blocks/down/kernel", "head/kernel"}  # fmt: skip
-    return loops.Model(params, None, loss_fn, loops.text(), decayed, own_loop)
+    return loops.Model(params, None, loss_fn, loops.text(), decayed, own_loop_of(params, loss_fn))
 
 
-@loops.checks_of(cnn, transformer)
+@loops.checks_of(mlp, cnn, transformer)
 def test_plain(check, build):
     check(build())
