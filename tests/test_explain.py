@@ -352,6 +352,18 @@ def test_steps_that_do_not_fit_say_what_was_passed(steps, message):
         explain(predicted(), {"w": {"weight_rms": np.ones(3)}}, steps=steps)
 
 
+def test_a_group_without_decay_is_explained_also_where_epochs_are_known():
+    p = dynamics.predict(
+        dynamics.adam(), lambda t: 1e-3 * (t < 50), weight_decay=0.0, steps=100,
+        batch_size=8, examples=80,
+    )  # fmt: skip
+    run = {"weight_rms": np.full(100, 0.1), "rotation": np.zeros(100),
+           "decay_to_update": np.zeros(100)}  # fmt: skip
+    found = explain(p, {"bias": run})
+    assert found.sentences["bias"][0].startswith("no decay acts here")
+    assert "nan" not in str(found)
+
+
 # Real runs.
 
 

@@ -50,7 +50,7 @@ class Explanation:
             rows = [row for row in self.rows if row["group"] == group]
             lines += [f"{group}: {header}", _line("", "expected", "measured", "equilibrium")]
             for row in rows:
-                numbers = (f"{row[key]:.3g}" for key in ("expected", "measured", "equilibrium"))
+                numbers = (_number(row[key]) for key in ("expected", "measured", "equilibrium"))
                 lines.append(_line(row["quantity"], *numbers))
             lines += [_wrapped(sentence) for sentence in self.sentences[group]]
         return "\n".join(lines)
@@ -249,6 +249,10 @@ def _wrapped(sentence: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
 
 
 def _line(*cells: str) -> str:

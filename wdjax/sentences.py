@@ -68,8 +68,8 @@ def too_slow(seen: Seen) -> str | None:
 def too_fast(seen: Seen) -> str | None:
     """Say that weights forget examples before they see them again."""
     p = seen.prediction
-    run = p.budget * p.timescale_epochs  # epochs, NaN if the size of the data is not known
-    if not (p.timescale_epochs < 1 < run):
+    # NaN if the size of the data is not known, infinite without decay
+    if not (p.timescale_epochs < 1 < p.budget * p.timescale_epochs):
         return None
     return (
         f"decay acts on a {p.timescale_epochs:.2g}-epoch timescale: weights forget examples "
