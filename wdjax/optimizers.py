@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from wdjax import penalties, preconditioners
@@ -133,7 +134,9 @@ def _followed_by(
 
     def init(params: Params) -> tuple[Any, Any]:
         decay_state = decay.init(params)  # first, because it says what is wrong with the leaves
-        return inner.init(params), decay_state
+        inner_state = inner.init(params)
+        _check_is_innermost(inner_state)
+        return inner_state, decay_state
 
     def parts(
         updates: Params,
@@ -176,6 +179,29 @@ def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) ->
         return {"preconditioner": found}
 
     return measure
+
+
+# What changes when or where a step is taken, by the class of its state: decay belongs inside.
+_WRAPPERS = {
+    "MultiStepsState": "optax.MultiSteps, whose every micro-step would decay",
+    "LookaheadState": "optax.lookahead, whose slow weights would not decay",
+    "ScheduleFreeState": "optax.contrib.schedule_free, whose iterate would not decay",
+    "SAMState": "optax.contrib.sam, whose adversarial step would decay",
+}
+
+
+def _check_is_innermost(inner_state: Any) -> None:
+    """Refuse decay around a wrapper that takes steps at other times or places."""
+
+    def is_wrapper(node: Any) -> bool:
+        return type(node).__name__ in _WRAPPERS
+
+    for node in jax.tree.leaves(inner_state, is_leaf=is_wrapper):
+        if is_wrapper(node):
+            raise TypeError(
+                f"`decayed` must stand inside of {_WRAPPERS[type(node).__name__]}. Wrap the "
+                "result: wrapper(wdjax.decayed(optax.sgd)(...), ...)."
+            )
 
 
 def _check_form(implicit: bool, gate: Gate | None, metric: str | None) -> None:

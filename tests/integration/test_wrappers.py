@@ -71,3 +71,20 @@ def test_multi_steps_of_a_chain_counts_and_decays_real_steps_only(every):
     want = 2 * (1 - S) * (1 - 2 * S) * (1 - 3 * S)
     np.testing.assert_allclose(params["kernel"], want, rtol=1e-6)
     assert int(state.inner_opt_state[1].count) == 3
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        (lambda learning_rate: optax.MultiSteps(optax.sgd(learning_rate), 4), "MultiSteps"),
+        (lambda learning_rate: optax.chain(optax.lookahead(optax.sgd(learning_rate), 3, 0.5)),
+         "lookahead"),
+        (optax.contrib.schedule_free_adamw, "schedule_free"),
+        (lambda learning_rate: optax.contrib.sam(optax.sgd(learning_rate), optax.sgd(0.05)), "sam"),
+    ],
+)  # fmt: skip
+def test_decay_around_a_wrapper_that_takes_steps_elsewhere_is_refused(factory, name):
+    optimizer = wdjax.decayed(factory)(0.1, weight_decay=S)
+    params = optax.LookaheadParams.init_synced(PARAMS) if name == "lookahead" else PARAMS
+    with pytest.raises(TypeError, match=rf"must stand inside of optax\.(contrib\.)?{name}"):
+        optimizer.init(params)
