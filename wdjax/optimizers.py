@@ -53,7 +53,9 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         `optax.inject_hyperparams`, name `law` and `gate` in `static_args` when you pass them.
 
     Raises:
-        TypeError: `factory` is not a factory; at build, an argument is wrong.
+        TypeError: `factory` is not a factory; at build, an argument is wrong; at `init`, the
+            factory wraps an optimiser and takes its steps at other times (MultiSteps, lookahead,
+            schedule-free, SAM): decay belongs inside.
         ValueError: at build or `init`, as `decay_weights` and `prox_weights`.
 
     Example:
