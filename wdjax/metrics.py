@@ -177,8 +177,7 @@ def collected(opt_state: Any) -> Readings:
         >>> collected(optax.sgd(0.1).init({"w": jnp.ones(2)}))
         {}
     """
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, MeasuredState))
-    states = [node for node in nodes if isinstance(node, MeasuredState)]
+    states = paths.nodes(opt_state, lambda node: isinstance(node, MeasuredState))
     rows = [row for state in states for row in state.readings.items()]
     return {
         name: {_NAMES[i]: row[..., i] for i in range(row.shape[-1])}

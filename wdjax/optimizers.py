@@ -4,10 +4,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
-from wdjax import penalties, preconditioners
+from wdjax import paths, penalties, preconditioners
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, lined_up, require_params
 from wdjax.penalties import Penalty
@@ -194,16 +193,11 @@ _WRAPPERS = {
 
 def _check_is_innermost(inner_state: Any) -> None:
     """Refuse decay around a wrapper that takes steps at other times or places."""
-
-    def is_wrapper(node: Any) -> bool:
-        return type(node).__name__ in _WRAPPERS
-
-    for node in jax.tree.leaves(inner_state, is_leaf=is_wrapper):
-        if is_wrapper(node):
-            raise TypeError(
-                f"`decayed` must stand inside of {_WRAPPERS[type(node).__name__]}. Wrap the "
-                "result: wrapper(wdjax.decayed(optax.sgd)(...), ...)."
-            )
+    for node in paths.nodes(inner_state, lambda node: type(node).__name__ in _WRAPPERS):
+        raise TypeError(
+            f"`decayed` must stand inside of {_WRAPPERS[type(node).__name__]}. Wrap the result: "
+            "wrapper(wdjax.decayed(optax.sgd)(...), ...)."
+        )
 
 
 def _check_form(implicit: bool, gate: Gate | None, metric: str | None) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -113,8 +113,24 @@ def has_holes(tree: Any) -> bool:
         >>> has_holes({"kernel": 1.0, "bias": optax.MaskedNode()})
         True
     """
-    found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    return any(isinstance(node, optax.MaskedNode) for node in found)
+    return bool(nodes(tree, lambda node: isinstance(node, optax.MaskedNode)))
+
+
+def nodes(tree: Any, is_wanted: Callable[[Any], bool]) -> list[Any]:
+    """Find nodes of a tree, such as the states of one kind in that of an optimizer.
+
+    Args:
+        tree: a pytree.
+        is_wanted: tells a node; what is below one is not looked at.
+
+    Returns:
+        The nodes, in the order of the leaves.
+
+    Example:
+        >>> nodes({"a": (1, [2]), "b": [3]}, lambda node: isinstance(node, list))
+        [[2], [3]]
+    """
+    return [node for node in jax.tree.leaves(tree, is_leaf=is_wanted) if is_wanted(node)]
 
 
 def listed(items: Iterable[str]) -> str:

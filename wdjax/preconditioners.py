@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wdjax import paths
 from wdjax.leafwise import Params, widened
 
 Arguments = Mapping[str, Any]  # of the optimiser's factory, defaults filled in
@@ -113,8 +114,7 @@ _DIAGONALS: dict[type, Callable[[Any, Arguments], Params]] = {
 def diagonal(opt_state: Any, arguments: Arguments) -> Params | None:
     """Find the diagonal in an optimiser's state, or return None where it has none that is known."""
     known = tuple(_DIAGONALS)
-    parts = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, known))
-    found = [part for part in parts if isinstance(part, known)]
+    found = paths.nodes(opt_state, lambda node: isinstance(node, known))
     if len(found) != 1:
         return None
     return _DIAGONALS[type(found[0])](found[0], arguments)

@@ -19,7 +19,7 @@ from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
 from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
-from wdjax.paths import listed
+from wdjax.paths import listed, nodes
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
 from wdjax.schedules import Strength
@@ -203,11 +203,7 @@ def learnt_rules(opt_state: Any, rules: Rules = STANDARD) -> Rules:
         >>> learnt_rules(tx.init({"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}), rules)
         (('bias', 0.0), ('**', 0.25))
     """
-
-    def is_ours(x: Any) -> bool:
-        return isinstance(x, HyperDecayState)
-
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(x)]
+    found = nodes(opt_state, lambda node: isinstance(node, HyperDecayState))
     if len(found) != 1:
         raise ValueError(
             f"`opt_state` must hold one state of hyper_decay; got {len(found)}. Pass the state of "
