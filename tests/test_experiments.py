@@ -1,23 +1,17 @@
 """The experiments run at tiny size, and what is known in advance comes out."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
+import script_files
 
 import wdjax
-
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "experiments.py"
 
 
 @pytest.fixture(scope="module", name="script")
 def _script():
-    spec = importlib.util.spec_from_file_location("experiments_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_files.load("experiments")
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
 """The page of all methods is what the code says now."""
 
-import importlib.util
 import pathlib
 import re
 import warnings
 
 import pytest
+import script_files
 
 import wdjax
 
@@ -16,10 +16,7 @@ TABLES = re.findall(r"^\| `(.+)$", PAGE, flags=re.M)
 
 @pytest.fixture(scope="module", name="script")
 def _script():
-    spec = importlib.util.spec_from_file_location("methods_script", ROOT / "scripts" / "methods.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_files.load("methods")
 
 
 def without_bytes(page):

@@ -1,13 +1,13 @@
 """The notebooks run from an empty folder, and print and draw what is committed."""
 
 import base64
-import importlib.util
 import math
 import pathlib
 import re
 import sys
 
 import pytest
+import script_files
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -24,10 +24,7 @@ LARGEST = 100 * 1024  # bytes of a figure
 
 @pytest.fixture(scope="module", name="script")
 def _script():
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "scripts" / "notebooks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_files.load("notebooks")
 
 
 def code(notebook):

@@ -1,6 +1,5 @@
 """The sweep script: options, printed tables, figures, exit codes; no golden numbers."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -8,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import script_files
 
 from wdjax import sweeps
 
@@ -16,10 +16,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "sweep.py"
 
 @pytest.fixture(scope="module", name="script")
 def _script():
-    spec = importlib.util.spec_from_file_location("sweep_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_files.load("sweep")
 
 
 @pytest.fixture(name="small")

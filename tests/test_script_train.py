@@ -1,6 +1,5 @@
 """The training script: options, printed numbers, figures, exit codes; no golden numbers."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -8,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import script_files
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "train.py"
 RUNS = {
@@ -19,10 +19,7 @@ RUNS = {
 
 @pytest.fixture(scope="module", name="script")
 def _script():
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_files.load("train")
 
 
 def is_png(path):

@@ -1,25 +1,16 @@
 """The comparison of learning λ with searching for it runs, at tiny size."""
 
-import importlib.util
 import json
-import pathlib
-import sys
 
 import numpy as np
 import pytest
-
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+import script_files
 
 
 @pytest.fixture(scope="module", name="script")
 def _script():
     pytest.importorskip("sklearn")
-    sys.path.insert(0, str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location("tuning_script", SCRIPTS / "tuning.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPTS))
+    return script_files.load("tuning")
 
 
 @pytest.mark.slow  # it compiles eight searches and runs

@@ -1,0 +1,19 @@
+"""The files in scripts/ as modules: they are no package."""
+
+import importlib.util
+import pathlib
+import sys
+
+FOLDER = pathlib.Path(__file__).parents[1] / "scripts"
+
+
+def load(name):
+    """Import scripts/NAME.py, which finds its neighbours as it does when it is run."""
+    spec = importlib.util.spec_from_file_location(f"{name}_script", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(FOLDER))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(FOLDER))
+    return module
