@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         radial,
         scaling,
         spectra,
+        stacking,
         sweeps,
         tuning,
     )
@@ -110,6 +111,7 @@ __all__ = [
     "schedule_scaled",
     "sgdw",
     "spectra",
+    "stacking",
     "standard",
     "stochastically_rounded",
     "sweeps",

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax import paths, schedules
+from wdjax import paths, schedules, stacking
 from wdjax.paths import Leaf
 from wdjax.rules import RuleError, Rules, Selector, check_rules, is_guess, label, owners
 from wdjax.schedules import Schedule, Strength
@@ -123,7 +123,7 @@ def audit(
     strengths = _strengths(schedule, counts)
     peak = int(strengths.argmax())
     top = float(strengths[peak])
-    decisions = _decisions(tree, _concrete(check_rules(rules)))
+    decisions = _decisions(stacking.unstack(tree), _concrete(check_rules(rules)))
     _check_signs(decisions, top)
     multipliers = {m for _, _, m in decisions}
     left = {m: None if steps is None else _left(strengths * m, steps) for m in multipliers}

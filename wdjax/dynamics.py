@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import metrics, schedules
+from wdjax import metrics, schedules, stacking
 from wdjax.rules import Rules, resolve, standard
 from wdjax.schedules import Schedule, Strength, lr_scaled
 
@@ -740,21 +740,16 @@ def predict_each(
         >>> {group: float(prediction.budget.round(3)) for group, prediction in found.items()}
         {'bias': 0.0, 'weight': 0.01}
     """
+    params = stacking.unstack(params)
     leaves, multipliers = jax.tree.leaves(params), jax.tree.leaves(resolve(rules, params))
     names = metrics.groups_of(params, per=per, rules=rules)
-    members: dict[str, list[tuple[Any, Any]]] = {}
+    groups: dict[str, tuple[Any, list[Any]]] = {}
     for name, leaf, m in zip(names, leaves, multipliers, strict=True):
         if name is not None:
-            members.setdefault(name, []).append((leaf, m))
+            groups.setdefault(name, (m, []))[1].append(leaf)
     return {
-        name: predict(
-            direction,
-            learning_rate,
-            multiplier=group[0][1],
-            start_rms=_rms([leaf for leaf, _ in group]),
-            **options,
-        )
-        for name, group in members.items()
+        name: predict(direction, learning_rate, multiplier=m, start_rms=_rms(own), **options)
+        for name, (m, own) in groups.items()
     }
 
 

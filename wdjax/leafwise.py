@@ -29,7 +29,8 @@ def map_leaves(
         if _is_left_alone(update, m):
             return update
         wide = (_wide(x) for x in others)
-        return step(widened(update), widened(param), m, *wide).astype(update.dtype)
+        new = step(widened(update), widened(param), m, *wide).astype(update.dtype)
+        return _unless_off(m, new, update)
 
     treedef, rows = lined_up(name, updates, params, multipliers, *trees)
     return treedef.unflatten([leaf(*row) for row in rows])
@@ -53,8 +54,8 @@ def map_stateful(
         if _is_left_alone(update, m):
             return update, z
         wide = (_wide(x) for x in others)
-        new, z = step(widened(update), widened(param), m, z, *wide)
-        return new.astype(update.dtype), z
+        new, kept = step(widened(update), widened(param), m, z, *wide)
+        return _unless_off(m, new.astype(update.dtype), update), _unless_off(m, kept, z)
 
     treedef, rows = lined_up(name, updates, params, multipliers, state, *trees)
     pairs = [leaf(*row) for row in rows]
@@ -91,6 +92,13 @@ def check_widths(name: str, updates: Params, params: Params) -> None:
 def is_off(m: Any) -> bool:
     """Whether a multiplier is known to be 0; a traced one never is."""
     return isinstance(m, float) and m == 0
+
+
+def _unless_off(m: Any, new: Any, old: Any) -> Any:
+    """The same promise where a multiplier is known only when the program runs."""
+    if isinstance(m, float):
+        return new
+    return jax.tree.map(lambda x, y: jnp.where(m == 0, y, x), new, old)
 
 
 def _is_left_alone(update: Any, m: Any) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from wdjax import paths
+from wdjax import paths, stacking
 from wdjax.leafwise import Params, lined_up, require_params, widened
 from wdjax.optimizers import STANDARD, Decayed
 from wdjax.rules import Rules, check_rules, label, owners, resolve
@@ -108,7 +108,7 @@ def measured(
     size = len(_NAMES if isinstance(optimizer, Decayed) else _OF_STEP)
 
     def init(params: Params) -> MeasuredState:
-        names = dict.fromkeys(name for name in groups(params) if name is not None)
+        names = dict.fromkeys(name for name in groups(stacking.unstack(params)) if name is not None)
         readings = {name: jnp.zeros(size, jnp.float32) for name in names}
         return MeasuredState(jnp.zeros((), jnp.int32), inner.init(params), readings)
 
@@ -119,7 +119,8 @@ def measured(
 
         def read() -> dict[str, jax.Array]:
             parts = _parts(inner, updates, state.inner_state, params, extra_args)
-            return _readings(groups(params), *lax.stop_gradient((params, parts)))
+            whole = stacking.unstack(lax.stop_gradient((params, parts)))
+            return _readings(groups(whole[0]), *whole)
 
         due = True if every == 1 else state.count % every == 0
         readings = _when(due, read, state.readings)

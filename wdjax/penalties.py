@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wdjax import stacking
 from wdjax.groups import Axes, abs2, absolute, checked_axes, norm
 from wdjax.leafwise import Params, is_off, widened
 from wdjax.rules import Rules, resolve, standard
@@ -618,6 +619,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
             f"`penalty` must have a value; got the constraint {penalty.name}, which has only a "
             "projection."
         )
+    params = stacking.unstack(params)
     multipliers = jax.tree.leaves(resolve(rules, params))
     values: list[jax.Array] = [
         m * penalty.value(widened(param))

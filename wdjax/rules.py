@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import kinds, paths
+from wdjax import kinds, paths, stacking
 from wdjax.kinds import Kind
 from wdjax.paths import Leaf
 
@@ -86,6 +86,9 @@ def resolve(rules: Rules, tree: Any) -> Any:
         {'dense': {'bias': 0.0, 'kernel': 0.5}}
     """
     rules = check_rules(rules)
+    if stacking.is_stacked(tree):
+        each = resolve(rules, stacking.described(tree))
+        return stacking.of_leaf(tree, jax.tree.leaves(each))
     leaves, treedef = jax.tree.flatten(tree)
     decision = _decide(rules, tree, leaves, treedef)
     # the last one is for index -1
@@ -145,7 +148,14 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
                 "the mask was called with a step count, as a schedule is; under "
                 'optax.inject_hyperparams pass static_args=("mask",).'
             )
-        return jax.tree.map(bool, resolve(rules, tree))
+        multipliers = resolve(rules, tree)
+        mixed = [x for x in jax.tree.leaves(multipliers) if isinstance(x, jax.core.Tracer)]
+        if mixed and stacking.is_stacked(tree):
+            raise RuleError(
+                "a mask cannot part the leaves of one stack, and these rules do. Use "
+                "wdjax.decay_weights with these rules in place of the mask."
+            )
+        return jax.tree.map(bool, multipliers)
 
     return mask_of
 

@@ -1,0 +1,402 @@
+"""Stacks of equal leaves: the same tree, the same steps, the same rules as without them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import wdjax
+from wdjax import stacking
+from wdjax.penalties import ball, group_lasso, l1
+from wdjax.stacking import stack, stack_like, stacked, unstack
+
+STEPS = 3
+
+
+def network(seed=0):
+    """Three equal blocks, a head, and two leaves that share nothing."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    blocks = {
+        f"block_{i}": {"kernel": normal(4, 4), "bias": normal(4), "scale": normal(4)}
+        for i in range(3)
+    }
+    return {**blocks, "embedding": normal(4, 4), "head": {"kernel": normal(4, 2)}, "count": (None,)}
+
+
+PARAMS, GRADS = network(0), network(1)
+MIXED = (("block_1/kernel", 0.5), ("block_2/kernel", 0.0), *wdjax.standard())
+
+
+def equal(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def close(left, right, **tolerance):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), left, right)
+
+
+def trained(optimizer, params, grads, **extra):
+    """The parameters and the state after some compiled steps."""
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for _ in range(STEPS):
+        updates, state = update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+# The isomorphism.
+
+
+def trees():
+    yield "dicts", PARAMS
+    yield "a bare array", jnp.ones(3)
+    yield "nothing", {}
+    yield "dtypes", {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16), "c": jnp.ones(2, int)}
+    yield "keys", [jax.random.key(0), jax.random.key(1), jnp.ones(())]
+    yield "NumPy", {"a": np.arange(3.0), "b": np.ones(3)}
+    yield "empty leaves", [jnp.zeros((0, 3)), jnp.zeros((0, 3))]
+
+
+@pytest.mark.parametrize("tree", [pytest.param(t, id=name) for name, t in trees()])
+def test_unstack_gives_the_same_tree_back(tree):
+    before, after = map(jax.tree.leaves, (tree, unstack(stack(tree))))
+    assert jax.tree.structure(unstack(stack(tree))) == jax.tree.structure(tree)
+    for x, y in zip(before, after, strict=True):
+        assert (x.dtype, x.shape) == (y.dtype, y.shape)
+        assert bool((x == y).all())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [models.linen_transformer, models.linen_boxed, models.nnx_model, models.haiku_model,
+     models.equinox_model],
+    ids=lambda build: build.__name__,
+)  # fmt: skip
+def test_trees_of_every_library_come_back(build):
+    def numbered(x):
+        if not jnp.issubdtype(x.dtype, jnp.number):  # a random key
+            return jnp.zeros(x.shape)
+        return jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)
+
+    params = jax.tree.map(numbered, build())
+    equal(unstack(stack(params)), params)
+
+
+def test_equal_leaves_share_a_stack_and_large_ones_stay_alone():
+    shapes = [x.shape for x in stack(PARAMS).stacks]
+    assert sorted(shapes) == [(4, 2), (4, 4, 4), (6, 4)]
+    alone = {"a": jnp.ones((2, 200, 100)), "b": jnp.ones(3)}
+    equal(unstack(stack(alone)), alone)
+    large = {"a": jnp.ones((128, 128)), "b": jnp.ones((128, 128)), "c": jnp.ones((129, 128))}
+    assert len(stack(large).stacks) == 2  # 16,384 numbers are small enough
+    assert len(stack(large, most=128 * 128 - 1).stacks) == 3
+
+
+def test_shapes_stack_as_arrays_do():
+    shapes = jax.eval_shape(stack, PARAMS)
+    equal(jax.tree.map(jnp.zeros_like, stack(jax.eval_shape(lambda: PARAMS))),
+          jax.tree.map(jnp.zeros_like, stack(PARAMS)))  # fmt: skip
+    assert jax.tree.structure(shapes) == jax.tree.structure(stack(PARAMS))
+    assert unstack(shapes)["head"]["kernel"].shape == (4, 2)
+
+
+def test_stack_like_undoes_unstack():
+    optimizer = stacked(optax.adam(0.1))
+    params, state = trained(optimizer, stack(PARAMS), stack(GRADS))
+    equal(stack_like((params, state), unstack((params, state))), (params, state))
+
+
+def test_gradients_of_the_views_are_those_of_the_tree():
+    def loss(tree):
+        return sum(jnp.sum(jnp.sin(x) * i) for i, x in enumerate(jax.tree.leaves(tree)))
+
+    def of_stacks(params):
+        return loss(unstack(params))
+
+    params, direction = stack(PARAMS), stack(GRADS)
+    close(unstack(jax.jit(jax.grad(of_stacks))(params)), jax.grad(loss)(PARAMS), rtol=1e-6)
+    # forward over reverse, and a batch of models
+    _, ours = jax.jvp(jax.grad(of_stacks), (params,), (direction,))
+    _, theirs = jax.jvp(jax.grad(loss), (PARAMS,), (GRADS,))
+    close(unstack(ours), theirs, rtol=1e-6)
+    two = jax.tree.map(lambda x, y: jnp.stack([x, y]), params, direction)
+    second = jax.tree.map(lambda x: x[1], jax.jit(jax.vmap(jax.grad(of_stacks)))(two))
+    close(unstack(second), jax.grad(loss)(GRADS), rtol=1e-6)
+
+
+def test_equal_layers_share_their_kernels():
+    """Views at known positions would be compiled one by one; a shared kernel is one computation."""
+
+    def rows_read(count):
+        params = stack([jnp.ones((8, 8)) for _ in range(count)])
+        program = jax.jit(lambda params: [jnp.sin(x) for x in unstack(params)])
+        return program.lower(params).compile().as_text()
+
+    assert " slice(" not in rows_read(6)
+    assert "dynamic-slice" in rows_read(6)
+
+
+# Steps: any optimizer, the same numbers.
+
+STEPPERS = {
+    "sgd": optax.sgd(0.1, momentum=0.9),
+    "adam": optax.adam(0.1),
+    "lion": optax.lion(0.1),
+    "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=2),
+    "lamb": optax.lamb(0.1),
+    "lars": optax.lars(0.1),
+    "muon": optax.contrib.muon(0.1),
+    "block RMS": optax.chain(optax.clip_by_block_rms(0.5), optax.sgd(0.1)),
+    "micro-steps": optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+    "injected": optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
+    "trace": optax.ema(0.9),
+    "decayed": wdjax.adamw(0.1, weight_decay=0.1),
+    "decayed lamb": wdjax.decayed(optax.lamb)(0.1, weight_decay=0.1),
+    "mixed multipliers": wdjax.adamw(0.1, weight_decay=0.1, rules=MIXED),
+    "coupled": optax.chain(wdjax.add_decayed_weights(0.1), optax.adam(0.1)),
+    "masked": optax.adamw(0.1, weight_decay=0.1, mask=wdjax.mask((("head/*", 1), ("**", 0)))),
+    "l1": optax.chain(optax.sgd(0.1), wdjax.prox_weights(0.1, l1, rules=MIXED)),
+    "group lasso": optax.chain(optax.sgd(0.1), wdjax.prox_weights(0.3, group_lasso(-2))),
+    "ball": optax.chain(optax.sgd(0.1), wdjax.prox_weights(1.0, ball(1.0, None), rules=MIXED)),
+    "cautious": wdjax.adamw(0.1, weight_decay=0.1, gate=wdjax.gates.cautious),
+    "anchored": wdjax.adamw(0.1, weight_decay=0.1, anchor="init"),
+    "CPR": optax.chain(optax.sgd(0.1), wdjax.adaptive.cpr(wdjax.bounds.warm_start(1))),
+    "norm control": optax.chain(optax.sgd(0.1), wdjax.radial.norm_control(0.1, axes=-2)),
+    "hyperball": wdjax.radial.hyperball(0.1, axes=None),
+    "compensated": wdjax.compensated(wdjax.adamw(0.1, weight_decay=0.1)),
+}
+
+
+SLOW = {"adafactor", "muon", "decayed lamb", "CPR", "norm control", "hyperball", "compensated",
+        "trace", "lars", "micro-steps", "injected"}  # fmt: skip  # some seconds each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in STEPPERS]
+)
+def test_a_step_on_stacks_is_the_step_on_the_tree(name):
+    optimizer = STEPPERS[name]
+    params, state = trained(optimizer, PARAMS, GRADS)
+    ours, our_state = trained(stacked(optimizer), stack(PARAMS), stack(GRADS))
+    close(unstack(ours), params, rtol=1e-6, atol=1e-7)
+    close(unstack(our_state), state, rtol=1e-6, atol=1e-7)
+
+
+def test_norms_of_stacks_would_be_other_norms():
+    """What `stacked` is for: without it, LAMB takes the norm of a whole stack."""
+    params, _ = trained(optax.lamb(0.1), PARAMS, GRADS)
+    wrong, _ = trained(optax.lamb(0.1), stack(PARAMS), stack(GRADS))
+    assert not np.allclose(unstack(wrong)["block_0"]["kernel"], params["block_0"]["kernel"])
+
+
+def test_one_multiplier_for_a_stack_gives_the_same_bits():
+    optimizer = wdjax.adamw(0.1, weight_decay=0.1, rules=(("kernel", 1.0), ("**", 0.0)))
+    params, grads = ({k: v for k, v in t.items() if k != "embedding"} for t in (PARAMS, GRADS))
+    expected, _ = trained(optimizer, params, grads)
+    ours, _ = trained(stacked(optimizer), stack(params), stack(grads))
+    equal(unstack(ours), expected)
+
+
+def test_multiplier_0_inside_a_mixed_stack_changes_no_bit():
+    decay = wdjax.prox_weights(0.1, l1, rules=MIXED)  # θ + Δ − θ would round
+    state = stacked(decay).init(stack(PARAMS))
+    after = unstack(jax.jit(stacked(decay).update)(stack(GRADS), state, stack(PARAMS))[0])
+    for path in ("block_2", "kernel"), ("block_0", "bias"):
+        np.testing.assert_array_equal(after[path[0]][path[1]], GRADS[path[0]][path[1]])
+    assert not np.array_equal(after["block_1"]["kernel"], GRADS["block_1"]["kernel"])
+
+
+def test_other_trees_pass_through_untouched():
+    expected = trained(optax.adam(0.1), PARAMS, GRADS)
+    equal(trained(stacked(optax.adam(0.1)), PARAMS, GRADS), expected)
+
+
+def test_what_looks_at_all_leaves_works_outside():
+    def clipped(inner):
+        return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(0.1), inner), 3)
+
+    inner = wdjax.adamw(0.1, weight_decay=0.1)
+    expected, _ = trained(clipped(inner), PARAMS, GRADS)
+    ours, _ = trained(clipped(stacked(inner)), stack(PARAMS), stack(GRADS))
+    close(unstack(ours), expected, rtol=1e-6)
+
+
+def test_extra_arguments_arrive():
+    inner = optax.contrib.reduce_on_plateau(patience=1, factor=0.5)
+    expected, _ = trained(optax.chain(optax.sgd(0.1), inner), PARAMS, GRADS, value=jnp.ones(()))
+    ours, _ = trained(
+        stacked(optax.chain(optax.sgd(0.1), inner)), stack(PARAMS), stack(GRADS), value=jnp.ones(())
+    )
+    close(unstack(ours), expected, rtol=1e-6)
+    gradient_in_use = wdjax.decay_weights(0.1, gate=lambda param, update, grad: grad > 0)
+    expected, _ = trained(gradient_in_use, PARAMS, GRADS, grad=GRADS)
+    ours, _ = trained(stacked(gradient_in_use), stack(PARAMS), stack(GRADS), grad=stack(GRADS))
+    close(unstack(ours), expected, rtol=1e-6)
+
+
+def test_the_state_is_as_small_as_without():
+    state = stacked(optax.adam(0.1)).init(stack(PARAMS))
+    assert [x.shape for x in jax.tree.leaves(state)] == [
+        x.shape for x in jax.tree.leaves(optax.adam(0.1).init(stack(PARAMS)))
+    ]
+
+
+def test_few_kernels_for_many_leaves():
+    params = stack([jnp.ones(3) for _ in range(50)])
+    optimizer = stacked(wdjax.adamw(0.1, weight_decay=0.1, rules=(("**", 1.0),)))
+    program = jax.jit(optimizer.update).lower(params, optimizer.init(params), params).compile()
+    assert program.as_text().count(" fusion(") < 10
+
+
+# In the rest of the house.
+
+
+def test_audit_and_penalties_see_the_leaves():
+    rows = wdjax.audit(stack(PARAMS), strength=0.1).rows
+    assert rows == wdjax.audit(PARAMS, strength=0.1).rows
+    shapes = jax.eval_shape(stack, PARAMS)
+    assert wdjax.audit(shapes, strength=0.1).rows == rows
+    value = wdjax.penalty_value(wdjax.penalties.l2, stack(PARAMS))
+    np.testing.assert_allclose(value, wdjax.penalty_value(wdjax.penalties.l2, PARAMS), rtol=1e-6)
+
+
+def test_predictions_see_the_leaves():
+    arguments = wdjax.dynamics.adam(), 1e-3
+    options = {"weight_decay": 0.1, "steps": 100}
+    ours = wdjax.dynamics.predict_each(stack(PARAMS), *arguments, **options)
+    theirs = wdjax.dynamics.predict_each(PARAMS, *arguments, **options)
+    assert {name: str(p) for name, p in ours.items()} == {n: str(p) for n, p in theirs.items()}
+
+
+@pytest.mark.slow  # two measured optimizers to compile
+def test_readings_see_the_leaves():
+    def measured(inner):
+        return wdjax.metrics.measured(inner, per="leaf", every=1)
+
+    _, state = trained(measured(optax.adam(0.1)), PARAMS, GRADS)
+    _, ours = trained(measured(stacked(optax.adam(0.1))), stack(PARAMS), stack(GRADS))
+    assert "block_1/kernel" in wdjax.metrics.latest(ours)
+    close(wdjax.metrics.latest(ours), wdjax.metrics.latest(state), rtol=1e-5)
+
+
+@pytest.mark.slow  # two whole trainings to compile
+def test_fit_trains_stacks_as_it_trains_the_tree():
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(40, 4)).astype("float32")}
+    params = {k: v for k, v in PARAMS.items() if k not in ("embedding", "count")}
+
+    def loss_fn(tree, batch):
+        x = batch["x"]
+        for i in range(3):
+            block = tree[f"block_{i}"]
+            x = jnp.tanh(x @ block["kernel"] + block["bias"][None]) * block["scale"][None]
+        return jnp.mean((x @ tree["head"]["kernel"] - 1) ** 2)
+
+    def run(loss_fn, params, optimizer):
+        step = wdjax.make_train_step(loss_fn, optimizer, max_grad_norm=1.0)
+        state = wdjax.TrainState.create(params, optimizer)
+        return wdjax.fit(step, state, data, epochs=5, batch_size=16, progress=False)
+
+    optimizer = wdjax.adamw(0.01, weight_decay=0.1)
+    state, history = run(loss_fn, params, optimizer)
+    ours, our_history = run(
+        lambda stacks, batch: loss_fn(unstack(stacks), batch), stack(params), stacked(optimizer)
+    )
+    close(unstack(ours.params), state.params, rtol=2e-5, atol=1e-6)
+    close(unstack(ours.opt_state), state.opt_state, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(our_history.metrics["loss"], history.metrics["loss"], rtol=1e-5)
+
+
+def test_sharded_leaves_stay_sharded():
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("x",), ()))
+    params = [
+        jax.device_put(jnp.ones((2, 3)), sharding) for sharding in (split, split, whole, whole)
+    ]
+    stacks = stack(params).stacks
+    assert [x.sharding.spec for x in stacks] == [
+        PartitionSpec(None, "x"), PartitionSpec(None),
+    ]  # fmt: skip
+    assert [x.sharding.is_equivalent_to(y.sharding, 2) for x, y in zip(
+        unstack(stack(params)), params, strict=True)] == [True] * 4  # fmt: skip
+
+
+# What cannot work.
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)),
+        optax.apply_if_finite(optax.sgd(0.1), 3),
+        optax.contrib.dadapt_adamw(0.1),
+        wdjax.metrics.measured(wdjax.adamw(0.1, weight_decay=0.1, rules=(("**", 1.0),))),
+    ],
+    ids=["global norm", "all finite", "d-adaptation", "measured"],
+)
+@pytest.mark.parametrize("leaves", [2, 3, 4])
+def test_leaves_that_act_on_each_other_are_refused(optimizer, leaves):
+    """Also where there is but one stack, whose leaves could pass for one."""
+    params = stack([jnp.ones(3) for _ in range(min(leaves, 3))] + [jnp.ones(2)] * (leaves - 3))
+    tx = stacked(optimizer)
+    with pytest.raises(TypeError, match=r"one by one.*Put that part outside"):
+        jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
+
+
+def test_random_numbers_are_refused():
+    params = stack(PARAMS)
+    tx = stacked(optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)))
+    with pytest.raises(TypeError, match="draws random numbers"):
+        jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
+
+
+def test_decay_outside_of_stacked_is_refused():
+    with pytest.raises(TypeError, match=r"one by one. Wrap it.*stacking\.stacked"):
+        wdjax.adamw(0.1, weight_decay=0.1).init(stack(PARAMS))
+
+
+def test_a_mask_that_parts_a_stack_is_refused():
+    tx = stacked(optax.adamw(0.1, mask=wdjax.mask(MIXED)))
+    with pytest.raises(wdjax.RuleError, match="cannot part the leaves of one stack"):
+        tx.init(stack(PARAMS))
+
+
+def test_rules_that_match_nothing_are_refused():
+    tx = stacked(wdjax.adamw(0.1, weight_decay=0.1, rules=(("kernal", 1.0), ("**", 0.0))))
+    with pytest.raises(wdjax.RuleError, match="matches no parameter; did you mean"):
+        tx.init(stack(PARAMS))
+
+
+def test_bad_trees_are_refused():
+    with pytest.raises(TypeError, match="must not be stacked"):
+        stack({"a": stack(PARAMS)})
+    with pytest.raises(TypeError, match="leaf 'a' is a float"):
+        stack({"a": 1.0})
+    with pytest.raises(ValueError, match="only in the second: 'b'"):
+        stack_like(stack({"a": jnp.ones(2)}), {"a": jnp.ones(2), "b": jnp.ones(2)})
+
+
+def test_different_stacks_in_one_step_are_refused():
+    tx = stacked(optax.adam(0.1))
+    params = stack(PARAMS)
+    with pytest.raises(ValueError, match="stacked alike"):
+        tx.update(stack(GRADS, most=1), tx.init(params), params)
+
+
+def test_layouts_compare_by_content():
+    one, two = stack(PARAMS).layout, stack(GRADS).layout
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != stack(PARAMS, most=1).layout
+    assert one != stacking
