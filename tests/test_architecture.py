@@ -12,12 +12,12 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "wdjax"
 # Lowest first: a module imports only from modules to its left.
 # fmt: off
 LAYERS = (
-    "paths", "kinds", "rules", "leafwise", "schedules", "scaling", "groups",
+    "paths", "stacking", "kinds", "rules", "leafwise", "schedules", "scaling", "groups",
     "penalties", "matrices", "gates", "anchors", "preconditioners", "transforms",
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
     "optimizers", "metrics", "audit", "dynamics", "sentences", "explaining",
-    "foreign", "conversions", "convert_torch",
-    "convert_muon", "convert_keras", "convert", "training", "batches", "fitting", "folds",
+    "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",
+    "devices", "training", "batches", "fitting", "folds",
     "regression", "ridge", "lasso", "linear", "grids", "jobs", "runs", "results", "chunks",
     "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
 )

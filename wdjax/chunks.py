@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from wdjax import runs
 from wdjax.jobs import Job
+from wdjax.paths import listed
 from wdjax.results import Store
 
 PyTree = Any
@@ -124,7 +125,7 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
         A mesh with the axis "sweep", or None for the default device.
 
     Raises:
-        ValueError: there is no device.
+        ValueError: there is no device, or one of another process.
 
     Example:
         >>> mesh_over(jax.devices()[:1], 8).axis_names
@@ -133,6 +134,12 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
     given = jax.local_devices() if devices is None else list(devices)
     if not given:
         raise ValueError("`devices` must have at least one device; got none.")
+    others = [device for device in given if device.process_index != jax.process_index()]
+    if others:
+        raise ValueError(
+            f"`devices` must belong to this process; got {listed([str(d) for d in others])}. Give "
+            "each process some of the rows of `hparams`, and a folder of its own."
+        )
     if devices is None and len(given) == 1:
         return None
     return Mesh(np.array(given[:count]), ("sweep",))

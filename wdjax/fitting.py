@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from wdjax.batches import Draw, from_memory, from_stream, is_stream
+from wdjax.devices import cut_rows, require_global, spans_processes, take_rows
 from wdjax.training import Metrics, PyTree, Step, TrainState, check_whole, kind_of
 
 _SECONDS = 0.5  # per chunk: often enough for a moving bar, rare enough to cost nothing
@@ -64,6 +65,9 @@ def fit(
     that was saved on the way finishes the job, and in-memory data gives the same run bit for bit,
     because the order of the examples depends on `seed`, the epoch and the number of examples only.
 
+    Where the state lies on the devices of several processes, each of them calls this with the same
+    arguments and as many batches, and the batches lie on all of these devices, too.
+
     The caller's `state` stays valid. If something raises on the way (the iterator, `evaluate`,
     `on_chunk`, an interrupt), the exception carries what was reached as `.state` and `.history`.
 
@@ -73,8 +77,9 @@ def fit(
         state: where to start.
         batches: either a pytree of arrays with a common leading axis of N examples (also a tuple
             or list of arrays), cut into mini-batches; the last batch of an epoch is shorter if
-            `batch_size` does not divide N, and counts as a step. Or an iterator, or any other
-            iterable, of batches; it is read in groups and goes through once.
+            `batch_size` does not divide N, and counts as a step. Arrays whose examples lie on
+            several devices give batches that do, too. Or an iterator, or any other iterable, of
+            batches; it is read in groups and goes through once.
         epochs: passes over in-memory data. Exactly one of `epochs` and `steps`.
         steps: batches. With an iterator optional: its end is the end.
         batch_size: examples per batch, for in-memory data, at most N.
@@ -84,7 +89,8 @@ def fit(
             multiple of `eval_every` and at the end. The state is a copy, to keep if you like.
         eval_every: steps; None evaluates at the end only.
         chunk: most steps in one compiled call. Fewer run at once when steps are slow: a call is
-            to last about half a second, so that bar and `on_chunk` keep moving.
+            to last about half a second, so that bar and `on_chunk` keep moving. Not so in several
+            processes, which must keep in step.
         progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work
             takes more than a second.
         on_chunk: `on_chunk(state)` after every chunk, for checkpoints, with a copy of the state.
@@ -144,11 +150,12 @@ def fit(
     return run.state, run.history()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def _run_chunk(
     step: Step,
     short: int,
     structure: Any,
+    places: tuple[Any, ...],
     leaves: list[Any],
     data: PyTree,
     table: jax.Array,
@@ -162,8 +169,7 @@ def _run_chunk(
     """
 
     def take(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
-        batch = jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), data)
-        return step(state, batch)
+        return step(state, take_rows(data, rows, places))
 
     def one(size: int | None, i: jax.Array, carry: tuple[TrainState, Metrics]) -> Any:
         state, metrics = carry
@@ -196,6 +202,7 @@ class _Run:
     def __init__(self, run_chunk: Callable[..., Any], state: TrainState) -> None:
         self.run_chunk = run_chunk
         self.start = state
+        self.is_shared = spans_processes(state)
         # chunk i ended at step ends[i] with results[i] = (leaves of the state, metrics); chunk 0
         # is the start, and only the newest chunk still has its leaves
         self.ends = [int(state.step)]
@@ -223,11 +230,13 @@ class _Run:
         on_chunk: Callable[[TrainState], object] | None,
         bar: Any,
     ) -> None:
-        limit = 1
+        limit = sys.maxsize if self.is_shared else 1
         clock = time.perf_counter()
         while goal is None or self.reached < goal:
             stop = _next_stop(self.reached, goal, eval_every)
             data, table, rounds = draw(self.reached, min(limit, stop - self.reached))
+            if self.is_shared:
+                require_global("batches", data)
             if not rounds.any() and self.reached > self.ends[0]:
                 break
             if not rounds.any():
@@ -256,7 +265,9 @@ class _Run:
         leaves = self.results[-1][0] or jax.tree.leaves(self.start.copy())
         # The old state is donated, so the new one must be kept even if an interrupt arrives while
         # the call returns: extend(map(...)) stores it before Python looks at signals again.
-        self.results.extend(map(self.run_chunk, (leaves,), (data,), (table,), (rounds,)))
+        self.results.extend(
+            map(self.run_chunk, (cut_rows(data),), (leaves,), (data,), (table,), (rounds,))
+        )
         self.results[-2] = ([], self.results[-2][1])
 
     def settle(self, until: int) -> None:
@@ -276,8 +287,11 @@ class _Run:
             self.settled += 1
 
     def pace(self, limit: int, seconds: float) -> int:
-        """Steps in the next chunk. The first wait is for the first chunk, in the second round."""
-        if len(self.ends) < 3:
+        """Steps in the next chunk. The first wait is for the first chunk, in the second round.
+
+        Processes that share a state must run the same programs, and no two of their clocks agree.
+        """
+        if self.is_shared or len(self.ends) < 3:
             return limit
         count = min(self.ends[-1] - self.ends[-2], self.ends[-2] - self.ends[-3])
         return max(1, int(_SECONDS * count / seconds))

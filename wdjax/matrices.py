@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from wdjax.groups import abs2, absolute
 from wdjax.penalties import Penalty, _check_positive, _constraint
@@ -21,7 +22,18 @@ def _checked(name: str, z: jax.Array) -> jax.Array:
             f"`{name}` needs matrices, or stacks of them over leading axes; got a leaf of shape "
             f"{z.shape}. Restrict the penalty by `rules`."
         )
-    return z
+    return _whole(z)
+
+
+def _whole(z: jax.Array) -> jax.Array:
+    """Each matrix in one piece; a mesh with explicit axes wants to be told, others see to it."""
+    at: Any = jax.typeof(z).sharding
+    cut = (*at.spec, *(None,) * (z.ndim - len(at.spec)))
+    if cut[-2:] == (None, None):
+        return z
+    spec: Any = PartitionSpec(*cut[:-2], None, None)  # type: ignore[no-untyped-call]
+    whole: jax.Array = jax.reshard(z, NamedSharding(at.mesh, spec))  # type: ignore[no-untyped-call]
+    return whole
 
 
 def _singular_values(name: str, z: jax.Array) -> jax.Array:

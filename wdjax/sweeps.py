@@ -128,7 +128,9 @@ def sweep(
         keep_params: also return the last parameters (the carry, for a step of your own).
         chunk: most configurations at a time; None takes as many as fit into memory well.
         devices: over which configurations are spread; None takes all local ones. To use both cores
-            of a CPU: `jax.config.update("jax_num_cpu_devices", 2)` before anything else.
+            of a CPU: `jax.config.update("jax_num_cpu_devices", 2)` before anything else. Several
+            processes share a sweep by its rows: `row[jax.process_index() :: jax.process_count()]`
+            of each array in `hparams`, and a folder each.
         folder: where to keep finished chunks. The same call with the same folder goes on where an
             interrupted one was; with other data or functions it is refused.
         progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work

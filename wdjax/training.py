@@ -16,6 +16,8 @@ import numpy as np
 import optax
 from jax import lax
 
+from wdjax.devices import beside, every_nth
+from wdjax.leafwise import widened
 from wdjax.metrics import collected
 from wdjax.paths import listed
 
@@ -62,6 +64,8 @@ class TrainState(NamedTuple):
         """The state before the first step.
 
         Everything is copied: a step may donate the state, and the arrays passed here stay valid.
+        Where the parameters lie on a mesh of devices, their moments, anchors and residuals lie as
+        they do, and what belongs to no parameter, such as counts, lies on all of them.
 
         Args:
             params: θ, a pytree whose leaves are all floating-point arrays.
@@ -92,7 +96,7 @@ class TrainState(NamedTuple):
         # one copy of each leaf, also where the optimizer keeps `params` itself in its state: no
         # buffer can then be donated twice
         opt_state = optimizer.init(params)
-        return cls(zero, params, opt_state, model_state, key, zero).copy()
+        return beside(params, cls(zero, params, opt_state, model_state, key, zero).copy())
 
     def copy(self) -> Self:
         """The same state in buffers of its own: donating one leaves the other valid."""
@@ -119,6 +123,11 @@ def make_train_step(
     The norm is taken over all gradients in float32 or wider; a norm too large for that counts as
     not finite. Clipping comes before the optimizer, so decay inside the optimizer is not clipped.
 
+    With arrays on a mesh of devices all of this is of the whole batch and the whole model. Of
+    several processes, each with its examples, make a batch that lies on the devices of all by
+    `jax.make_array_from_process_local_data`: an array of one process JAX takes to be the same in
+    all of them, and does not look.
+
     Args:
         loss_fn: `loss_fn(params, batch)`. If it has parameters named `model_state` or `key`, it
             gets them by name. It returns the loss, or `(loss, metrics)`, or, when it takes
@@ -126,7 +135,7 @@ def make_train_step(
         optimizer: any Optax transformation; those that take extra arguments get `value` and `grad`.
         batch_spec: the shape of every entry of a batch, such as `{"x": ("B", 13), "y": ("B",)}`:
             an int is exact, a letter is one size throughout the batch, None is any size.
-        accumulate: number of micro-batches, equal parts of the leading axis; loss, gradients and
+        accumulate: number of micro-batches A, of every A-th example each; loss, gradients and
             metrics are their means, and `model_state` passes through them in turn.
         max_grad_norm: > 0, or None for no clipping.
         skip_nonfinite: a step with a non-finite loss or gradient leaves `params`, `opt_state` and
@@ -215,9 +224,9 @@ def _accumulated(
         _check_kept("model_state", before, after)
         return (jax.tree.map(jnp.add, total, grads), after), (loss, metrics)
 
-    parts = jax.tree.map(lambda x: x.reshape(accumulate, len(x) // accumulate, *x.shape[1:]), batch)
+    parts = every_nth(batch, accumulate)
     # sums in float32 or wider: bfloat16 would lose the small terms
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, _wide(p)), state.params)
+    zeros = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), state.params)
     (total, model_state), (loss, metrics) = lax.scan(
         add, (zeros, state.model_state), (jnp.arange(accumulate), parts)
     )
@@ -266,12 +275,8 @@ def _own(leaf: Any) -> jax.Array:
 
 def _norm(tree: PyTree) -> jax.Array:
     """‖g‖ over all leaves; float16 would overflow at 65,504² and bfloat16 lose small leaves."""
-    leaves = [jnp.abs(g.astype(_wide(g))) for g in jax.tree.leaves(tree)]
+    leaves = [jnp.abs(widened(g)) for g in jax.tree.leaves(tree)]
     return jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in leaves), start=jnp.zeros(())))
-
-
-def _wide(x: jax.Array) -> Any:
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _check_batch(batch: PyTree, spec: PyTree, accumulate: int) -> None:

@@ -1,8 +1,8 @@
-"""One optimiser step, and one training step with and without readings."""
+"""One optimiser step on trees of three shapes, against Optax's and PyTorch's fused and foreach."""
 
-import itertools
+import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,36 +10,72 @@ import numpy as np
 import optax
 
 import wdjax
-from benchmarks.timing import Figure, paired
+from benchmarks.timing import Figure, installed, paired
 
-# One optimiser step, donated, parameters updated.
+RATE, DECAY = 1e-2, 1.0  # 1% per step: bfloat16 would swallow much less
+DTYPES = ("float32", "bfloat16")
 
 
-def big_leaves(smoke: bool) -> dict[str, jax.Array]:
+def big_leaves(smoke: bool, dtype: str = "float32") -> dict[str, Any]:
     """Three leaves of 16.8M numbers."""
     size = 64 if smoke else 4_096
-    return {f"layer_{i}": {"kernel": jnp.full((size, size), 0.01 * (i + 1))} for i in range(3)}
-
-
-def mixed_leaves(smoke: bool) -> dict[str, jax.Array]:
-    """128 leaves, kernels and biases, 16.8M numbers in all."""
-    width = 8 if smoke else 512
     return {
-        f"layer_{i}": {"kernel": jnp.full((width, width), 0.01), "bias": jnp.full(width, 0.01)}
-        for i in range(64)
+        f"layer_{i}": {"kernel": jnp.full((size, size), 0.01 * (i + 1), dtype)} for i in range(3)
     }
 
 
-def stepper(optimizer: optax.GradientTransformation, params: Any) -> Callable[[], Any]:
-    """Return a function that takes one donated step on its own copy of the parameters."""
-    carry = [jax.tree.map(jnp.copy, params), optimizer.init(params)]
-    grads = jax.tree.map(lambda p: 0.1 * p, params)
+def mixed_leaves(smoke: bool, dtype: str = "float32") -> dict[str, Any]:
+    """128 leaves, kernels and biases, 16.8M numbers in all."""
+    layers, width = (4, 8) if smoke else (64, 512)
+    return {
+        f"layer_{i}": {
+            "kernel": jnp.full((width, width), 0.01, dtype),
+            "bias": jnp.full(width, 0.01, dtype),
+        }
+        for i in range(layers)
+    }
+
+
+def small_leaves(smoke: bool, dtype: str = "float32") -> dict[str, Any]:
+    """2,000 leaves, kernels and biases, 1M numbers in all."""
+    layers, rows, columns = (10, 4, 4) if smoke else (1_000, 31, 32)
+    return {
+        f"layer_{i}": {
+            "kernel": jnp.full((rows, columns), 0.01, dtype),
+            "bias": jnp.full(columns, 0.01, dtype),
+        }
+        for i in range(layers)
+    }
+
+
+SHAPES = {"3 x 16.8M": big_leaves, "128 mixed leaves": mixed_leaves, "2,000 leaves": small_leaves}
+
+
+def ours() -> optax.GradientTransformation:
+    """Adam with decoupled decay of the kernels."""
+    return wdjax.decayed(optax.adam)(RATE, weight_decay=DECAY, rules=wdjax.standard())
+
+
+def optax_adamw() -> optax.GradientTransformation:
+    """The same by Optax."""
+    return optax.adamw(RATE, weight_decay=DECAY, mask=wdjax.mask(wdjax.standard()))
+
+
+def compiled_step(optimizer: optax.GradientTransformation) -> Any:
+    """One step in one program, donated, parameters updated."""
 
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    compiled = jax.jit(step, donate_argnums=(0, 1))
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def stepper(optimizer: optax.GradientTransformation, params: Any) -> Callable[[], Any]:
+    """Return a function that takes one step on its own copy of the parameters."""
+    carry = [jax.tree.map(jnp.copy, params), optimizer.init(params)]
+    grads = jax.tree.map(lambda p: 0.1 * p, params)
+    compiled = compiled_step(optimizer)
 
     def run() -> Any:
         carry[:] = compiled(*carry, grads)
@@ -48,117 +84,56 @@ def stepper(optimizer: optax.GradientTransformation, params: Any) -> Callable[[]
     return run
 
 
-def bench_step(repeats: int, smoke: bool) -> list[Figure]:
-    """decayed(optax.adam) against optax.adamw, decaying the same leaves."""
-    rules = wdjax.standard()
-    figures = []
-    for name, make in (("3 x 16.8M", big_leaves), ("128 mixed leaves", mixed_leaves)):
-        params = make(smoke)
-        ours = wdjax.decayed(optax.adam)(1e-3, weight_decay=0.1, rules=rules)
-        theirs = optax.adamw(1e-3, weight_decay=0.1, mask=wdjax.mask(rules))
-        pair = stepper(ours, params), stepper(theirs, params)
-        figures.append(
-            paired(f"step, {name}, against optax.adamw", *pair, repeats=repeats, goal=1.03)
-        )
-    return figures
+def torch_stepper(params: Any, **how: bool) -> Callable[[], Any]:
+    """The same step by `torch.optim.AdamW`, on all cores, with the gradients in place."""
+    import torch
 
+    torch.set_num_threads(os.cpu_count() or 1)
+    groups: dict[bool, list[Any]] = {True: [], False: []}
+    keep = jax.tree.leaves(wdjax.mask(wdjax.standard())(params))
+    for leaf, decays in zip(jax.tree.leaves(params), keep, strict=True):
+        values = torch.tensor(np.asarray(leaf, np.float32)).to(getattr(torch, str(leaf.dtype)))
+        values.requires_grad_().grad = 0.1 * values.detach()
+        groups[decays].append(values)
+    adamw = torch.optim.AdamW(
+        [
+            {"params": leaves, "weight_decay": DECAY if decays else 0.0}
+            for decays, leaves in groups.items()
+            if leaves
+        ],
+        lr=RATE,
+        **how,
+    )
 
-# Metrics: the same training with and without readings, ten steps at a time.
-
-
-class Job(NamedTuple):
-    """A loss, where it starts, and one batch."""
-
-    loss_fn: Callable[[Any, Any], jax.Array]
-    params: Any
-    batch: Any
-
-
-def digits_job(smoke: bool) -> Job:
-    """An MLP of 64-256-256-10 on batches of 256, random numbers shaped like the digits data."""
-    rows, width = (16, 8) if smoke else (256, 256)
-    sizes = (64, width, width, 10)
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(rows, 64)), rng.integers(10, size=rows)
-    batch = {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(y, jnp.int32)}
-    params = {
-        f"dense_{i}": {
-            "kernel": jnp.asarray(rng.normal(size=pair) / pair[0] ** 0.5, jnp.float32),
-            "bias": jnp.zeros(pair[1]),
-        }
-        for i, pair in enumerate(itertools.pairwise(sizes))
-    }
-
-    def loss_fn(params: Any, batch: Any) -> jax.Array:
-        x = batch["x"]
-        for i, layer in enumerate(params.values()):
-            x = (jax.nn.relu(x) if i else x) @ layer["kernel"] + layer["bias"]
-        return optax.softmax_cross_entropy_with_integer_labels(x, batch["y"]).mean()
-
-    return Job(loss_fn, params, batch)
-
-
-def blocks_job(smoke: bool) -> Job:
-    """The MLPs of a transformer: 4 residual blocks of 256-1024-256, norms, 1,024 tokens."""
-    width, tokens = (8, 16) if smoke else (256, 1_024)
-    rng = np.random.default_rng(0)
-
-    def kernel(rows: int, columns: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(rows, columns)) / rows**0.5, jnp.float32)
-
-    params = {
-        f"block_{i}": {
-            "scale": jnp.ones(width),
-            "up": {"kernel": kernel(width, 4 * width)},
-            "down": {"kernel": kernel(4 * width, width)},
-        }
-        for i in range(4)
-    }
-    x = jnp.asarray(rng.normal(size=(tokens, width)), jnp.float32)
-
-    def loss_fn(params: Any, batch: Any) -> jax.Array:
-        x = batch["x"]
-        for block in params.values():
-            y = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True)) * block["scale"][None]
-            x = x + jax.nn.gelu(y @ block["up"]["kernel"]) @ block["down"]["kernel"]
-        return jnp.mean((x - batch["y"]) ** 2)
-
-    return Job(loss_fn, params, {"x": x, "y": jnp.roll(x, 1, axis=0)})
-
-
-def trainer(job: Job, optimizer: optax.GradientTransformation) -> Callable[[], Any]:
-    """Return a function that trains for ten steps, each a call from Python."""
-    step = wdjax.make_train_step(job.loss_fn, optimizer)
-    carry = [wdjax.TrainState.create(job.params, optimizer)]
-
-    def run() -> Any:
-        for _ in range(10):
-            carry[0], metrics = step(carry[0], job.batch)
-        return carry[0].params, metrics
+    def run() -> None:
+        adamw.step()
 
     return run
 
 
-def bench_metrics(repeats: int, smoke: bool) -> list[Figure]:
-    """`metrics.measured` against the same optimizer without it."""
-    plain = wdjax.decayed(optax.adam)(1e-3, weight_decay=0.1)
+def bench_step(repeats: int, smoke: bool) -> list[Figure]:
+    """decayed(optax.adam) against AdamW of Optax (also against itself) and of PyTorch."""
     figures = []
-    jobs = {"digits MLP": digits_job(smoke), "transformer MLPs": blocks_job(smoke)}
-    for every in (1, 10):
-        optimizer = wdjax.metrics.measured(plain, every=every)
-        when = "every step" if every == 1 else f"every {every} steps"
-        params = big_leaves(smoke)
-        pair = ten_times(stepper(optimizer, params)), ten_times(stepper(plain, params))
-        name = f"metrics {when}, bare optimizer step, 3 x 16.8M"
-        figures.append(paired(name, *pair, repeats=max(2, repeats // 3), goal=None))
-        for title, job in jobs.items():
-            pair = trainer(job, optimizer), trainer(job, plain)
-            name = f"metrics {when}, training step, {title}"
-            goal = 1.03 if every == 10 else None  # 10 is the default
-            figures.append(paired(name, *pair, repeats=repeats, goal=goal))
+    for name, make in SHAPES.items():
+        for dtype in DTYPES:
+            params = make(smoke, dtype)
+            mine, theirs = stepper(ours(), params), stepper(optax_adamw(), params)
+            what, goal = f"step, {name}, {dtype}, against", None if smoke else 1.0
+            figures += [
+                paired(f"{what} optax.adamw", mine, theirs, repeats=repeats, goal=goal),
+                paired(
+                    f"{what.replace('step', 'optax.adamw')} itself, the noise",
+                    theirs,
+                    theirs,
+                    repeats=repeats,
+                    goal=None,
+                ),
+            ]
+            del theirs
+            for kind in ("fused", "foreach") if installed("torch") else ():
+                peer = torch_stepper(params, **{kind: True})
+                figures.append(
+                    paired(f"{what} torch {kind}", mine, peer, repeats=repeats, goal=goal,
+                           faster=True)
+                )  # fmt: skip
     return figures
-
-
-def ten_times(program: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a program that runs another ten times."""
-    return lambda: [jax.block_until_ready(program()) for _ in range(10)][-1]

@@ -3,11 +3,10 @@
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 
 class Figure(NamedTuple):
@@ -19,6 +18,7 @@ class Figure(NamedTuple):
     ratio: tuple[float, float, float]  # median, min, max of the paired ratios ours / theirs
     goal: str
     met: bool | None  # None: reported, without a goal
+    readings: Mapping[str, Any] | None = None  # other numbers, for the JSON: a curve, bytes moved
 
 
 def paired(
@@ -37,9 +37,7 @@ def paired(
     for i in range(repeats):
         order = ((0, ours), (1, theirs)) if i % 2 == 0 else ((1, theirs), (0, ours))
         for which, program in order:
-            start = time.perf_counter()
-            jax.block_until_ready(program())
-            times[which].append(1e3 * (time.perf_counter() - start))
+            times[which].extend(timed(program, 1))
     ratios = [b / a if faster else a / b for a, b in zip(*times, strict=True)]
     middle = statistics.median(ratios)
     text = "theirs/ours" if faster else "ours/theirs"
@@ -66,34 +64,45 @@ def against(name: str, ours: Callable[[], Any], theirs_ms: Callable[[], float], 
             repeats: int, goal: float | None) -> Figure:  # fmt: skip
     """Like `paired`, where the peer says itself how long it took."""
     jax.block_until_ready(ours())
-    pairs = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(ours())
-        pairs.append((1e3 * (time.perf_counter() - begin), theirs_ms()))
-    ratios = [b / a for a, b in pairs]
-    mine, other = (float(np.median(column)) for column in zip(*pairs, strict=True))
-    spread = (float(np.median(ratios)), min(ratios), max(ratios))
+    pairs = [(timed(ours, 1)[0], theirs_ms()) for _ in range(repeats)]
+    return from_pairs(name, pairs, goal)
+
+
+def from_pairs(name: str, pairs: list[tuple[float, float]], goal: float | None) -> Figure:
+    """The figure of pairs of milliseconds, ours and theirs; the goal is theirs / ours >= goal."""
+    ratios = [theirs / ours for ours, theirs in pairs]
+    ours_ms, theirs_ms = (statistics.median(column) for column in zip(*pairs, strict=True))
+    spread = (statistics.median(ratios), min(ratios), max(ratios))
     text = "theirs/ours" if goal is None else f"theirs/ours >= {goal:g}"
-    return Figure(name, mine, other, spread, text, None if goal is None else spread[0] >= goal)
+    met = None if goal is None else spread[0] >= goal
+    return Figure(name, ours_ms, theirs_ms, spread, text, met)
 
 
 def limited(name: str, program: Callable[[], Any], *, repeats: int, most_ms: float) -> Figure:
     """One program against a time."""
     jax.block_until_ready(program())
+    times = timed(program, repeats)
+    middle = statistics.median(times)
+    spread = (middle / most_ms, min(times) / most_ms, max(times) / most_ms)
+    return Figure(name, middle, most_ms, spread, f"<= {most_ms:g} ms", middle <= most_ms)
+
+
+def timed(program: Callable[[], Any], repeats: int) -> list[float]:
+    """Milliseconds of each of some runs."""
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
         jax.block_until_ready(program())
         times.append(1e3 * (time.perf_counter() - begin))
-    middle = float(np.median(times))
-    spread = (middle / most_ms, min(times) / most_ms, max(times) / most_ms)
-    return Figure(name, middle, most_ms, spread, f"<= {most_ms:g} ms", middle <= most_ms)
+    return times
+
+
+PEERS = {"wanted": True}  # --alone leaves them out
 
 
 def installed(*names: str) -> bool:
-    """Whether all these packages are here."""
-    return all(importlib.util.find_spec(name) for name in names)
+    """Whether all these packages are here, and wanted."""
+    return PEERS["wanted"] and all(importlib.util.find_spec(name) for name in names)
 
 
 def table(figures: list[Figure], *, head: bool = True) -> str:
