@@ -1,6 +1,9 @@
 """Stacks of equal leaves: the same tree, the same steps, the same rules as without them."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -330,6 +333,47 @@ def test_sharded_leaves_stay_sharded():
     ]  # fmt: skip
     assert [x.sharding.is_equivalent_to(y.sharding, 2) for x, y in zip(
         unstack(stack(params)), params, strict=True)] == [True] * 4  # fmt: skip
+
+
+ON_TWO_DEVICES = """
+import contextlib, jax, jax.numpy as jnp, numpy as np, optax, wdjax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from wdjax.stacking import stack, stacked, unstack
+rng = np.random.default_rng(0)
+host = [rng.normal(size=s).astype("float32") for s in [(8, 4)] * 4 + [(8,)] * 3]
+rules = (("0", 0.5), ("1", 0.0), ("**", 1.0))
+for factory, reduces in ((optax.adam, False), (optax.lamb, True)):
+    optimizer = wdjax.decayed(factory)(0.1, weight_decay=0.1, rules=rules)
+    expected, _ = jax.jit(optimizer.update)(host, optimizer.init(host), host)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((2,), ("x",), axis_types=(kind,))
+        with jax.set_mesh(mesh) if kind == AxisType.Explicit else contextlib.nullcontext():
+            params = stack(jax.device_put(host, NamedSharding(mesh, P("x"))))
+            tx = stacked(optimizer)
+            state = tx.init(params)
+            update = jax.jit(tx.update).lower(params, state, params).compile()
+            updates, new = update(params, state, params)
+            for before, after in zip(params.stacks, updates.stacks, strict=True):
+                assert not before.is_fully_replicated
+                assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
+            for before, after in zip(*map(jax.tree.leaves, (state, new)), strict=True):
+                assert after.is_fully_replicated == (after.ndim == 0)
+            text = update.as_text()
+            assert ("all-reduce(" in text) == reduces and "all-gather(" not in text
+            for ours, theirs in zip(unstack(updates), expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+print("ok")
+"""
+
+
+@pytest.mark.slow  # a fresh process
+def test_stacks_on_two_devices_take_the_steps_of_one():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES],
+        capture_output=True, text=True, env={**os.environ, **flags},
+    )  # fmt: skip
+    assert done.stdout.strip() == "ok", done.stderr[-2_000:]
 
 
 # What cannot work.

@@ -181,7 +181,8 @@ def stacked(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         optimizer: any Optax transformation that treats each leaf by itself.
 
     Returns:
-        The transformation, for trees from `stack`; on other trees it is `optimizer` itself.
+        The transformation, for trees from `stack`; on other trees it is `optimizer` itself. Where
+        a mesh has axes of type Explicit, call `init` under `jax.set_mesh(mesh)`.
 
     Raises:
         TypeError: at `update`, the optimizer lets leaves act on each other, or draws random
