@@ -262,6 +262,19 @@ def test_few_kernels_for_many_leaves():
     assert program.as_text().count(" fusion(") < 10
 
 
+def test_leaves_that_stay_alone_cost_what_they_cost_without():
+    def program(optimizer, params):
+        state = optimizer.init(params)
+        compiled = jax.jit(optimizer.update).lower(params, state, params).compile()
+        return compiled.cost_analysis()["bytes accessed"], compiled.as_text().count(" fusion(")
+
+    params = {name: {"kernel": jnp.ones((16, 16))} for name in "abc"}
+    optimizer = wdjax.adamw(0.1, weight_decay=0.1)
+    expected = program(optimizer, params)
+    assert program(stacked(optimizer), stack(params, most=1)) == expected
+    assert program(stacked(optimizer), stack(params)) != expected
+
+
 # In the rest of the house.
 
 
