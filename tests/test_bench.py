@@ -23,8 +23,21 @@ def part(name):
 # All of it, in processes of its own; peers are left out, for they take minutes.
 
 PARTS = {  # names -> the first words of some of their figures
-    "step bandwidth stacks metrics accelerator": {"step", "stacks", "metrics", "accelerator"},
-    "loop digits start import rules growth": {"fit", "cold", "resolve", "growth"},
+    "step bandwidth stacks metrics accelerator": {
+        "step",
+        "optax.adamw",
+        "stacks",
+        "metrics",
+        "accelerator",
+    },
+    "loop digits start import rules growth": {
+        "fit",
+        "cold",
+        "first",
+        "import",
+        "resolve",
+        "growth",
+    },
     "one many cube devices groups jaxopt": {"20", "240", "sweep"},
     "ridge folds lasso": {"LOO", "5", "lasso"},
 }

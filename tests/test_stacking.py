@@ -1,9 +1,6 @@
 """Stacks of equal leaves: the same tree, the same steps, the same rules as without them."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +8,7 @@ import models
 import numpy as np
 import optax
 import pytest
+import two_devices
 from jax.sharding import NamedSharding, PartitionSpec
 
 import wdjax
@@ -381,12 +379,7 @@ print("ok")
 
 @pytest.mark.slow  # a fresh process
 def test_stacks_on_two_devices_take_the_steps_of_one():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES],
-        capture_output=True, text=True, env={**os.environ, **flags},
-    )  # fmt: skip
-    assert done.stdout.strip() == "ok", done.stderr[-2_000:]
+    assert two_devices.printed(ON_TWO_DEVICES).strip() == "ok"
 
 
 # What cannot work.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import two_devices
 
 import wdjax
 from wdjax import chunks, jobs, runs, schedules, sweeps
@@ -504,14 +505,7 @@ print("equal")
 
 @pytest.mark.slow
 def test_two_devices_equal_one_without_a_collective():
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.path.dirname(__file__),
-    }
-    command = [sys.executable, "-c", TWO_DEVICES]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert done.stdout == "equal\n", done.stderr
+    assert two_devices.printed(TWO_DEVICES) == "equal\n"
 
 
 # Interruption.

@@ -485,7 +485,8 @@ def _parted(node: Any) -> Any:
 
 def _check_draws_nothing(program: Any) -> None:
     """Refuse random numbers: one draw would serve all leaves of a stack."""
-    if any(word in str(program) for word in ("random_bits", "threefry", "rng_bit_generator")):
+    text = str(program)
+    if any(word in text for word in ("random_bits", "threefry", "rng_bit_generator")):
         raise TypeError(
             "`stacked` cannot hold an optimizer that draws random numbers: all leaves of a stack "
             "would get the same. Put that part outside of `stacked`."

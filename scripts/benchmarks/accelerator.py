@@ -16,6 +16,7 @@ import optax
 
 import wdjax
 from benchmarks import programs
+from benchmarks.steps import compiled_step
 from benchmarks.timing import Figure, against, installed, paired
 
 # PyTorch on the same card needs memory too: what counts if nothing ran on the device before
@@ -151,7 +152,7 @@ def stepper(optimizer: Any, shapes: Any, grads: Any, steps: int) -> Callable[[],
     """Return a program that takes some donated steps on parameters of its own."""
     params = random(shapes, 0)
     carry = [params, jax.jit(optimizer.init)(params)]
-    step = programs.step_of(optimizer)
+    step = compiled_step(optimizer)
 
     def run() -> Any:
         for _ in range(steps):

@@ -16,6 +16,8 @@ import jax
 import optax
 from jax.experimental import topologies
 
+from benchmarks.steps import compiled_step
+
 BIG = 4_096  # numbers; smaller arrays are no passes over memory
 
 # Reading the text.
@@ -308,16 +310,6 @@ def fingerprint(text: str) -> str:
 # Compiling: for the device in hand, or for one that is not here.
 
 
-def step_of(optimizer: optax.GradientTransformation) -> Any:
-    """Return one jitted step, parameters and state donated: (params, state, grads) -> both."""
-
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1))
-
-
 def arguments(optimizer: optax.GradientTransformation, params: Any, device: Any = None) -> Any:
     """Return the shapes of (params, state, grads), on a device."""
     device = jax.devices()[0] if device is None else device
@@ -332,12 +324,12 @@ def arguments(optimizer: optax.GradientTransformation, params: Any, device: Any 
 
 def compiled(optimizer: optax.GradientTransformation, params: Any, device: Any = None) -> Any:
     """Compile one step; `params` may be shapes, and nothing is computed."""
-    return step_of(optimizer).lower(*arguments(optimizer, params, device)).compile()
+    return compiled_step(optimizer).lower(*arguments(optimizer, params, device)).compile()
 
 
 def exported(optimizer: optax.GradientTransformation, params: Any, platform: str) -> str:
     """Return the StableHLO that a "cuda" or "tpu" would get; no such device is needed."""
-    export = jax.export.export(step_of(optimizer), platforms=[platform])
+    export = jax.export.export(compiled_step(optimizer), platforms=[platform])
     module: str = export(*arguments(optimizer, params)).mlir_module()
     return module
 

@@ -10,7 +10,7 @@ from benchmarks.timing import installed
 
 
 def available(library: str) -> bool:
-    """Whether it is here; Keras needs one of two others under it."""
+    """Whether it is here, as Optax always is; Keras needs one of two others under it."""
     if library == "keras":
         return installed("keras") and (installed("tensorflow") or installed("torch"))
-    return installed(library)
+    return library == "optax" or installed(library)
