@@ -60,6 +60,33 @@ def _moved(x: Any, at: NamedSharding) -> Any:
     return jax.device_put(np.asarray(x), at)
 
 
+def copied(tree: Tree) -> Tree:
+    """Copy every array, where it lies.
+
+    JAX's weak types (of `jnp.full(3, 0.5)`) go, for they would trace the step again.
+
+    Args:
+        tree: a pytree of arrays.
+
+    Returns:
+        The tree, in buffers of its own.
+
+    Example:
+        >>> array = jnp.zeros(2)
+        >>> copied(array).unsafe_buffer_pointer() == array.unsafe_buffer_pointer()
+        False
+    """
+
+    def leaf(x: Any) -> jax.Array:
+        is_alone = any(isinstance(y.sharding, SingleDeviceSharding) for y in _arrays(x))
+        # jnp.array compiles a program for each shape; device_put does not know all shardings
+        array = jax.device_put(x, may_alias=False) if is_alone else jnp.array(x, copy=True)
+        return array.astype(array.dtype) if jax.typeof(array).weak_type else array
+
+    copies: Tree = jax.tree.map(leaf, tree)
+    return copies
+
+
 def cut_rows(tree: PyTree) -> tuple[NamedSharding | None, ...]:
     """Where the rows of every array lie, if they lie on several devices; else None.
 

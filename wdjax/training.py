@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from wdjax.devices import beside, every_nth
+from wdjax.devices import beside, copied, every_nth
 from wdjax.leafwise import widened
 from wdjax.metrics import collected
 from wdjax.paths import listed
@@ -100,8 +100,7 @@ class TrainState(NamedTuple):
 
     def copy(self) -> Self:
         """The same state in buffers of its own: donating one leaves the other valid."""
-        copied: Self = jax.tree.map(_own, self)
-        return copied
+        return copied(self)
 
 
 def make_train_step(
@@ -265,12 +264,6 @@ def _evaluate(
     _check_loss(loss)
     _check_metrics(metrics)
     return jnp.asarray(loss), (metrics, model_state)
-
-
-def _own(leaf: Any) -> jax.Array:
-    """A copy. JAX's weak types (of `jnp.full(3, 0.5)`) go, for they would trace the step again."""
-    array = jnp.array(leaf, copy=True)
-    return array.astype(array.dtype) if jax.typeof(array).weak_type else array
 
 
 def _norm(tree: PyTree) -> jax.Array:

@@ -117,19 +117,22 @@ def bench_step(repeats: int, smoke: bool) -> list[Figure]:
     for name, make in SHAPES.items():
         for dtype in DTYPES:
             params = make(smoke, dtype)
-            mine, theirs = stepper(ours(), params), stepper(optax_adamw(), params)
+            mine, theirs, again = (
+                stepper(make_optimizer(), params)
+                for make_optimizer in (ours, optax_adamw, optax_adamw)
+            )
             what, goal = f"step, {name}, {dtype}, against", None if smoke else 1.0
             figures += [
                 paired(f"{what} optax.adamw", mine, theirs, repeats=repeats, goal=goal),
                 paired(
                     f"{what.replace('step', 'optax.adamw')} itself, the noise",
-                    theirs,
+                    again,  # in memory of its own: where buffers lie makes a difference, too
                     theirs,
                     repeats=repeats,
                     goal=None,
                 ),
             ]
-            del theirs
+            del theirs, again
             for kind in ("fused", "foreach") if installed("torch") else ():
                 peer = torch_stepper(params, **{kind: True})
                 figures.append(
