@@ -160,12 +160,13 @@ def _run_chunk(
     data: PyTree,
     table: jax.Array,
     rounds: jax.Array,
-) -> tuple[list[Any], Metrics]:
+) -> tuple[list[Any], Metrics, jax.Array]:
     """Batch i is `data[table[i]]`; `rounds` says how many full and short batches each epoch has.
 
     A short batch has only the first `short` rows. The state comes and goes as a list of leaves: to
     rebuild a NamedTuple, Python code would run between the end of the program and the return, and
-    an interrupt there would lose the state.
+    an interrupt there would lose the state. The number of steps is what to wait for: there may be
+    no metrics, and the state may be donated.
     """
 
     def take(state: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
@@ -192,8 +193,8 @@ def _run_chunk(
             f"shorter; got {shapes} and then {last}. Reduce them over the batch."
         )
     metrics = jax.tree.map(lambda x: jnp.zeros((len(table), *x.shape), x.dtype), shapes)
-    (_, (state, metrics)), _ = lax.scan(epoch, (jnp.int32(0), (state, metrics)), rounds)
-    return jax.tree.leaves(state), metrics
+    (count, (state, metrics)), _ = lax.scan(epoch, (jnp.int32(0), (state, metrics)), rounds)
+    return jax.tree.leaves(state), metrics, count
 
 
 class _Run:
@@ -203,10 +204,10 @@ class _Run:
         self.run_chunk = run_chunk
         self.start = state
         self.is_shared = spans_processes(state)
-        # chunk i ended at step ends[i] with results[i] = (leaves of the state, metrics); chunk 0
-        # is the start, and only the newest chunk still has its leaves
+        # chunk i ended at step ends[i] with results[i] = (leaves of the state, metrics, steps);
+        # chunk 0 is the start, and only the newest chunk still has its leaves
         self.ends = [int(state.step)]
-        self.results: list[tuple[list[Any], Metrics]] = [([], {})]
+        self.results: list[tuple[list[Any], Metrics, Any]] = [([], {}, 0)]
         self.settled = 1  # chunks whose metrics are on the host
         self.evals: list[tuple[int, dict[str, np.ndarray]]] = []
 
@@ -268,13 +269,14 @@ class _Run:
         self.results.extend(
             map(self.run_chunk, (cut_rows(data),), (leaves,), (data,), (table,), (rounds,))
         )
-        self.results[-2] = ([], self.results[-2][1])
+        self.results[-2] = ([], *self.results[-2][1:])
 
     def settle(self, until: int) -> None:
         """Wait for the chunks before `until` and take their metrics to the host."""
         while self.settled < until:
             i = self.settled
-            leaves, metrics = self.results[i]
+            leaves, metrics, count = self.results[i]
+            count.block_until_ready()
             active = slice(self.ends[i] - self.ends[i - 1])
             metrics = jax.tree.map(lambda x, rows=active: np.asarray(x)[rows].copy(), metrics)
             kinds = [jax.tree.map(lambda x: x.shape[1:], m) for m in (self.results[1][1], metrics)]
@@ -283,7 +285,7 @@ class _Run:
                     f"metrics must keep their shapes from batch to batch; got {kinds[0]} and then "
                     f"{kinds[1]}. Reduce them over the batch."
                 )
-            self.results[i] = (leaves, metrics)
+            self.results[i] = (leaves, metrics, count)
             self.settled += 1
 
     def pace(self, limit: int, seconds: float) -> int:
@@ -311,7 +313,7 @@ class _Run:
         self.evals.append((self.reached, {name: np.asarray(x) for name, x in found.items()}))
 
     def history(self) -> History:
-        chunks = [metrics for _, metrics in self.results[1 : self.settled]]
+        chunks = [metrics for _, metrics, _ in self.results[1 : self.settled]]
         metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks) if chunks else {}
         names = self.evals[0][1] if self.evals else {}
         return History(
