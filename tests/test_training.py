@@ -256,6 +256,20 @@ def test_create_copies_so_donation_spares_the_callers_arrays():
     assert int(kept.step) == 1
 
 
+def test_a_copy_compiles_no_program():
+    state = TrainState.create({"w": np.ones((3, 7), np.float32)}, optax.adam(0.1))
+    compiled = []
+    listen = lambda name, *_, **__: compiled.append(name)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.clear_caches()
+        kept = state.copy()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    leaves_equal(kept, state)
+    assert [name for name in compiled if name.endswith("backend_compile_duration")] == []
+
+
 def test_without_donation_the_state_stays_valid():
     state = TrainState.create(init(), optax.sgd(0.1))
     make_train_step(squared_error, optax.sgd(0.1), donate=False)(state, BATCH)
