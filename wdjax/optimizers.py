@@ -193,11 +193,50 @@ _WRAPPERS = {
 
 def _check_is_innermost(inner_state: Any) -> None:
     """Refuse decay around a wrapper that takes steps at other times or places."""
-    for node in paths.nodes(inner_state, lambda node: type(node).__name__ in _WRAPPERS):
+    for node in paths.nodes(inner_state, lambda node: _class(node) in _WRAPPERS):
         raise TypeError(
-            f"`decayed` must stand inside of {_WRAPPERS[type(node).__name__]}. Wrap the result: "
+            f"`decayed` must stand inside of {_WRAPPERS[_class(node)]}. Wrap the result: "
             "wrapper(wdjax.decayed(optax.sgd)(...), ...)."
         )
+
+
+_DECAYS = ("DecayState", "AdaptiveState", "RadialState", "HyperDecayState")
+
+
+def check_order(state: Any) -> None:
+    """Refuse a chain in which decay comes after a wrapper that takes steps at other times.
+
+    A transformation does not see its neighbours, so that none of the chain can tell. The state of
+    the whole chain shows them all.
+
+    Args:
+        state: of any Optax optimizer.
+
+    Raises:
+        TypeError: naming the wrapper.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> chain = optax.chain(optax.MultiSteps(optax.sgd(1.0), 4), decay_weights(0.1))
+        >>> check_order(chain.init(jnp.ones(2)))
+        Traceback (most recent call last):
+        TypeError: decay must stand inside of optax.MultiSteps, whose every micro-step would ...
+    """
+    for chain in paths.nodes(state, lambda node: type(node) is tuple):
+        wrappers: list[str] = []
+        for part in chain:
+            outermost = paths.nodes(part, lambda node: _class(node) in (*_WRAPPERS, *_DECAYS))
+            if wrappers and any(_class(node) in _DECAYS for node in outermost):
+                raise TypeError(
+                    f"decay must stand inside of {_WRAPPERS[wrappers[0]]}; this chain has it "
+                    "behind. Wrap the whole chain: wrapper(optax.chain(...), ...)."
+                )
+            wrappers += [_class(node) for node in outermost if _class(node) in _WRAPPERS]
+            check_order(part)
+
+
+def _class(node: Any) -> str:
+    return type(node).__name__
 
 
 def _check_form(implicit: bool, gate: Gate | None, metric: str | None) -> None:

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import wdjax
+from wdjax import jobs
 
 PARAMS = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
 ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -88,3 +89,46 @@ def test_decay_around_a_wrapper_that_takes_steps_elsewhere_is_refused(factory, n
     params = optax.LookaheadParams.init_synced(PARAMS) if name == "lookahead" else PARAMS
     with pytest.raises(TypeError, match=rf"must stand inside of optax\.(contrib\.)?{name}"):
         optimizer.init(params)
+
+
+def behind(decay):
+    return optax.chain(optax.MultiSteps(optax.sgd(0.1), 4), decay)
+
+
+@pytest.mark.parametrize(
+    "decay",
+    [
+        wdjax.decay_weights(S),
+        wdjax.prox_weights(S),
+        optax.chain(optax.identity(), optax.masked(wdjax.add_decayed_weights(S), True)),
+        wdjax.adaptive.cpr(wdjax.bounds.dependent(1.0)),
+        wdjax.radial.norm_control(S),
+        wdjax.tuning.hyper_decay(S, lambda params, batch: params["bias"].sum(), np.ones(99)),
+    ],
+    ids=["decay", "prox", "in a chain, masked", "cpr", "radial", "hyper"],
+)
+def test_decay_behind_a_wrapper_in_a_chain_is_refused_by_what_sees_the_chain(decay):
+    message = r"decay must stand inside of optax\.MultiSteps.* Wrap the whole chain"
+    with pytest.raises(TypeError, match=message):
+        wdjax.TrainState.create(PARAMS, behind(decay))
+    with pytest.raises(TypeError, match=message):
+        wdjax.TrainState.create(PARAMS, optax.chain(optax.clip(1.0), behind(decay)))
+
+
+def test_measured_and_sweeps_refuse_decay_behind_a_wrapper_too():
+    with pytest.raises(TypeError, match="decay must stand inside"):
+        wdjax.metrics.measured(behind(wdjax.decay_weights(S))).init(PARAMS)
+    loss = lambda params, x, weights: jnp.sum(weights * (params["bias"].sum() - x) ** 2)
+    build = lambda h: behind(wdjax.decay_weights(h))
+    job = jobs.optimized(build, lambda key: PARAMS, loss, loss, keep=False, gaps=jobs.Gaps.NONE)
+    with pytest.raises(TypeError, match="decay must stand inside"):
+        job.start(None, S)
+
+
+def test_decay_inside_of_a_wrapper_or_before_it_is_taken():
+    decay = wdjax.decay_weights(S)
+    for chain in (
+        optax.chain(optax.MultiSteps(optax.chain(optax.sgd(0.1), decay), 4)),
+        optax.chain(wdjax.add_decayed_weights(S), optax.MultiSteps(optax.sgd(0.1), 4)),
+    ):
+        wdjax.TrainState.create(PARAMS, chain)
