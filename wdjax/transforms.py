@@ -101,6 +101,10 @@ def decay_weights(
 
         θ⁺ = θ + Δ − s(t) m φ(θ − a, Δ, g) ∂R(θ − a)
 
+    What takes steps at other times, such as `optax.MultiSteps`, goes around the whole chain. Decay
+    behind it would act in every micro-step: `TrainState.create`, `metrics.measured` and sweeps
+    refuse that, a bare `optax.chain` cannot see it.
+
     Args:
         strength: s, the fraction taken off per step, in [0, 1): a number, schedule or traced
             scalar. The learning rate enters only through a law, such as `lr_scaled`.
