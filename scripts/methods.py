@@ -69,7 +69,6 @@ HELPERS = {
     "adaptive": {"with_grad"},
     "precision": {"CompensatedState", "RoundedState"},
     "transforms": {"DecayState", "swallowed_below"},
-    "optimizers": {"check_order"},
 }  # fmt: skip
 
 # What a typical call looks like, where the defaults do not say it.

@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "wdjax"
 # fmt: off
 LAYERS = (
     "paths", "stacking", "kinds", "rules", "leafwise", "schedules", "scaling", "groups",
-    "penalties", "matrices", "gates", "anchors", "preconditioners", "transforms",
+    "penalties", "matrices", "gates", "anchors", "preconditioners", "chains", "transforms",
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
     "optimizers", "metrics", "audit", "dynamics", "sentences", "explaining",
     "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import paths, schedules
+from wdjax.chains import require_no_wrapper_before
 from wdjax.groups import Axes, along, checked_axes, norm
 from wdjax.leafwise import Params, check_widths, map_stateful, require_params, widened
 from wdjax.rules import Rules, check_rules, resolve
@@ -55,6 +56,7 @@ def lift(
     rules = check_rules(rules)
 
     def init(params: Params) -> RadialState:
+        require_no_wrapper_before()
         multipliers = resolve(rules, params)
         top = _check_leaves(name, params, multipliers, axes, most=1 if switch else math.inf)
         for key, schedule in of_step.items():

@@ -13,7 +13,6 @@ import numpy as np
 import optax
 
 from wdjax.grids import row
-from wdjax.optimizers import check_order
 from wdjax.training import kind_of
 
 PyTree = Any
@@ -225,9 +224,7 @@ def optimized(
 
     def start(key: Any, h: PyTree) -> Optimized:
         params = _called(init, key, h)
-        opt_state = build(h).init(params)
-        check_order(opt_state)
-        return Optimized(params, opt_state)
+        return Optimized(params, build(h).init(params))
 
     def step(carry: Optimized, batch: Batch, h: PyTree) -> Optimized:
         optimizer = optax.with_extra_args_support(build(h))

@@ -19,7 +19,7 @@ from jax import lax
 
 from wdjax import paths, stacking
 from wdjax.leafwise import Params, lined_up, require_params, widened
-from wdjax.optimizers import STANDARD, Decayed, check_order
+from wdjax.optimizers import STANDARD, Decayed
 from wdjax.rules import Rules, check_rules, label, owners, resolve
 
 Readings: TypeAlias = dict[str, dict[str, Any]]
@@ -110,9 +110,7 @@ def measured(
     def init(params: Params) -> MeasuredState:
         names = dict.fromkeys(name for name in groups(stacking.unstack(params)) if name is not None)
         readings = {name: jnp.zeros(size, jnp.float32) for name in names}
-        state = inner.init(params)
-        check_order(state)
-        return MeasuredState(jnp.zeros((), jnp.int32), state, readings)
+        return MeasuredState(jnp.zeros((), jnp.int32), inner.init(params), readings)
 
     def update(
         updates: Params, state: MeasuredState, params: Params | None = None, **extra_args: Any

@@ -6,7 +6,8 @@ from typing import Any
 
 import optax
 
-from wdjax import paths, penalties, preconditioners
+from wdjax import penalties, preconditioners
+from wdjax.chains import wrapper_in
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, lined_up, require_params
 from wdjax.penalties import Penalty
@@ -52,8 +53,8 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         `optax.inject_hyperparams`, name `law` and `gate` in `static_args` when you pass them.
 
     Raises:
-        TypeError: `factory` is not a factory; at build, an argument is wrong; at `init`, the
-            factory wraps an optimiser and takes its steps at other times (MultiSteps, lookahead,
+        TypeError: `factory` is not a factory; at build, an argument is wrong, or the factory wraps
+            an optimiser and takes its steps at other times (MultiSteps, apply_if_finite, lookahead,
             schedule-free, SAM): decay belongs inside.
         ValueError: at build or `init`, as `decay_weights` and `prox_weights`.
 
@@ -89,6 +90,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
     ) -> optax.GradientTransformationExtraArgs:
         _check_own_arguments(factory, own, args, kwargs)
         inner = factory(learning_rate, *args, **switched_off, **kwargs)
+        _check_is_innermost(factory, inner)
         strength = _strength(law or lr_scaled, weight_decay, learning_rate)
         _check_form(implicit, gate, metric)
         if implicit:
@@ -135,9 +137,7 @@ def _followed_by(
 
     def init(params: Params) -> tuple[Any, Any]:
         decay_state = decay.init(params)  # first, because it says what is wrong with the leaves
-        inner_state = inner.init(params)
-        _check_is_innermost(inner_state)
-        return inner_state, decay_state
+        return inner.init(params), decay_state
 
     def parts(
         updates: Params,
@@ -182,61 +182,14 @@ def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) ->
     return measure
 
 
-# What changes when or where a step is taken, by the class of its state: decay belongs inside.
-_WRAPPERS = {
-    "MultiStepsState": "optax.MultiSteps, whose every micro-step would decay",
-    "LookaheadState": "optax.lookahead, whose slow weights would not decay",
-    "ScheduleFreeState": "optax.contrib.schedule_free, whose iterate would not decay",
-    "SAMState": "optax.contrib.sam, whose adversarial step would decay",
-}
-
-
-def _check_is_innermost(inner_state: Any) -> None:
+def _check_is_innermost(factory: Factory, inner: optax.GradientTransformation) -> None:
     """Refuse decay around a wrapper that takes steps at other times or places."""
-    for node in paths.nodes(inner_state, lambda node: _class(node) in _WRAPPERS):
+    wrapper = wrapper_in(inner.init)
+    if wrapper is not None:
         raise TypeError(
-            f"`decayed` must stand inside of {_WRAPPERS[_class(node)]}. Wrap the result: "
-            "wrapper(wdjax.decayed(optax.sgd)(...), ...)."
+            f"`decayed` must stand inside of {wrapper}; {_name(factory)} has it inside. Wrap the "
+            "result: wrapper(wdjax.decayed(optax.sgd)(...), ...)."
         )
-
-
-_DECAYS = ("DecayState", "AdaptiveState", "RadialState", "HyperDecayState")
-
-
-def check_order(state: Any) -> None:
-    """Refuse a chain in which decay comes after a wrapper that takes steps at other times.
-
-    A transformation does not see its neighbours, so that none of the chain can tell. The state of
-    the whole chain shows them all.
-
-    Args:
-        state: of any Optax optimizer.
-
-    Raises:
-        TypeError: naming the wrapper.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> chain = optax.chain(optax.MultiSteps(optax.sgd(1.0), 4), decay_weights(0.1))
-        >>> check_order(chain.init(jnp.ones(2)))
-        Traceback (most recent call last):
-        TypeError: decay must stand inside of optax.MultiSteps, whose every micro-step would ...
-    """
-    for chain in paths.nodes(state, lambda node: type(node) is tuple):
-        wrappers: list[str] = []
-        for part in chain:
-            outermost = paths.nodes(part, lambda node: _class(node) in (*_WRAPPERS, *_DECAYS))
-            if wrappers and any(_class(node) in _DECAYS for node in outermost):
-                raise TypeError(
-                    f"decay must stand inside of {_WRAPPERS[wrappers[0]]}; this chain has it "
-                    "behind. Wrap the whole chain: wrapper(optax.chain(...), ...)."
-                )
-            wrappers += [_class(node) for node in outermost if _class(node) in _WRAPPERS]
-            check_order(part)
-
-
-def _class(node: Any) -> str:
-    return type(node).__name__
 
 
 def _check_form(implicit: bool, gate: Gate | None, metric: str | None) -> None:

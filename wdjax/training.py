@@ -19,7 +19,6 @@ from jax import lax
 from wdjax.devices import beside, copied, every_nth
 from wdjax.leafwise import widened
 from wdjax.metrics import collected
-from wdjax.optimizers import check_order
 from wdjax.paths import listed
 
 PyTree = Any
@@ -78,8 +77,7 @@ class TrainState(NamedTuple):
             A `TrainState` at step 0.
 
         Raises:
-            TypeError: a leaf of `params` is not a floating-point array; decay comes after a wrapper
-                that takes steps at other times, such as `optax.MultiSteps`, not inside.
+            TypeError: a leaf of `params` is not a floating-point array.
 
         Example:
             >>> TrainState.create({"ids": jnp.arange(3)}, optax.sgd(0.1))
@@ -97,9 +95,8 @@ class TrainState(NamedTuple):
         zero = jnp.zeros((), jnp.int32)
         # one copy of each leaf, also where the optimizer keeps `params` itself in its state: no
         # buffer can then be donated twice
-        opt_state = optimizer.init(params)
-        check_order(opt_state)
-        return beside(params, cls(zero, params, opt_state, model_state, key, zero).copy())
+        state = cls(zero, params, optimizer.init(params), model_state, key, zero)
+        return beside(params, state.copy())
 
     def copy(self) -> Self:
         """The same state in buffers of its own: donating one leaves the other valid."""

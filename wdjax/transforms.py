@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from wdjax import anchors, paths, penalties, schedules
+from wdjax.chains import require_no_wrapper_before
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, check_widths, map_leaves, require_params
 from wdjax.penalties import Penalty
@@ -102,8 +103,7 @@ def decay_weights(
         θ⁺ = θ + Δ − s(t) m φ(θ − a, Δ, g) ∂R(θ − a)
 
     What takes steps at other times, such as `optax.MultiSteps`, goes around the whole chain. Decay
-    behind it would act in every micro-step: `TrainState.create`, `metrics.measured` and sweeps
-    refuse that, a bare `optax.chain` cannot see it.
+    behind it would act in every micro-step, and is refused.
 
     Args:
         strength: s, the fraction taken off per step, in [0, 1): a number, schedule or traced
@@ -122,7 +122,8 @@ def decay_weights(
         ValueError: the strength is negative, not finite, or so large that signs would flip (at
             `init` for schedules); rules or the anchor do not fit the parameters (at `init`);
             `params` is missing (at `update`).
-        TypeError: the penalty is a constraint, or the gate is not a function.
+        TypeError: the penalty is a constraint, or the gate is not a function; at `init`, it stands
+            in a chain behind `optax.MultiSteps` or another wrapper that takes steps at other times.
 
     Warns:
         UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
@@ -265,6 +266,7 @@ def _lift(
         return resolved if mask is None else _masked(resolved, mask, params)
 
     def init(params: Params) -> DecayState:
+        require_no_wrapper_before()
         resolved = multipliers(params)
         strengths = schedules.checked_samples(schedule)
         if strengths is not None:

@@ -1,7 +1,7 @@
 """Inside Optax's wrappers decay happens once per real step, on the right leaves.
 
 Without gradients: what is left of a weight after T steps is then (1 − s)^T, whatever the wrapper.
-MultiSteps, apply_if_finite, masked, partition, schedule_free and inject_hyperparams are in
+MultiSteps, apply_if_finite, masked, partition, schedule_free and inject_hyperparams are also in
 test_optimizers.py.
 """
 
@@ -12,7 +12,6 @@ import optax
 import pytest
 
 import wdjax
-from wdjax import jobs
 
 PARAMS = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
 ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -74,61 +73,98 @@ def test_multi_steps_of_a_chain_counts_and_decays_real_steps_only(every):
     assert int(state.inner_opt_state[1].count) == 3
 
 
-@pytest.mark.parametrize(
-    ("factory", "name"),
-    [
-        (lambda learning_rate: optax.MultiSteps(optax.sgd(learning_rate), 4), "MultiSteps"),
-        (lambda learning_rate: optax.chain(optax.lookahead(optax.sgd(learning_rate), 3, 0.5)),
-         "lookahead"),
-        (optax.contrib.schedule_free_adamw, "schedule_free"),
-        (lambda learning_rate: optax.contrib.sam(optax.sgd(learning_rate), optax.sgd(0.05)), "sam"),
-    ],
-)  # fmt: skip
-def test_decay_around_a_wrapper_that_takes_steps_elsewhere_is_refused(factory, name):
-    optimizer = wdjax.decayed(factory)(0.1, weight_decay=S)
-    params = optax.LookaheadParams.init_synced(PARAMS) if name == "lookahead" else PARAMS
-    with pytest.raises(TypeError, match=rf"must stand inside of optax\.(contrib\.)?{name}"):
-        optimizer.init(params)
+WRAPPERS = {
+    "optax.MultiSteps": lambda inner: optax.MultiSteps(inner, 4),
+    "optax.apply_if_finite": lambda inner: optax.apply_if_finite(inner, 3),
+    "optax.lookahead": lambda inner: optax.lookahead(inner, 3, 0.5),
+    "optax.contrib.schedule_free": lambda inner: optax.contrib.schedule_free(inner, 0.1),
+    "optax.contrib.sam": lambda inner: optax.contrib.sam(inner, optax.sgd(0.05)),
+}
+DECAYS = {
+    "decay_weights": wdjax.decay_weights(S),
+    "prox_weights": wdjax.prox_weights(S),
+    "decayed": decayed(),
+    "in a chain, masked": optax.chain(
+        optax.identity(), optax.masked(wdjax.add_decayed_weights(S), True)
+    ),
+    "cpr": wdjax.adaptive.cpr(wdjax.bounds.dependent(1.0)),
+    "norm_control": wdjax.radial.norm_control(S),
+    "hyper_decay": wdjax.tuning.hyper_decay(
+        S, lambda params, batch: params["bias"].sum(), np.ones(99)
+    ),
+}
+CHAINS = {
+    "chain": optax.chain,
+    "in a chain": lambda *parts: optax.chain(optax.clip(1.0), optax.chain(*parts)),
+    "wrapper in a chain": lambda first, *rest: optax.chain(
+        optax.chain(optax.masked(first, True)), *rest
+    ),
+    "named_chain": lambda *parts: optax.named_chain(*zip("abc", parts, strict=False)),
+    "partition": lambda first, *rest: optax.chain(
+        optax.partition({"all": first}, lambda params: jax.tree.map(lambda p: "all", params)),
+        *rest,
+    ),
+}
 
 
-def behind(decay):
-    return optax.chain(optax.MultiSteps(optax.sgd(0.1), 4), decay)
+def started(wrapper, params=PARAMS):
+    """Parameters as a wrapper takes them."""
+    is_pair = wrapper == "optax.lookahead"
+    return optax.LookaheadParams.init_synced(params) if is_pair else params
 
 
-@pytest.mark.parametrize(
-    "decay",
-    [
-        wdjax.decay_weights(S),
-        wdjax.prox_weights(S),
-        optax.chain(optax.identity(), optax.masked(wdjax.add_decayed_weights(S), True)),
-        wdjax.adaptive.cpr(wdjax.bounds.dependent(1.0)),
-        wdjax.radial.norm_control(S),
-        wdjax.tuning.hyper_decay(S, lambda params, batch: params["bias"].sum(), np.ones(99)),
-    ],
-    ids=["decay", "prox", "in a chain, masked", "cpr", "radial", "hyper"],
-)
-def test_decay_behind_a_wrapper_in_a_chain_is_refused_by_what_sees_the_chain(decay):
-    message = r"decay must stand inside of optax\.MultiSteps.* Wrap the whole chain"
-    with pytest.raises(TypeError, match=message):
-        wdjax.TrainState.create(PARAMS, behind(decay))
-    with pytest.raises(TypeError, match=message):
-        wdjax.TrainState.create(PARAMS, optax.chain(optax.clip(1.0), behind(decay)))
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_decay_around_a_wrapper_that_takes_steps_elsewhere_is_refused(wrapper):
+    factory = lambda learning_rate: optax.chain(WRAPPERS[wrapper](optax.sgd(learning_rate)))
+    with pytest.raises(TypeError, match=rf"`decayed` must stand inside of {wrapper}, whose"):
+        wdjax.decayed(factory)(0.1, weight_decay=S)
 
 
-def test_measured_and_sweeps_refuse_decay_behind_a_wrapper_too():
-    with pytest.raises(TypeError, match="decay must stand inside"):
-        wdjax.metrics.measured(behind(wdjax.decay_weights(S))).init(PARAMS)
-    loss = lambda params, x, weights: jnp.sum(weights * (params["bias"].sum() - x) ** 2)
-    build = lambda h: behind(wdjax.decay_weights(h))
-    job = jobs.optimized(build, lambda key: PARAMS, loss, loss, keep=False, gaps=jobs.Gaps.NONE)
-    with pytest.raises(TypeError, match="decay must stand inside"):
-        job.start(None, S)
+def test_a_ready_schedule_free_optimizer_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"contrib\.schedule_free.*; schedule_free_adamw has it"):
+        wdjax.decayed(optax.contrib.schedule_free_adamw)(0.1, weight_decay=S)
 
 
-def test_decay_inside_of_a_wrapper_or_before_it_is_taken():
-    decay = wdjax.decay_weights(S)
-    for chain in (
-        optax.chain(optax.MultiSteps(optax.chain(optax.sgd(0.1), decay), 4)),
-        optax.chain(wdjax.add_decayed_weights(S), optax.MultiSteps(optax.sgd(0.1), 4)),
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("decay", DECAYS.values(), ids=DECAYS)
+def test_decay_behind_a_wrapper_is_refused_at_init(wrapper, decay):
+    chain = optax.chain(WRAPPERS[wrapper](optax.sgd(0.1)), decay)
+    with pytest.raises(TypeError, match=rf"decay must stand inside of {wrapper}.* Wrap the whole"):
+        chain.init(started(wrapper))
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_it_is_found_in_every_kind_of_chain(chain):
+    optimizer = chain(WRAPPERS["optax.MultiSteps"](optax.sgd(0.1)), wdjax.decay_weights(S))
+    for init in (
+        optimizer.init,
+        jax.jit(optimizer.init),
+        lambda p: jax.eval_shape(optimizer.init, p),
     ):
-        wdjax.TrainState.create(PARAMS, chain)
+        with pytest.raises(TypeError, match=r"decay must stand inside of optax\.MultiSteps"):
+            init(PARAMS)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_decay_inside_of_a_wrapper_or_before_it_is_taken(wrapper):
+    decay = wdjax.decay_weights(S)
+    wrap = WRAPPERS[wrapper]
+    for optimizer in (
+        optax.chain(wrap(optax.chain(optax.sgd(0.1), decay))),
+        optax.chain(wdjax.add_decayed_weights(S), wrap(optax.sgd(0.1))),
+        optax.chain(wrap(optax.sgd(0.1)), optax.MultiSteps(decay, 2)),  # has steps of its own
+        optax.chain(optax.adam(0.1), decay, decay),
+    ):
+        optimizer.init(started(wrapper))
+
+
+def test_a_mean_of_steps_that_is_skipped_does_not_decay():
+    """What `decay must stand inside` is for: the chain inside of both wrappers."""
+    inner = optax.chain(optax.sgd(1.0), wdjax.decay_weights(S))
+    optimizer = optax.MultiSteps(optax.apply_if_finite(inner, 9), 2)
+    nans = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), PARAMS)
+    params, state = steps(optimizer, PARAMS, 4)
+    for _ in range(2):
+        updates, state = optimizer.update(nans, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["kernel"], 2 * (1 - S) ** 2, rtol=1e-6)
