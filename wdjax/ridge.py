@@ -116,9 +116,14 @@ def coefficients(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Arra
     x, y = problem.x, problem.y
     gram = _gram(problem, intercept)
     if not is_wide(*x.shape):
-        return resolvent(gram, (x.T @ y)[None], lams)
+        return _varying(x) * resolvent(gram, (x.T @ y)[None], lams)
     dual = resolvent(gram, contrasts(problem, y, intercept)[None], lams)
     return jnp.einsum("ip,lit->lpt", contrasts(problem, x, intercept), dual)
+
+
+def _varying(x: jax.Array) -> jax.Array:
+    """(1, p, 1), 0 for a column of zeros: eigenvectors hold it to rounding, which 1/λ blows up."""
+    return jnp.any(x != 0, axis=0)[None, :, None].astype(x.dtype)
 
 
 def degrees_of_freedom(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
@@ -136,7 +141,7 @@ def solve(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
     x, y = problem.x, problem.y
     gram = _gram(problem, intercept)
     if not is_wide(*x.shape):
-        return resolvent(gram, (y.T @ x)[:, :, None], lams)[:, :, 0].T
+        return (_varying(x) * resolvent(gram, (y.T @ x)[:, :, None], lams))[:, :, 0].T
     dual = resolvent(gram, contrasts(problem, y, intercept).T[:, :, None], lams)[:, :, 0]
     return (dual @ contrasts(problem, x, intercept)).T
 
