@@ -14,6 +14,13 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Half of the time of all tests goes into XLA compiling small programs. Its older code generator,
+# without LLVM's optimisations, needs a third of that; later versions may have it no more.
+QUICK = os.environ.get("QUICK_COMPILER") == "1" and jax.__version_info__ < (0, 13)
+if QUICK:  # read when the first program is compiled
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+
 # the same examples in every run, and no clock: machines differ
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile("repeatable")
@@ -32,6 +39,14 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
+
+
+def pytest_collection_modifyitems(items):
+    """Two programs that round alike with the usual compiler need not with the quick one."""
+    skip = pytest.mark.skip(reason="compares bits, which QUICK_COMPILER=1 may change")
+    for item in items:
+        if QUICK and "bits" in item.keywords:
+            item.add_marker(skip)
 
 
 def pytest_sessionfinish(session):

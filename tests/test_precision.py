@@ -52,6 +52,7 @@ def test_plain_bfloat16_ends_with_no_decay_at_all():
     assert np.array_equal(after["kernel"], params["kernel"])
 
 
+@pytest.mark.bits
 @WRAPPERS
 def test_float32_leaves_are_untouched_bit_for_bit(wrap):
     params = {"kernel": jnp.linspace(-1, 1, 6).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16)}

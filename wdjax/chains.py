@@ -1,14 +1,19 @@
-"""What stands before decay in its chain: a wrapper that takes steps at other times must not.
+"""What must not stand before decay in its chain: what takes steps at other times, or freezes.
 
 Optax tells a transformation nothing about its neighbours. But `optax.chain` calls the `init` of
 its members one after the other, so while one of them runs, the frames above it show the rest.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
+
+import jax
+
+from wdjax import paths
 
 # What changes when or where a step is taken, by its `init`; and what decay behind it would do.
 _WRAPPERS = {
@@ -40,11 +45,16 @@ def wrapper_in(init: Callable[..., Any]) -> str | None:
     return next(filter(None, names), None)
 
 
-def require_no_wrapper_before() -> None:
-    """Raise if the caller is the `init` of decay that stands behind a wrapper in a chain.
+def check_place(params: Any, multipliers: Any) -> None:
+    """Raise if the caller is the `init` of decay that stands where it must not in a chain.
+
+    Args:
+        params: θ.
+        multipliers: m of each leaf, 0 where it does not decay.
 
     Raises:
-        TypeError: naming the wrapper.
+        TypeError: a wrapper that takes steps at other times comes first, or `optax.freeze` of
+            parameters that would decay all the same.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -53,19 +63,32 @@ def require_no_wrapper_before() -> None:
         Traceback (most recent call last):
         TypeError: decay must stand inside of optax.MultiSteps, whose every micro-step would ...
     """
+    for init in _before_the_caller():
+        wrapper = wrapper_in(init)
+        if wrapper is not None:
+            raise TypeError(
+                f"decay must stand inside of {wrapper}; this chain has it behind. "
+                "Wrap the whole chain: wrapper(optax.chain(...), ...)."
+            )
+        frozen = _frozen(init, params)
+        rows = zip(paths.leaves(params), jax.tree.leaves(multipliers), frozen, strict=True)
+        moved = [
+            repr(leaf.path) for leaf, m, still in rows if still and isinstance(m, float) and m > 0
+        ]
+        if moved:
+            raise TypeError(
+                "decay must stand before the transformation that freezes parameters, or these "
+                f"decay all the same: {paths.listed(moved)}. Move the freezing to the end of the "
+                "chain, or give them the multiplier 0 in `rules`."
+            )
+
+
+def _before_the_caller() -> Iterator[Callable[..., Any]]:
+    """The `init` of all that comes before, in the chain that runs and in those around it."""
     frame, inner = inspect.currentframe(), None
-    while frame is not None:
-        name = frame.f_code.co_qualname
-        if name in _WRAPPERS:
-            return  # this decay stands inside of one
-        if name in _CHAINS:
-            for init in _before(frame, inner):
-                wrapper = wrapper_in(init)
-                if wrapper is not None:
-                    raise TypeError(
-                        f"decay must stand inside of {wrapper}; this chain has it behind. "
-                        "Wrap the whole chain: wrapper(optax.chain(...), ...)."
-                    )
+    while frame is not None and frame.f_code.co_qualname not in _WRAPPERS:  # it may stand in one
+        if frame.f_code.co_qualname in _CHAINS:
+            yield from _before(frame, inner)
         frame, inner = frame.f_back, frame
 
 
@@ -83,6 +106,46 @@ def _before(chain: FrameType, inner: FrameType | None) -> list[Callable[..., Any
     return members[: members.index(running)] if running in members else []
 
 
+def _frozen(init: Callable[..., Any], params: Any) -> list[bool]:
+    """Whether each leaf is set to zero by `optax.freeze` or `optax.selective_transform`.
+
+    As far as one can see: one inside of other wrappers may be made for a part of the tree only.
+    """
+    found = [False] * len(jax.tree.leaves(params))
+    for function in _functions(init):
+        own = _variables(function)
+        if function.__qualname__ == "masked.<locals>.init_fn" and _zeroes(own["inner"]):
+            tree, frozen = own["mask"], {True}
+        elif function.__qualname__ == "partition.<locals>.init_fn":
+            frozen = {group for group, member in own["transforms"].items() if _zeroes(member)}
+            tree = own["param_labels"]
+        else:
+            continue
+        with contextlib.suppress(Exception):  # of another tree
+            tree = tree(params) if inspect.isroutine(tree) else tree
+            flags = jax.tree.map(
+                lambda kind, part, frozen=frozen: jax.tree.map(lambda _: kind in frozen, part),
+                tree,
+                params,
+            )
+            found = [a or b for a, b in zip(found, jax.tree.leaves(flags), strict=True)]
+    return found
+
+
+def _zeroes(member: Any) -> bool:
+    """Whether a transformation is `optax.set_to_zero`."""
+    update = member.update
+    while update.__qualname__ == "with_extra_args_support.<locals>.update":
+        update = _variables(update)["tx"].update
+    return bool(update.__qualname__ == "set_to_zero.<locals>.update_fn")
+
+
+def _variables(function: Any) -> dict[str, Any]:
+    """The variables of its closure, by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
+
+
 def _functions(root: Any) -> Iterator[Any]:
     """Every function that this one can reach: through its closure, methods and containers."""
     waiting, seen = [root], set()
@@ -95,7 +158,7 @@ def _functions(root: Any) -> Iterator[Any]:
             waiting += [thing.__func__, *getattr(thing.__self__, "__dict__", {}).values()]
         elif inspect.isfunction(thing):
             yield thing
-            waiting += [cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell)]
+            waiting += _variables(thing).values()
         elif isinstance(thing, functools.partial):
             waiting += [thing.func, thing.args, thing.keywords]
         elif isinstance(thing, tuple | list):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import paths, schedules
-from wdjax.chains import require_no_wrapper_before
+from wdjax.chains import check_place
 from wdjax.groups import Axes, along, checked_axes, norm
 from wdjax.leafwise import Params, check_widths, map_stateful, require_params, widened
 from wdjax.rules import Rules, check_rules, resolve
@@ -56,8 +56,8 @@ def lift(
     rules = check_rules(rules)
 
     def init(params: Params) -> RadialState:
-        require_no_wrapper_before()
         multipliers = resolve(rules, params)
+        check_place(params, multipliers)
         top = _check_leaves(name, params, multipliers, axes, most=1 if switch else math.inf)
         for key, schedule in of_step.items():
             most = 1 / top if key in fractions else math.inf

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import groups, leafwise, paths, schedules
-from wdjax.chains import require_no_wrapper_before
+from wdjax.chains import check_place
 from wdjax.groups import Axes
 from wdjax.leafwise import Params, is_off, map_stateful, require_params, widened
 from wdjax.rules import Rules, check_rules, resolve
@@ -58,8 +58,9 @@ def lift(
     groups.check_axes(axes)
 
     def init(params: Params) -> AdaptiveState:
-        require_no_wrapper_before()
-        _check_leaves(name, params, resolve(rules, params), axes)
+        multipliers = resolve(rules, params)
+        check_place(params, multipliers)
+        _check_leaves(name, params, multipliers, axes)
         schedules.checked_samples(schedule)
         return AdaptiveState(jnp.zeros((), jnp.int32), start(params))
 

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from wdjax import anchors, paths, penalties, schedules
-from wdjax.chains import require_no_wrapper_before
+from wdjax.chains import check_place
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, check_widths, map_leaves, require_params
 from wdjax.penalties import Penalty
@@ -123,7 +123,8 @@ def decay_weights(
             `init` for schedules); rules or the anchor do not fit the parameters (at `init`);
             `params` is missing (at `update`).
         TypeError: the penalty is a constraint, or the gate is not a function; at `init`, it stands
-            in a chain behind `optax.MultiSteps` or another wrapper that takes steps at other times.
+            in a chain behind `optax.MultiSteps` or another wrapper that takes steps at other times,
+            or behind `optax.transforms.freeze` of parameters that decay.
 
     Warns:
         UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
@@ -266,8 +267,8 @@ def _lift(
         return resolved if mask is None else _masked(resolved, mask, params)
 
     def init(params: Params) -> DecayState:
-        require_no_wrapper_before()
         resolved = multipliers(params)
+        check_place(params, resolved)
         strengths = schedules.checked_samples(schedule)
         if strengths is not None:
             check(params, resolved, strengths)

@@ -18,7 +18,7 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
-from wdjax.chains import require_no_wrapper_before
+from wdjax.chains import check_place
 from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
 from wdjax.paths import listed, nodes
 from wdjax.penalties import Penalty, l2
@@ -135,8 +135,8 @@ def hyper_decay(
     slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss)
 
     def init_state(params: Params) -> HyperDecayState:
-        require_no_wrapper_before()
         multipliers = resolve(rules, params)
+        check_place(params, multipliers)
         _check_strengths(schedule, multipliers, high * penalty.curvature)
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)

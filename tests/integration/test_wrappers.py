@@ -64,6 +64,30 @@ def test_frozen_leaves_do_not_decay_behind_freeze_or_selective_transform():
         np.testing.assert_allclose(params["bias"], 2 * (1 - S) ** 4, rtol=1e-6)
 
 
+MASK = {"kernel": True, "bias": False}
+FREEZERS = {
+    "freeze": optax.transforms.freeze(MASK),
+    "freeze by a function": optax.masked(optax.set_to_zero(), wdjax.mask(wdjax.standard())),
+    "freeze all": optax.transforms.freeze(True),
+    "selective_transform": optax.transforms.selective_transform(optax.sgd(0.1), freeze_mask=MASK),
+    "in a chain": optax.chain(optax.clip(1.0), optax.chain(optax.transforms.freeze(MASK))),
+}
+
+
+@pytest.mark.parametrize("freezer", FREEZERS.values(), ids=FREEZERS)
+def test_frozen_leaves_before_decay_that_moves_them_are_refused_by_name(freezer):
+    for decay in (wdjax.decay_weights(S), wdjax.adaptive.spd(), wdjax.radial.norm_control(S)):
+        with pytest.raises(
+            TypeError, match=r"all the same: 'kernel'\. Move the freezing to the end"
+        ):
+            optax.chain(freezer, decay).init(PARAMS)
+    fixed = (
+        (("kernel", 0.0), ("**", 1.0)) if freezer is not FREEZERS["freeze all"] else (("**", 0.0),)
+    )
+    optax.chain(freezer, wdjax.decay_weights(S, rules=fixed)).init(PARAMS)
+    optax.chain(wdjax.decay_weights(S), freezer).init(PARAMS)
+
+
 @pytest.mark.parametrize("every", [2, 5])
 def test_multi_steps_of_a_chain_counts_and_decays_real_steps_only(every):
     chain = optax.chain(optax.sgd(1.0), wdjax.decay_weights(lambda t: S * jnp.minimum(t + 1, 5)))
