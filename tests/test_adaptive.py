@@ -758,14 +758,15 @@ def test_hyperparameters_can_be_injected():
         chex.assert_trees_all_close(got, want, rtol=1e-5)
 
 
-def test_with_grad_passes_what_the_caller_gives_and_keeps_the_state():
+def test_with_grad_passes_its_own_updates_whatever_the_caller_gives_and_keeps_the_state():
     chain = optax.chain(optax.sgd(0.1), adaptive.swd(0.01))
     optimizer = adaptive.with_grad(chain)
     params, grads, raw = tree(0), tree(1), tree(2)
     state = optimizer.init(params)
     chex.assert_trees_all_equal(state, chain.init(params))
+    # as decayed does: what a train step passes is of one micro-batch, where MultiSteps is around
     got, _ = optimizer.update(grads, state, params, grad=raw)
-    want, _ = chain.update(grads, state, params, grad=raw)
+    want, _ = chain.update(grads, state, params, grad=grads)
     chex.assert_trees_all_equal(got, want)
 
 

@@ -481,3 +481,20 @@ def test_bad_evaluations_are_named(results, error, message):
             evaluate=lambda state: next(results),
             eval_every=2,
         )
+
+
+def test_debug_nans_says_where_the_nan_came_from():
+    loss = lambda params, batch: jnp.mean(jnp.log(params["w"]) * batch["x"])
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(loss, optimizer)
+    state = TrainState.create({"w": jnp.array(-1.0)}, optimizer)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        fit(step, state, {"x": np.ones(4, np.float32)}, epochs=1, batch_size=2)
+
+
+@pytest.mark.parametrize("column", [np.array(["a", "b"]), np.array([object(), 1]),
+                                    np.array(["2024-01-01"] * 2, "datetime64[D]")])  # fmt: skip
+def test_columns_that_are_no_numbers_are_named(column):
+    data = {"x": np.ones(2, np.float32), "when": column}
+    with pytest.raises(TypeError, match=r"must hold numbers; got .* at 'when'. Encode"):
+        fit(STEP, start(), data, epochs=1, batch_size=2)

@@ -235,3 +235,28 @@ def test_the_cautious_gate_equals_heavyball(weight_decay, agrees):
         updates, state = update({"kernel": jnp.asarray(grad)}, state, params)
         params = optax.apply_updates(params, updates)
     agrees("gates.cautious", "heavyball", params["kernel"], theirs.detach().numpy(), atol=2e-6)
+
+
+# Complex entries: the plane, in which moving away from 0 has a direction.
+
+
+def test_cautious_on_complex_entries_compares_directions_in_the_plane():
+    z = jnp.array([1j, 1j, 1 + 0j, 1 + 1j, 1 + 1j])
+    update = jnp.array([0.1j, -0.1j, 0.1j, 1 - 2j, 2 - 1j])
+    np.testing.assert_array_equal(gates.cautious(z, update), [False, True, True, True, False])
+    strict = gates.strictly_cautious(z, update)
+    np.testing.assert_array_equal(strict, [False, True, False, True, False])
+
+
+def test_descent_and_cosine_on_complex_groups_equal_those_on_their_parts():
+    rng = np.random.default_rng(0)
+    z, grad = (rng.normal(size=(2, 6, 4)).view(complex) for _ in range(2))
+    z, grad = z[0], grad[1]  # (6, 2)
+    parts = [np.ascontiguousarray(x).view(float) for x in (z, grad)]  # (6, 4)
+    z, grad, *parts = (jnp.asarray(x) for x in (z, grad, *parts))
+    np.testing.assert_array_equal(
+        gates.descent(axes=1)(z, -grad, grad), gates.descent(axes=1)(parts[0], -parts[1], parts[1])
+    )
+    turned = 1j * z  # orthogonal to z in the plane
+    np.testing.assert_allclose(gates.cosine(axes=1)(z, -turned, turned), 0.1)
+    np.testing.assert_allclose(gates.cosine(axes=1)(z, -z, z), 1.0)

@@ -428,3 +428,22 @@ def test_the_compiled_step_moves_no_more_bytes_than_optax_s_own():
     ours = bytes_accessed(wdjax.adamw(1e-3, weight_decay=0.1, rules=rules))
     theirs = bytes_accessed(optax.adamw(1e-3, weight_decay=0.1, mask=wdjax.mask(rules)))
     assert ours <= theirs + 64  # our own step counter, and nothing per parameter
+
+
+@pytest.mark.parametrize(
+    "name", ["prodigy", "dadapt_adamw", "dog", "dowg", "cocob", "momo", "polyak_sgd"]
+)
+def test_an_optimizer_that_finds_its_step_size_needs_a_law(name):
+    factory = getattr(optax.contrib, name, None) or getattr(optax, name)
+    with pytest.raises(TypeError, match=f"`law` must be given to a decayed {name}"):
+        wdjax.decayed(factory)(1.0, weight_decay=0.1)
+    optimizer = wdjax.decayed(factory)(1.0, weight_decay=1e-3, law=wdjax.fixed)
+    params = {"kernel": jnp.full((2, 2), 0.5)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = optimizer.init(params)
+    bare = factory(1.0)
+    updates, _ = optimizer.update(zeros, state, params, value=jnp.ones(()))
+    want, _ = optax.with_extra_args_support(bare).update(
+        zeros, bare.init(params), params, value=jnp.ones(())
+    )
+    np.testing.assert_allclose(updates["kernel"], want["kernel"] - 5e-4, rtol=1e-5)

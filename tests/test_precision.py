@@ -297,3 +297,12 @@ def test_a_seed_that_is_none_says_what_to_pass(seed):
     message = r"`seed` must be an integer or a random key; got .* Pass 0 or jax.random.key\(0\)"
     with pytest.raises(TypeError, match=message):
         stochastically_rounded(optax.sgd(0.1), seed=seed)
+
+
+def test_an_old_style_key_is_the_same_seed():
+    params, found = kernel(jnp.bfloat16), []
+    for seed in (jax.random.PRNGKey(3), jax.random.key(3), 3):
+        optimizer = wdjax.stochastically_rounded(wdjax.sgdw(0.01, weight_decay=0.1), seed)
+        found.append(optimizer.update(params, optimizer.init(params), params)[0]["kernel"])
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])

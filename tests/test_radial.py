@@ -799,3 +799,10 @@ def test_hyperball_is_heavyball_s(agrees):
     with torch.no_grad():
         want = torch_run(make, theta, grads)
     agrees("radial.hyperball", "heavyball", got, want, atol=2e-6)
+
+
+def test_an_injected_axis_is_no_axis():
+    with pytest.raises(TypeError, match=r"name it: static_args=\(\"axes\",\)"):
+        optax.inject_hyperparams(radial.hyperball)(0.1, axes=0).init({"kernel": jnp.ones((2, 2))})
+    named = optax.inject_hyperparams(radial.hyperball, static_args=("axes",))(0.1, axes=0)
+    named.init({"kernel": jnp.ones((2, 2))})

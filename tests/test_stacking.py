@@ -450,3 +450,25 @@ def test_layouts_compare_by_content():
     assert hash(one) == hash(two)
     assert one != stack(PARAMS, most=1).layout
     assert one != stacking
+
+
+def test_masks_inside_hide_whole_stacks():
+    tree = {f"b{i}": {"kernel": jnp.full((3, 3), 1.0 + i), "bias": jnp.zeros(3)} for i in range(3)}
+    grads = jax.tree.map(jnp.ones_like, tree)
+    inner = optax.masked(wdjax.sgdw(0.1, weight_decay=0.5), wdjax.mask(wdjax.standard()))
+    optimizer = stacking.stacked(inner)
+    stacks = stacking.stack(tree)
+    updates, _ = optimizer.update(
+        stacking.stack_like(stacks, grads), optimizer.init(stacks), stacks
+    )
+    want, _ = inner.update(grads, inner.init(tree), tree)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), stacking.unstack(updates), want
+    )
+
+
+def test_a_pytree_as_anchor_is_refused_with_what_to_do():
+    tree = {f"b{i}": jnp.ones((3, 3)) for i in range(3)}
+    optimizer = stacking.stacked(wdjax.decay_weights(0.1, anchor=tree))
+    with pytest.raises(TypeError, match=r"`anchor` must not be a pytree inside of `stacked`"):
+        optimizer.init(stacking.stack(tree))

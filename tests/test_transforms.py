@@ -315,3 +315,55 @@ def test_an_update_where_the_parameter_is_none_is_refused():
     params = KERNEL | {"extra": None}
     with pytest.raises(ValueError, match=r"got an update of shape \(2,\) where the parameter is N"):
         tx.update(ZERO | {"extra": jnp.ones(2)}, tx.init(params), params)
+
+
+# Updates narrower than their parameters, and leaves that are left alone.
+
+
+def test_a_bfloat16_gradient_does_not_swallow_the_decay_of_float32_parameters():
+    params = {"kernel": jnp.full((2, 2), 0.05)}
+    optimizer = wdjax.sgdw(1e-2, weight_decay=0.03)
+    state = optimizer.init(params)
+    for t in range(200):
+        grads = {"kernel": jnp.full((2, 2), (-1.0) ** t, jnp.bfloat16)}
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    rate = float(jnp.bfloat16(1e-2))
+    want = 0.05
+    for t in range(200):
+        want = want * (1 - 3e-4) - rate * (-1.0) ** t
+    np.testing.assert_allclose(params["kernel"], want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float32", "bfloat16"),
+                                    ("bfloat16", "bfloat16"), ("float32", "float32")])  # fmt: skip
+def test_coupled_decay_has_the_values_and_dtypes_of_optax(dtypes):
+    grads, params = ({"w": jnp.ones(3, dtype)} for dtype in dtypes)
+    ours, theirs = wdjax.add_decayed_weights(1e-3), optax.add_decayed_weights(1e-3)
+    got = ours.update(grads, ours.init(params), params)[0]["w"]
+    want = theirs.update(grads, theirs.init(params), params)[0]["w"]
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(np.float32(got), np.float32(want), rtol=1e-6)
+
+
+def test_prox_looks_at_no_dtype_of_a_leaf_that_it_leaves_alone():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "steps": jnp.arange(3)}
+    grads = {
+        "kernel": jnp.ones((2, 2)),
+        "bias": jnp.ones(2, jnp.bfloat16),
+        "steps": np.zeros(3, jax.dtypes.float0),
+    }
+    tx = wdjax.prox_weights(0.5)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], 2 / 1.5 - 1, rtol=1e-6)
+    assert updates["bias"] is grads["bias"]
+    assert updates["steps"] is grads["steps"]
+
+
+def test_float8_parameters_decay():
+    params = {"kernel": jnp.ones((2, 2), jnp.float8_e4m3fn)}
+    updates = {"kernel": jnp.zeros((2, 2), jnp.float8_e4m3fn)}
+    tx = wdjax.decay_weights(0.25)
+    got = tx.update(updates, tx.init(params), params)[0]["kernel"]
+    assert got.dtype == jnp.float8_e4m3fn
+    np.testing.assert_array_equal(got.astype(jnp.float32), -0.25)

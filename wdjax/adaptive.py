@@ -32,7 +32,8 @@ def with_grad(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
         optimizer: usually an `optax.chain`. Its state stays as it is.
 
     Returns:
-        The same optimiser, whose update passes the updates it is given on as `grad`.
+        The same optimiser, whose update passes the updates it is given on as `grad`, also where
+        its caller passed another: those of a micro-batch, or of a larger tree.
 
     Example:
         >>> optimizer = with_grad(optax.chain(optax.adam(0.1), swd(0.01)))
@@ -46,7 +47,7 @@ def with_grad(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
         updates: Params, state: Any, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, Any]:
         result: tuple[Params, Any] = inner.update(
-            updates, state, params, **({"grad": updates} | extra_args)
+            updates, state, params, **{**extra_args, "grad": updates}
         )
         return result
 
@@ -187,7 +188,7 @@ def cumulative_l1(
             new = jnp.where(candidate > 0, above, jnp.where(candidate < 0, below, candidate))
             return new - param, (owed, received + (new - candidate))
 
-        check_widths("cumulative_l1", context.updates, context.params)
+        check_widths("cumulative_l1", context.updates, context.params, context.multipliers)
         return map_memory("cumulative_l1", leaf, context, memory)
 
     return lift("cumulative_l1", start, step, strength, rules=rules)

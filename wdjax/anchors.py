@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wdjax import paths
+from wdjax import paths, stacking
 from wdjax.leafwise import Params, widened
 
 
@@ -189,6 +189,14 @@ def _like(params: Params, anchor: Params) -> Params:
 
 
 def _check_fit(anchor: Params, params: Params) -> None:
+    if paths.has_holes(params):
+        return
+    if stacking.is_stacked(params):
+        raise TypeError(
+            "`anchor` must not be a pytree inside of `stacked`, which maps what it is given alone. "
+            'Use anchor="init", or anchor=wdjax.anchors.passed() and pass `anchor=stack(anchor)` '
+            "at every step."
+        )
     given = [(leaf.path, leaf.shape) for leaf in paths.leaves(anchor)]
     wanted = [(leaf.path, leaf.shape) for leaf in paths.leaves(params)]
     if given == wanted:

@@ -182,9 +182,14 @@ def is_stream(batches: Any) -> bool:
 
 def _as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
     """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
-    wrong = [
-        f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree) if not hasattr(x, "__array__")
-    ]
+    named = named_leaves(tree)
+    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named if not hasattr(x, "__array__")]
     if wrong:
         raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
+    kinds = [(path, np.asarray(x).dtype) for path, x in named if not isinstance(x, jax.Array)]
+    wrong = [f"{dtype} at '{path}'" for path, dtype in kinds if dtype.kind in "OSUMm"]
+    if wrong:
+        raise TypeError(
+            f"`{name}` must hold numbers; got {listed(wrong)}. Encode these columns, or drop them."
+        )
     return jax.tree.map(convert, tree)

@@ -18,6 +18,8 @@ from wdjax import paths
 # What changes when or where a step is taken, by its `init`; and what decay behind it would do.
 _WRAPPERS = {
     "MultiSteps.init": "optax.MultiSteps, whose every micro-step would decay",
+    "apply_every.<locals>.init_fn": "optax.MultiSteps in place of optax.apply_every, whose every "
+    "micro-step would decay",
     "apply_if_finite.<locals>.init": "optax.apply_if_finite, whose skipped steps would decay",
     "lookahead.<locals>.init_fn": "optax.lookahead, whose slow weights would not decay",
     "schedule_free.<locals>.init_fn": "optax.contrib.schedule_free, whose iterate would not decay",
@@ -54,7 +56,7 @@ def check_place(params: Any, multipliers: Any) -> None:
 
     Raises:
         TypeError: a wrapper that takes steps at other times comes first, or `optax.freeze` of
-            parameters that would decay all the same.
+            parameters that would decay all the same; `optax.flatten` has taken the names away.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -63,6 +65,12 @@ def check_place(params: Any, multipliers: Any) -> None:
         Traceback (most recent call last):
         TypeError: decay must stand inside of optax.MultiSteps, whose every micro-step would ...
     """
+    known = [m for m in jax.tree.leaves(multipliers) if isinstance(m, float)]
+    if stands_in("flatten.<locals>.init_fn") and known == [0.0]:
+        raise TypeError(
+            "decay must stand outside of optax.flatten, which leaves one vector without names, "
+            "and vectors do not decay. Write optax.chain(optax.flatten(...), decay)."
+        )
     for init in _before_the_caller():
         wrapper = wrapper_in(init)
         if wrapper is not None:
@@ -81,6 +89,25 @@ def check_place(params: Any, multipliers: Any) -> None:
                 f"decay all the same: {paths.listed(moved)}. Move the freezing to the end of the "
                 "chain, or give them the multiplier 0 in `rules`."
             )
+
+
+def stands_in(init: str) -> bool:
+    """Tell whether an `init` of this qualified name is running.
+
+    Args:
+        init: such as "apply_if_finite.<locals>.init".
+
+    Returns:
+        Whether it called the caller, directly or through others.
+
+    Example:
+        >>> stands_in("apply_if_finite.<locals>.init")
+        False
+    """
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_qualname != init:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _before_the_caller() -> Iterator[Callable[..., Any]]:

@@ -185,6 +185,8 @@ def _run_chunk(
             run = lax.fori_loop(last, last + counts[1], functools.partial(one, short), run)
         return (last + counts[1], run), None
 
+    # under jax_debug_nans this also runs without jit, on what the caller gave
+    table, rounds = jnp.asarray(table), jnp.asarray(rounds)
     state = jax.tree.unflatten(structure, leaves)
     shapes = jax.eval_shape(take, state, table[0])[1]
     if short and shapes != (last := jax.eval_shape(take, state, table[0, :short])[1]):

@@ -21,7 +21,7 @@ def cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
 
         φ = 1[Δ z <= 0]
 
-    With Δ = −η u this is the paper's 1[u z >= 0]. Signs are compared, not the product, which
+    For complex entries the product is that of vectors in the plane, Re(Δ z̄). With Δ = −η u this is the paper's 1[u z >= 0]. Signs are compared, not the product, which
     would underflow; where Δ = 0 the parameter decays, as in the paper.
 
     Args:
@@ -40,7 +40,7 @@ def cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         Chen et al., *Cautious Weight Decay*, 2025, arXiv:2510.12402, Algorithm 1.
     """
     del grad
-    return jnp.sign(z) * jnp.sign(update) <= 0
+    return _product(jnp.sign(z), jnp.sign(update)) <= 0
 
 
 def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
@@ -68,7 +68,7 @@ def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.
         inequality.
     """
     del grad
-    return jnp.sign(z) * jnp.sign(update) < 0
+    return _product(jnp.sign(z), jnp.sign(update)) < 0
 
 
 def descent(axes: Axes = None) -> Gate:
@@ -150,7 +150,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
         lengths = norm(a, axes) * norm(b, axes)
         n = z.size / max(lengths.size, 1)
         orthogonal = jnp.abs(_inner(a, b, axes)) * n**0.5 < delta * lengths
-        return jnp.where(orthogonal | (lengths == 0), jnp.asarray(factor, z.dtype), 1)
+        return jnp.where(orthogonal | (lengths == 0), jnp.asarray(factor, lengths.dtype), 1)
 
     return gate
 
@@ -206,5 +206,10 @@ def _scaled(x: jax.Array, axes: Axes) -> jax.Array:
     return x / jnp.where(top > 0, top, 1)
 
 
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Re(āb), the product of real numbers and the inner product of complex ones in the plane."""
+    return jnp.real(jnp.conj(a) * b)
+
+
 def _inner(a: jax.Array, b: jax.Array, axes: Axes) -> jax.Array:
-    return jnp.sum(a * b, axis=checked_axes(axes, a), keepdims=True)
+    return jnp.sum(_product(a, b), axis=checked_axes(axes, a), keepdims=True)

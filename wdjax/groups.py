@@ -28,7 +28,10 @@ def check_axes(axes: Axes) -> None:
     """Raise unless the axes are None, an integer or a sequence of integers."""
     several = isinstance(axes, Sequence) and all(isinstance(axis, int) for axis in axes)
     if not (axes is None or isinstance(axes, int) or several):
-        raise TypeError(f"`axes` must be None, an axis or a sequence of axes; got {axes!r}.")
+        raise TypeError(
+            f"`axes` must be None, an axis or a sequence of axes; got {axes!r}. "
+            'Under optax.inject_hyperparams name it: static_args=("axes",).'
+        )
 
 
 def total(x: jax.Array, axes: Axes) -> jax.Array:

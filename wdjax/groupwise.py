@@ -10,8 +10,15 @@ import optax
 
 from wdjax import paths, schedules
 from wdjax.chains import check_place
-from wdjax.groups import Axes, along, checked_axes, norm
-from wdjax.leafwise import Params, check_widths, map_stateful, require_params, widened
+from wdjax.groups import Axes, along, check_axes, checked_axes, norm
+from wdjax.leafwise import (
+    Params,
+    check_widths,
+    map_stateful,
+    raw_gradients,
+    require_params,
+    widened,
+)
 from wdjax.rules import Rules, check_rules, resolve
 from wdjax.schedules import Strength
 
@@ -50,6 +57,7 @@ def lift(
     multipliers above 1, and `exact` says that θ + Δ⁺ must be reached exactly, which a Δ narrower
     than θ cannot express.
     """
+    check_axes(axes)
     for key in fractions:
         schedules.check_scalar(key, quantities[key], most=1)
     of_step = {key: schedules.as_schedule(value, key) for key, value in quantities.items()}
@@ -68,8 +76,9 @@ def lift(
         updates: Params, state: RadialState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, RadialState]:
         require_params(name, params)
+        multipliers = resolve(rules, params)
         if exact:
-            check_widths(name, updates, params)
+            check_widths(name, updates, params, multipliers)
         values = [schedule(state.count) for schedule in of_step.values()]
 
         def leaf(update: Any, param: Any, m: Any, kept: Any, grad: Any) -> Any:
@@ -79,9 +88,9 @@ def lift(
         treedef: Any = jax.tree.structure(params)
         columns = [jax.tree.leaves(tree) for tree in state.groups]
         rows = [tuple(column[i] for column in columns) for i in range(treedef.num_leaves)]
-        grads = extra_args.get("grad")
+        grads = raw_gradients(name, updates, params, extra_args.get("grad"))
         result, kept = map_stateful(
-            name, leaf, updates, params, resolve(rules, params), treedef.unflatten(rows), grads
+            name, leaf, updates, params, multipliers, treedef.unflatten(rows), grads
         )
         groups = tuple(
             jax.tree.map(lambda _, row, i=i: row[i], params, kept) for i in range(len(columns))

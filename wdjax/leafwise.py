@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from wdjax import paths
 
@@ -22,14 +23,15 @@ def map_leaves(
     """Map step(Δ, θ, m, *others) -> Δ⁺ over the leaves, in float32 or wider.
 
     A leaf whose update is None or whose multiplier is 0 stays as it is, bit for bit. The result
-    has the dtypes of `updates`. A tree that is None gives None to every step.
+    has the dtypes of `updates`, or of params where these are wider: an update in bfloat16 cannot
+    express what a step takes off a float32 weight. A tree that is None gives None to every step.
     """
 
     def leaf(update: Any, param: Any, m: Any, *others: Any) -> Any:
         if _is_left_alone(update, m):
             return update
         wide = (_wide(x) for x in others)
-        new = step(widened(update), widened(param), m, *wide).astype(update.dtype)
+        new = step(widened(update), widened(param), m, *wide).astype(_dtype(update, param))
         return _unless_off(m, new, update)
 
     treedef, rows = lined_up(name, updates, params, multipliers, *trees)
@@ -55,7 +57,8 @@ def map_stateful(
             return update, z
         wide = (_wide(x) for x in others)
         new, kept = step(widened(update), widened(param), m, z, *wide)
-        return _unless_off(m, new.astype(update.dtype), update), _unless_off(m, kept, z)
+        new = new.astype(_dtype(update, param))
+        return _unless_off(m, new, update), _unless_off(m, kept, z)
 
     treedef, rows = lined_up(name, updates, params, multipliers, state, *trees)
     pairs = [leaf(*row) for row in rows]
@@ -65,8 +68,35 @@ def map_stateful(
 def widened(x: Any) -> jax.Array:
     """Return x in float32, or in its own dtype where that is wider."""
     array = jnp.asarray(x)
-    wide: jax.Array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    is_narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    # promote_types knows no float8
+    dtype = jnp.float32 if is_narrow else jnp.promote_types(array.dtype, jnp.float32)
+    wide: jax.Array = array.astype(dtype)
     return wide
+
+
+def _dtype(update: Any, param: Any) -> Any:
+    return update.dtype if update.dtype.itemsize >= param.dtype.itemsize else param.dtype
+
+
+def raw_gradients(
+    name: str, updates: Params, params: Params, grads: Params | None
+) -> Params | None:
+    """Return the raw gradients of the leaves in `updates`, of which masks may hide some."""
+    if grads is None:
+        return None
+
+    def is_hole(node: Any) -> bool:
+        return node is None or isinstance(node, optax.MaskedNode)
+
+    try:
+        return jax.tree.map(lambda u, g: u if is_hole(u) else g, updates, grads, is_leaf=is_hole)
+    except ValueError:
+        lined_up(name, updates, params)  # where it is the updates that do not fit
+        raise ValueError(
+            f"`{name}` needs updates and `grad` of the same structure; "
+            f"{paths.structure_difference(updates, grads)}. Pass grad=grads, the raw gradients."
+        ) from None
 
 
 def require_params(name: str, params: Params | None) -> None:
@@ -78,10 +108,10 @@ def require_params(name: str, params: Params | None) -> None:
         )
 
 
-def check_widths(name: str, updates: Params, params: Params) -> None:
+def check_widths(name: str, updates: Params, params: Params, multipliers: Params) -> None:
     """Raise where an update is narrower than its parameter: θ + Δ could not reach a given point."""
-    for update, param in lined_up(name, updates, params)[1]:
-        if update is not None and jnp.promote_types(update.dtype, param.dtype) != update.dtype:
+    for update, param, m in lined_up(name, updates, params, multipliers)[1]:
+        if not _is_left_alone(update, m) and update.dtype != _dtype(update, param):
             raise TypeError(
                 f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
                 f"{param.dtype}, which cannot express the step to the proximal point. "

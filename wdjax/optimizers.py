@@ -34,7 +34,8 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
 
         weight_decay: λ >= 0; what it means is the law's business.
         law: (λ, η) -> s(t); default `lr_scaled`, s = λ η(t), as in PyTorch and Optax. For a law
-            with a peak: functools.partial(wdjax.schedule_scaled, peak=3e-4).
+            with a peak: functools.partial(wdjax.schedule_scaled, peak=3e-4). It must be given for
+            an optimiser that finds its step size itself, such as `optax.contrib.prodigy`.
         penalty: R, default `penalties.l2`.
         implicit: True takes the proximal form, for exact zeros.
         rules: which parameters; default `standard()`: matrices, not biases, norms, embeddings.
@@ -79,7 +80,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         learning_rate: Any,
         *args: Any,
         weight_decay: Strength,
-        law: Law | None = lr_scaled,
+        law: Law | None = None,
         penalty: Penalty = penalties.l2,
         implicit: bool = False,
         metric: str | None = None,
@@ -91,6 +92,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         _check_own_arguments(factory, own, args, kwargs)
         inner = factory(learning_rate, *args, **switched_off, **kwargs)
         _check_is_innermost(factory, inner)
+        _check_learning_rate(factory, own, law)
         strength = _strength(law or lr_scaled, weight_decay, learning_rate)
         _check_form(implicit, gate, metric)
         if implicit:
@@ -217,6 +219,18 @@ def _signature_of(factory: Factory) -> inspect.Signature:
     return inspect.signature(factory)
 
 
+def _check_learning_rate(
+    factory: Factory, own: dict[str, inspect.Parameter], law: Law | None
+) -> None:
+    """Refuse to scale decay by a learning rate that is no step size: 1 unless told otherwise."""
+    if law is None and next(iter(own.values())).default == 1.0:
+        raise TypeError(
+            f"`law` must be given to a decayed {_name(factory)}, which finds its step size itself: "
+            "with its learning rate of 1 the default law would take λ off in every step. Pass "
+            "law=wdjax.fixed with λ as that fraction, or law=wdjax.lr_scaled if you mean it."
+        )
+
+
 def _check_own_arguments(
     factory: Factory, own: dict[str, inspect.Parameter], args: Any, kwargs: dict[str, Any]
 ) -> None:
@@ -255,13 +269,10 @@ def _strength(law: Law, weight_decay: Strength, learning_rate: Any) -> Schedule:
 def _merged(
     own: dict[str, inspect.Parameter], decayed_factory: Callable[..., Any]
 ) -> inspect.Signature:
-    """Merge the two argument lists, for `help` and for `optax.inject_hyperparams`.
-
-    The latter takes every callable default for a schedule, so `law` shows None for `lr_scaled`.
-    """
+    """Merge the two argument lists, for `help` and for `optax.inject_hyperparams`."""
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     added = [
-        parameter.replace(default=None) if parameter.name == "law" else parameter
+        parameter
         for parameter in inspect.signature(decayed_factory).parameters.values()
         if parameter.kind is keyword_only
     ]

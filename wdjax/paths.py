@@ -103,17 +103,23 @@ def leaves(tree: Any) -> tuple[Leaf, ...]:
 def has_holes(tree: Any) -> bool:
     """Tell whether some leaves are hidden, as inside `optax.masked` and `optax.partition`.
 
+    `optax.tree_map_params` hides all of them.
+
     Args:
         tree: a pytree.
 
     Returns:
-        True if any node is an `optax.MaskedNode`.
+        True if any node is an `optax.MaskedNode`, or a placeholder for all parameters.
 
     Example:
         >>> has_holes({"kernel": 1.0, "bias": optax.MaskedNode()})
         True
     """
-    return bool(nodes(tree, lambda node: isinstance(node, optax.MaskedNode)))
+
+    def is_hole(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode) or type(node).__name__ == "_ParamsPlaceholder"
+
+    return bool(nodes(tree, is_hole))
 
 
 def nodes(tree: Any, is_wanted: Callable[[Any], bool]) -> list[Any]:

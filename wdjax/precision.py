@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdjax.chains import stands_in
 from wdjax.leafwise import Params, require_params, widened
 
 
@@ -62,6 +63,7 @@ def compensated(
         The optimizer for low-precision parameters. Costs a float32 residual per such leaf.
 
     Raises:
+        TypeError: at `init`, it stands inside of `optax.apply_if_finite`.
         ValueError: at `update`, `params` is missing.
 
     Example:
@@ -81,6 +83,7 @@ def compensated(
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> CompensatedState:
+        _check_is_outermost("compensated", params)
         # zeros_like, for it takes over the sharding of a leaf
         residual = jax.tree.map(
             lambda p: (
@@ -137,7 +140,8 @@ def stochastically_rounded(
         The optimizer for low-precision parameters. Its state adds a random key.
 
     Raises:
-        TypeError: `seed` is neither an integer nor a random key.
+        TypeError: `seed` is neither an integer nor a random key; at `init`, it stands inside of
+            `optax.apply_if_finite`.
         ValueError: at `update`, `params` is missing.
 
     Example:
@@ -158,6 +162,7 @@ def stochastically_rounded(
     kind = jax.random.key_impl(first)
 
     def init(params: Params) -> RoundedState:
+        _check_is_outermost("stochastically_rounded", params)
         return RoundedState(inner.init(jax.tree.map(_wide, params)), jax.random.key_data(first))
 
     def update(
@@ -181,6 +186,15 @@ def stochastically_rounded(
         return steps, RoundedState(inner_state, jax.random.key_data(later))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_is_outermost(name: str, params: Params) -> None:
+    """Refuse to stand in a wrapper that branches between these updates and narrower ones."""
+    if stands_in("apply_if_finite.<locals>.init") and any(map(_is_narrow, jax.tree.leaves(params))):
+        raise TypeError(
+            f"`{name}` must stand around optax.apply_if_finite, not inside of it: its updates of "
+            f"low-precision parameters are float32. Write wdjax.{name}(optax.apply_if_finite(...))."
+        )
 
 
 def _on_narrow(
@@ -221,6 +235,9 @@ def _float32(x: jax.Array) -> jax.Array:
 def _as_key(seed: Any) -> jax.Array:
     if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         return seed
+    if isinstance(seed, jax.Array) and seed.dtype == jnp.uint32 and seed.ndim == 1:
+        key: jax.Array = jax.random.wrap_key_data(seed)  # from jax.random.PRNGKey
+        return key
     is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if is_integer or (isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jnp.integer)):
         return jax.random.key(seed)

@@ -88,7 +88,7 @@ def resolve(rules: Rules, tree: Any) -> Any:
     rules = check_rules(rules)
     if stacking.is_stacked(tree):
         each = resolve(rules, stacking.described(tree))
-        return stacking.of_leaf(tree, jax.tree.leaves(each))
+        return stacking.of_leaf(tree, tree.layout.treedef.flatten_up_to(each))
     leaves, treedef = jax.tree.flatten(tree)
     decision = _decide(rules, tree, leaves, treedef)
     # the last one is for index -1

@@ -766,5 +766,6 @@ def check_values(
         bound = "finite and >= 0" if most == math.inf else f"in [0, {most:g}]"
         raise ValueError(
             f"`{name}` must be {bound} at every step; got {values[bad][0]:g} at step "
-            f"{counts[bad][0]}. Check the schedule, its arguments and the multipliers."
+            f"{counts[bad][0]}. Check the schedule, its arguments and the multipliers; steps up to "
+            "a million are looked at, so let it end at 0, as with jnp.maximum(0, ...)."
         )

@@ -278,7 +278,8 @@ def of_leaf(tree: Stacked, values: Sequence[Any]) -> Stacked:
     stacks = []
     for k, group in enumerate(tree.layout.members):
         own = [values[i] for i in group]
-        same = all(x is own[0] or (isinstance(x, float) and x == own[0]) for x in own)
+        # a float, or what a mask leaves in place of a leaf
+        same = all(x is own[0] or (isinstance(x, float | tuple) and x == own[0]) for x in own)
         stacks.append(own[0] if same else jnp.stack(own)[lax.axis_index(_axis_name(k))])
     return Stacked(tuple(stacks), tree.layout)
 

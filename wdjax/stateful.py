@@ -14,7 +14,7 @@ import optax
 from wdjax import groups, leafwise, paths, schedules
 from wdjax.chains import check_place
 from wdjax.groups import Axes
-from wdjax.leafwise import Params, is_off, map_stateful, require_params, widened
+from wdjax.leafwise import Params, is_off, map_stateful, raw_gradients, require_params, widened
 from wdjax.rules import Rules, check_rules, resolve
 from wdjax.schedules import Strength
 
@@ -68,7 +68,7 @@ def lift(
         updates: Params, state: AdaptiveState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, AdaptiveState]:
         require_params(name, params)
-        grads = extra_args.get("grad")
+        grads = raw_gradients(name, updates, params, extra_args.get("grad"))
         if needs_grads and grads is None:
             raise ValueError(
                 f"`{name}` needs the raw gradients; got no `grad`. "

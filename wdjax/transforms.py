@@ -20,7 +20,7 @@ import optax
 from wdjax import anchors, paths, penalties, schedules
 from wdjax.chains import check_place
 from wdjax.gates import Gate
-from wdjax.leafwise import Params, check_widths, map_leaves, require_params
+from wdjax.leafwise import Params, check_widths, map_leaves, raw_gradients, require_params
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, check_rules, resolve, standard
 from wdjax.schedules import Strength
@@ -285,10 +285,11 @@ def _lift(
 
         kept = target.advance(state.anchor, params)
         point = target.point(kept, params, extra_args)
-        grads = extra_args.get("grad") if gated else None
-        trees = multipliers(params), point, grads, _diagonal(metric, extra_args)
+        grads = raw_gradients(name, updates, params, extra_args.get("grad")) if gated else None
+        resolved = multipliers(params)
         if exact:
-            check_widths(name, updates, params)
+            check_widths(name, updates, params, resolved)
+        trees = resolved, point, grads, _diagonal(metric, extra_args)
         result = map_leaves(name, leaf, updates, params, *trees)
         return result, DecayState(optax.safe_increment(state.count), kept)
 

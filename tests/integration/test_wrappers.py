@@ -192,3 +192,100 @@ def test_a_mean_of_steps_that_is_skipped_does_not_decay():
         updates, state = optimizer.update(nans, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["kernel"], 2 * (1 - S) ** 2, rtol=1e-6)
+
+
+def test_apply_every_before_decay_is_refused():
+    chain = optax.chain(optax.sgd(0.1), optax.apply_every(4), wdjax.decay_weights(S))
+    with pytest.raises(
+        TypeError, match=r"inside of optax\.MultiSteps in place of optax\.apply_every"
+    ):
+        chain.init(PARAMS)
+
+
+def test_flatten_around_decay_by_names_is_refused():
+    with pytest.raises(TypeError, match=r"decay must stand outside of optax\.flatten"):
+        optax.flatten(decayed()).init(PARAMS)
+    outside = optax.chain(optax.flatten(optax.sgd(1.0)), wdjax.decay_weights(S))
+    params, _ = steps(outside, PARAMS, 1)
+    np.testing.assert_allclose(params["kernel"], 2 * (1 - S), rtol=1e-6)
+    everything = optax.flatten(wdjax.decay_weights(S, rules=(("**", 1.0),)))  # needs no names
+    params, _ = steps(everything, PARAMS, 1)
+    np.testing.assert_allclose(params["bias"], 2 * (1 - S), rtol=1e-6)
+
+
+def loss_fn(params, batch):
+    return jnp.mean(batch) * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    "decay",
+    [
+        wdjax.decay_weights(S, gate=wdjax.gates.cautious),
+        wdjax.decay_weights(S, gate=wdjax.gates.descent()),
+        wdjax.radial.hyperball(0.1),
+        wdjax.radial.norm_control(0.1),
+        wdjax.adaptive.with_grad(wdjax.adaptive.swd(S)),
+        wdjax.adaptive.spd(),
+    ],
+    ids=["cautious", "descent", "hyperball", "norm_control", "swd", "spd"],
+)
+def test_masks_may_hide_leaves_from_what_is_given_all_raw_gradients(decay):
+    chain = optax.chain(optax.sgd(0.1), decay)
+    labels = {"kernel": "decayed", "bias": "not"}
+    optimizers = (
+        chain,
+        optax.partition({"decayed": chain, "not": optax.sgd(0.1)}, labels),
+        optax.chain(optax.masked(optax.sgd(0.1), {"kernel": False, "bias": True}),
+                    optax.masked(chain, {"kernel": True, "bias": False})),
+    )  # fmt: skip
+    after = []
+    for optimizer in optimizers:
+        step = wdjax.make_train_step(loss_fn, optimizer)
+        state, _ = step(wdjax.TrainState.create(PARAMS, optimizer), jnp.ones(4))
+        after.append(state.params)
+    for params in after[1:]:
+        np.testing.assert_allclose(params["kernel"], after[0]["kernel"], rtol=1e-6)
+
+
+def test_raw_gradients_of_another_tree_are_named():
+    tx = wdjax.decay_weights(S, gate=wdjax.gates.descent())
+    with pytest.raises(ValueError, match=r"updates and `grad` of the same structure; .*bias"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS, grad={"kernel": PARAMS["kernel"]})
+
+
+def test_raw_gradients_in_multi_steps_are_the_mean_of_the_micro_batches():
+    chain = optax.chain(optax.sgd(0.1), wdjax.adaptive.swd(0.01))
+    optimizer = optax.MultiSteps(wdjax.adaptive.with_grad(chain), 2)
+    loss = lambda params, batch: jnp.mean(batch) * jnp.sum(params["kernel"])
+    step = wdjax.make_train_step(loss, optimizer)
+    state = wdjax.TrainState.create(PARAMS, optimizer)
+    for size in (1.0, 3.0):
+        state, _ = step(state, jnp.full(4, size))
+    plain = wdjax.adaptive.with_grad(chain)
+    mean = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.zeros(3)}
+    updates, _ = plain.update(mean, plain.init(PARAMS), PARAMS)
+    want = optax.apply_updates(PARAMS, updates)["kernel"]
+    np.testing.assert_allclose(state.params["kernel"], want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("own", [0.3, None])
+def test_tree_map_params_sees_moments_and_copies_whatever_the_rules(own):
+    rules = (("kernel", 0.5), *wdjax.standard())
+    anchor = None if own is None else jax.tree.map(lambda p: own * p, PARAMS)
+    optimizer = wdjax.decayed(optax.adam)(0.1, weight_decay=S, rules=rules, anchor=anchor)
+    state = optax.tree_map_params(optimizer, lambda m: m + 1, optimizer.init(PARAMS))
+    np.testing.assert_array_equal(optax.tree_utils.tree_get(state, "mu")["kernel"], 1.0)
+
+
+@pytest.mark.parametrize(
+    "wrap", [wdjax.compensated, lambda inner: wdjax.stochastically_rounded(inner, 0)]
+)
+def test_what_rounds_stands_around_apply_if_finite(wrap):
+    params = {"kernel": jnp.full((2, 3), 2.0, jnp.bfloat16)}
+    grads = {"kernel": jnp.full((2, 3), jnp.nan, jnp.bfloat16)}
+    with pytest.raises(TypeError, match=r"must stand around optax\.apply_if_finite"):
+        optax.apply_if_finite(wrap(decayed()), 3).init(params)
+    optax.apply_if_finite(wrap(decayed()), 3).init(PARAMS)  # float32: nothing is rounded
+    optimizer = wrap(optax.apply_if_finite(decayed(), 3))
+    after, _ = steps(optimizer, params, 1, grads)
+    np.testing.assert_array_equal(after["kernel"], params["kernel"])
