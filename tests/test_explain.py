@@ -372,7 +372,7 @@ def normalised(x):
     return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
 
-def digits_run(shuffled):
+def digits_run(shuffled, examples=None):
     """A network on digits, each layer normalised; `shuffled` is the share of random labels."""
     train, _ = wdjax.datasets.digits()
     rng = np.random.default_rng(0)
@@ -394,7 +394,7 @@ def digits_run(shuffled):
     optimizer = metrics.measured(wdjax.adamw(3e-3, weight_decay=0.3), per="leaf")
     step = wdjax.make_train_step(loss_fn, optimizer)
     state = wdjax.TrainState.create(params, optimizer)
-    data = {"x": train["x"], "y": labels}
+    data = {"x": train["x"][:examples], "y": labels[:examples]}
     _, history = wdjax.fit(step, state, data, steps=4_000, batch_size=16, progress=False)
     return explain(predicted(3e-3, 0.3, 4_000), metrics.series(history), dtype="bfloat16")
 
@@ -415,7 +415,7 @@ def test_digits_with_noisy_labels_settle_within_15_percent_of_the_prediction():
 @pytest.mark.slow  # 4,000 steps of a real network
 def test_digits_learnt_by_heart_are_far_from_the_prediction_and_the_report_says_why():
     pytest.importorskip("sklearn")
-    found = digits_run(shuffled=0.0)
+    found = digits_run(shuffled=0.0, examples=300)  # few: the loss goes to 0 on every machine
     for sentences_ in found.sentences.values():
         assert any("gradients get smaller" in sentence for sentence in sentences_)
 

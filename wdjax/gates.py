@@ -21,8 +21,9 @@ def cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
 
         φ = 1[Δ z <= 0]
 
-    For complex entries the product is that of vectors in the plane, Re(Δ z̄). With Δ = −η u this is the paper's 1[u z >= 0]. Signs are compared, not the product, which
-    would underflow; where Δ = 0 the parameter decays, as in the paper.
+    For complex entries the product is that of vectors in the plane, Re(Δ z̄). With Δ = −η u this
+    is the paper's 1[u z >= 0]. Signs are compared, not the product, which would underflow; where
+    Δ = 0 the parameter decays, as in the paper.
 
     Args:
         z: θ, or θ − a with an anchor; any shape.
