@@ -40,6 +40,13 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_another_split(row):
     assert not np.array_equal(first.train["y"], other.train["y"])
 
 
+def test_a_seed_below_zero_or_not_whole_is_refused(row):
+    with pytest.raises(ValueError, match=r"`seed` must be a whole number >= 0; got -1\."):
+        row[0](-1)
+    with pytest.raises(TypeError, match=r"`seed` must be a whole number >= 0; got 0\.5"):
+        row[0](seed=0.5)
+
+
 def test_linear_scatters_around_the_documented_line():
     train, test = datasets.linear(seed=0)
     x = np.concatenate([train["x"], test["x"]])[:, 0].astype(np.float64)

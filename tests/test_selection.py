@@ -138,6 +138,13 @@ def test_no_decay_at_all_is_no_edge_and_neither_is_a_single_value():
     assert sweeps.select(result([[1.0], [2.0]], hparams)).edge == ()
 
 
+def test_zero_as_the_largest_of_logarithms_is_an_edge():
+    scores = np.array([3.0, 2.0, 1.0])[:, None] + np.zeros(2)
+    with pytest.warns(UserWarning, match="at the edge of what was tried for log10_weight_decay"):
+        found = sweeps.select(result(scores, {"log10_weight_decay": np.array([-2.0, -1.0, 0.0])}))
+    assert found.edge == ("log10_weight_decay",)
+
+
 def test_a_function_chooses_as_it_likes_among_what_converged():
     broken = SCORES.copy()
     broken[0, 0] = np.nan
@@ -199,6 +206,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
         sweeps.select(result(hparams={"a": STRENGTHS}), "1se")
     with pytest.raises(ValueError, match=r"`prefer` must give one number for each of the 4"):
         sweeps.select(result(), prefer=lambda hparams: [1.0])
+    with pytest.raises(ValueError, match=r"`prefer` must give numbers .* got nan for row 2"):
+        sweeps.select(result(), "1se", prefer=lambda hparams: [0.0, 1.0, np.nan, 3.0])
     with pytest.raises(ValueError, match=r"`name` must be one of the hyperparameters"):
         sweeps.validation_curve(result(), "lam")
     with pytest.raises(ValueError, match=r"`name` must be a hyperparameter with one number"):

@@ -1,5 +1,7 @@
 """Sweeps against runs one by one, exact ridge and NumPy; chunks, devices, interruption."""
 
+import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -664,7 +666,84 @@ def test_refitting_with_a_step_of_ones_own_returns_its_carry():
     assert float(carry) == 60.0
 
 
+# Random keys in the carry.
+
+
+def noisy_step(carry, batch, h):
+    """Dropout of inputs by a key that the carry brings along."""
+    params, key = carry
+    key, now = jax.random.split(key)
+    kept = batch.data["x"] * jax.random.bernoulli(now, 0.5, batch.data["x"].shape)
+    grads = jax.grad(half_square)(params, batch.data | {"x": kept}, batch.weights)
+    return jax.tree.map(lambda p, g: p - h["learning_rate"] * g, params, grads), key
+
+
+NOISY = {
+    "init": lambda key: (init(key), key),
+    "metric": lambda carry, data, weights: half_square(carry[0], data, weights),
+}
+
+
+def test_random_keys_in_the_carry_are_kept_and_go_to_a_folder_and_back(tmp_path):
+    rates = sweeps.grid(learning_rate=[0.01, 0.02, 0.05])
+    options = {"loss": None, "keep_params": True, "seeds": 2, "folder": tmp_path, "chunk": 2}
+    found, again = (run(noisy_step, rates, **NOISY, **options) for _ in range(2))
+    params, keys = found.params
+    assert params["kernel"].shape == (3, 4, 2, 6)
+    assert keys.shape == (3, 4, 2)
+    expected = jax.random.key(1)
+    for _ in range(3 * 3):  # epochs of three batches
+        expected = jax.random.split(expected)[0]
+    assert bool((keys[:, :, 1] == expected).all())
+    assert bool((again.params[1] == keys).all())
+
+
+def test_random_keys_in_the_carry_go_on_from_rung_to_rung():
+    rates = sweeps.grid(learning_rate=[0.01, 0.02, 0.05, 0.1])
+    options = {"folds": sweeps.kfold(30, 4), "batch_size": 8}
+    halving = sweeps.successive_halving(
+        noisy_step, rates, DATA, epochs=4, eta=2, rungs=2, **NOISY, **options
+    )
+    full = run(noisy_step, rates, epochs=4, loss=None, **NOISY)
+    np.testing.assert_allclose(halving.final.val, full.val[halving.rows[-1]], rtol=1e-6)
+    chosen = sweeps.Selection(0, {"learning_rate": 0.1}, 2, 0, *([None] * 3), (), 0)
+    _, key = sweeps.refit(noisy_step, chosen, DATA, init=NOISY["init"], batch_size=None)
+    assert bool(key == jax.random.split(jax.random.split(jax.random.key(0))[0])[0])
+
+
 # Bad input.
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "opt_state"],
+    meta_fields=["update"],
+)
+@dataclasses.dataclass
+class Kept:
+    """What Flax's TrainState is: a carry with the optimizer's function in it."""
+
+    params: object
+    opt_state: object
+    update: object
+
+
+def keeping(key, h):
+    optimizer = l2_sgd(h)
+    return Kept(init(key), optimizer.init(init(key)), optimizer.update)
+
+
+def kept_step(carry, batch, h):
+    grads = jax.grad(half_square)(carry.params, batch.data, batch.weights)
+    updates, opt_state = carry.update(grads, carry.opt_state, carry.params)
+    params = optax.apply_updates(carry.params, updates)
+    return dataclasses.replace(carry, params=params, opt_state=opt_state)
+
+
+def _with(value, row=(4, 2)):
+    broken = DATA["x"].astype(np.float64)
+    broken[row] = value
+    return DATA | {"x": broken}
 
 
 def _swap(**options):
@@ -753,6 +832,14 @@ BAD = {
         ValueError,
         r"`strength` must be .* got -0.5",
     ),
+    "negative λ in a vector": (
+        _swap(
+            build=lambda h: wdjax.add_decayed_weights(h["lam"][1]),
+            hparams={"lam": np.array([[0.1, 0.3], [0.2, -0.5], [0.0, 0.2]])},
+        ),
+        ValueError,
+        r"`strength` must be .* got -0.5",
+    ),
     "nothing built": (
         _swap(build=lambda h: None),
         TypeError,
@@ -768,6 +855,13 @@ BAD = {
         _swap(build=branching),
         TypeError,
         r"`build` must not branch on a hyperparameter",
+    ),
+    "a carry that keeps its optimizer": (
+        lambda: run(
+            kept_step, init=keeping, metric=lambda c, d, w: half_square(c.params, d, w)
+        ),
+        TypeError,
+        r"a traced hyperparameter must not be kept .*TrainState.create\(tx=build\(h\)\)",
     ),
     "params for init": (
         _swap(init={"kernel": np.zeros(6)}),
@@ -805,6 +899,16 @@ BAD = {
         TypeError,
         r"`data` must hold arrays only; got float at 'y'",
     ),
+    "missing values": (
+        _swap(data=_with(np.nan)),
+        ValueError,
+        r"`data` must be finite; got nan in 'x' at \[4, 2\], and 1 in all",
+    ),
+    "too large for float32": (
+        _swap(data=_with(1e300)),
+        ValueError,
+        r"`data` must be finite; got inf in 'x' at \[4, 2\]",
+    ),
     "folds of other data": (
         _swap(folds=sweeps.kfold(40, 4)),
         ValueError,
@@ -821,6 +925,20 @@ BAD = {
     "evals": (_swap(evals=4), ValueError, r"`evals` must be at most `epochs`, 3; got 4"),
     "seeds": (_swap(seeds=[]), ValueError, r"`seeds` must be a number >= 1 or a list"),
     "negative seed": (_swap(seeds=[-1]), ValueError, r"`seeds` must be a number >= 1 or a list"),
+    "half a seed": (_swap(seeds=[0.5, 1.7]), ValueError, r"`seeds` must be .* got \[0.5, 1.7\]"),
+    "a seed of random draws": (
+        lambda: sweeps.random(3, -1, weight_decay=[0.1]),
+        ValueError,
+        r"`seed` must be a whole number >= 0; got -1",
+    ),
+    "a seed to refit": (
+        lambda: sweeps.refit(
+            l2_sgd, sweeps.Selection(0, {"weight_decay": 0.1}, 2, 0, *([None] * 3), (), 0), DATA,
+            init=init, loss=half_square, batch_size=8, seed=-1,
+        ),
+        ValueError,
+        r"`seed` must be a whole number >= 0; got -1",
+    ),
     "chunk": (_swap(chunk=0), ValueError, r"`chunk` must be a whole number >= 1; got 0"),
     "devices": (_swap(devices=[]), ValueError, r"`devices` must have at least one device"),
 }  # fmt: skip
@@ -849,6 +967,21 @@ def test_halving_refuses_what_cannot_be_halved(options, message):
         sweeps.successive_halving(
             l2_sgd, hparams, DATA, init=init, loss=half_square, **(defaults | options)
         )
+
+
+def test_a_branch_on_a_hyperparameter_is_explained_wherever_a_program_is_traced(tmp_path):
+    hparams, options = sweeps.grid(weight_decay=[0.01, 0.1]), {"init": init, "loss": half_square}
+    halved = {"folds": sweeps.kfold(30, 4), "epochs": 2, "eta": 2, "rungs": 2}
+    chosen = sweeps.Selection(0, {"weight_decay": 0.1}, 2, 0, *([None] * 3), (), 0)
+    for traced in (
+        lambda: run(branching, hparams, folder=tmp_path),
+        lambda: sweeps.successive_halving(
+            branching, hparams, DATA, batch_size=8, **halved, **options
+        ),
+        lambda: sweeps.refit(branching, chosen, DATA, batch_size=8, **options),
+    ):
+        with pytest.raises(TypeError, match="`build` must not branch on a hyperparameter"):
+            traced()
 
 
 def test_an_error_while_building_says_which_configuration():

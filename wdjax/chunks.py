@@ -72,7 +72,8 @@ def run(
         return part, onward, shared
 
     def lowered(size: int) -> Any:
-        return _lowered(job, mesh, *arguments(np.zeros(1, int), size))
+        with explained():  # the program is remembered: with the same shapes it only runs
+            return runs.train.lower(job, mesh, *arguments(np.zeros(1, int), size))
 
     size = _size(count, 1 if mesh is None else mesh.size, most, lowered, _budget(mesh))
     kinds, tree = jax.tree.flatten(lowered(size).out_info)
@@ -146,6 +147,38 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
 
 
 @contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Say what to do about a traced hyperparameter where JAX says what a tracer is.
+
+    Yields:
+        Nothing; programs are traced inside.
+
+    Raises:
+        TypeError: a function branches on a hyperparameter, or keeps one for later.
+
+    Example:
+        >>> with explained():
+        ...     jax.jit(lambda h: 1.0 if h > 0.0 else 2.0)(1.0)
+        Traceback (most recent call last):
+        TypeError: `build` must not branch on a hyperparameter, nor make a Python number of it: ...
+    """
+    try:
+        yield
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            "`build` must not branch on a hyperparameter, nor make a Python number of it: it is "
+            "traced. Many of Optax's schedules do; use wdjax.inverse_sqrt, wdjax.geometric, "
+            "wdjax.schedules.warmed_up, cosine_ramp or linear_ramp, or jnp.where."
+        ) from error
+    except jax.errors.UnexpectedTracerError as error:
+        raise TypeError(
+            "a traced hyperparameter must not be kept in a function that is called later, such as "
+            "the optimizer in Flax's TrainState.create(tx=build(h)). Put arrays only into the "
+            "carry, params and opt_state, and call build(h) in the step."
+        ) from error
+
+
+@contextlib.contextmanager
 def reporting(progress: bool | None, count: int) -> Iterator[Callable[[int], object]]:
     """Give a function that moves a progress bar, or does nothing.
 
@@ -187,18 +220,6 @@ def _size(
     most = width * max(1, most // width)
     pieces = -(-count // most)
     return width * -(-count // (width * pieces))
-
-
-def _lowered(job: Job, mesh: Mesh | None, *arguments: Any) -> Any:
-    """Trace; the program is remembered, so `runs.train` with the same shapes only runs it."""
-    try:
-        return runs.train.lower(job, mesh, *arguments)
-    except jax.errors.ConcretizationTypeError as error:
-        raise TypeError(
-            "`build` must not branch on a hyperparameter, nor make a Python number of it: it is "
-            "traced. Many of Optax's schedules do; use wdjax.inverse_sqrt, wdjax.geometric, "
-            "wdjax.schedules.warmed_up, cosine_ramp or linear_ramp, or jnp.where."
-        ) from error
 
 
 def _memory(compiled: Any) -> int:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wdjax.folds import check_seed
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 TRAIN_FRACTION = 0.8
@@ -45,7 +47,7 @@ def linear(seed: int = 0) -> Dataset:
         >>> train["x"].shape, train["y"].shape, test["x"].shape
         ((80, 1), (80,), (20, 1))
     """
-    generator = np.random.default_rng(seed)
+    generator = _generator(seed)
     x = generator.uniform(-1.0, 1.0, size=(100, 1))
     y = 3.0 * x[:, 0] + 5.0 + generator.normal(scale=0.5, size=100)
     return _split(x.astype(np.float32), y.astype(np.float32), generator)
@@ -77,7 +79,7 @@ def diabetes(seed: int = 0) -> Dataset:
         2004, table 1; arXiv:math/0406456.
     """
     x, y = _sklearn_datasets().load_diabetes(return_X_y=True, scaled=False)
-    train, test = _split(x, y, np.random.default_rng(seed))
+    train, test = _split(x, y, _generator(seed))
     return _standardised(Dataset(train, test), entries=("x", "y"))
 
 
@@ -106,8 +108,13 @@ def digits(seed: int = 0) -> Dataset:
         Repository, 1998, doi:10.24432/C50P49 (its test part).
     """
     x, y = _sklearn_datasets().load_digits(return_X_y=True)
-    train, test = _split(x, y.astype(np.int32), np.random.default_rng(seed))
+    train, test = _split(x, y.astype(np.int32), _generator(seed))
     return _standardised(Dataset(train, test), entries=("x",))
+
+
+def _generator(seed: int) -> np.random.Generator:
+    check_seed("seed", seed)
+    return np.random.default_rng(seed)
 
 
 def _split(x: Any, y: Any, generator: np.random.Generator) -> Dataset:

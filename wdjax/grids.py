@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from wdjax.folds import check_seed
 from wdjax.paths import listed
 from wdjax.training import check_whole, kind_of, named_leaves
 
@@ -91,8 +92,8 @@ def random(n: int, seed: int = 0, /, **spaces: Space) -> dict[str, Array]:
         name -> (C,) array.
 
     Raises:
-        TypeError: a space is neither of the three, or `n` is not whole.
-        ValueError: there is no space, or one is empty or of the wrong length.
+        TypeError: a space is neither of the three, or `n` or `seed` is not whole.
+        ValueError: there is no space, one is empty or of the wrong length, or `seed` is negative.
 
     Example:
         >>> draw = random(100, 7, weight_decay=(1e-4, 1.0), momentum=[0.0, 0.9])
@@ -103,6 +104,7 @@ def random(n: int, seed: int = 0, /, **spaces: Space) -> dict[str, Array]:
         Bergstra and Bengio, *Random Search for Hyper-Parameter Optimization*, JMLR 13, 2012.
     """
     check_whole("n", n)
+    check_seed("seed", seed)
     if not spaces:
         raise ValueError(
             "`spaces` must name at least one hyperparameter, as in "

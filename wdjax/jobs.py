@@ -154,12 +154,11 @@ def is_build(build: Callable[..., Any]) -> bool:
 def _try_build(build: Callable[..., Any], hparams: PyTree) -> None:
     """Build with Python numbers, as the checks in transformations do not see traced ones.
 
-    The extremes of every hyperparameter stand for all.
+    The extremes of every number in the hyperparameters stand for all.
     """
     leaves = [np.asarray(x) for x in jax.tree.leaves(hparams)]
-    scalars = [x for x in leaves if x.ndim == 1]
-    extremes = {int(i) for x in scalars for i in (x.argmin(), x.argmax())} or {0}
-    for index in sorted(extremes):
+    extremes = [np.ravel([x.argmin(axis=0), x.argmax(axis=0)]) for x in leaves]
+    for index in np.unique(np.concatenate([[0], *extremes])).tolist():
         h = row(hparams, index)
         try:
             optimizer = build(h)

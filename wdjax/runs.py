@@ -5,6 +5,7 @@ once for all configurations. Tables of rows are drawn on the host, because a shu
 program takes longer to compile than most sweeps take to run.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class Trained(NamedTuple):
 
     Args:
         scores: (K, S, C, 2, R), the metric on the validation and on the training parts.
-        carry: (K, S, C, ...) the last carries, or None.
+        carry: (K, S, C, ...) the last carries, `packed`, or None.
 
     Example:
         >>> Trained(np.array([[0.1], [0.2]]), None).train
@@ -72,6 +73,57 @@ class Trained(NamedTuple):
         return self.scores[..., 1, :]
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["numbers"], meta_fields=["impl"])
+@dataclasses.dataclass
+class _Key:
+    """What a typed random key is made of: NumPy knows no keys, and files neither."""
+
+    numbers: Any
+    impl: Any
+
+
+def packed(carry: PyTree) -> PyTree:
+    """Replace typed random keys by their numbers, so that a carry can leave the device.
+
+    Args:
+        carry: any pytree of arrays.
+
+    Returns:
+        The same with plain arrays only; `unpacked` undoes it.
+
+    Example:
+        >>> unpacked(jax.tree.map(np.asarray, packed(jax.random.key(3))))
+        Array((), dtype=key<fry>) overlaying:
+        [0 3]
+    """
+
+    def pack(x: Any) -> Any:
+        is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+        return _Key(jax.random.key_data(x), jax.random.key_impl(x)) if is_key else x
+
+    return jax.tree.map(pack, carry)
+
+
+def unpacked(carry: PyTree) -> PyTree:
+    """Make random keys of their numbers again.
+
+    Args:
+        carry: from `packed`.
+
+    Returns:
+        What was packed.
+
+    Example:
+        >>> unpacked(packed((1.0, jax.random.key(3))))[1] == jax.random.key(3)
+        Array(True, dtype=bool)
+    """
+
+    def unpack(x: Any) -> Any:
+        return jax.random.wrap_key_data(x.numbers, impl=x.impl) if isinstance(x, _Key) else x
+
+    return jax.tree.map(unpack, carry, is_leaf=lambda x: isinstance(x, _Key))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
     """Train and evaluate C configurations on K folds with S seeds.
@@ -80,7 +132,7 @@ def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: S
         job: the functions.
         mesh: one axis "sweep" over which configurations are spread, or None for one device.
         hparams: a pytree of arrays (C, ...); the mesh divides C.
-        carry: (K, S, C, ...) where to go on, or None to start.
+        carry: (K, S, C, ...) where to go on, `packed`, or None to start.
         shared: data, folds and tables.
 
     Returns:
@@ -139,13 +191,12 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
         carry = lax.fori_loop(*ends, step, carry)
         return carry, measure_all(carry, shared.weights)
 
-    if carry is None:
-        carry = _begin(job, hparams, shared)
+    carry = _begin(job, hparams, shared) if carry is None else unpacked(carry)
     if len(shared.spans[0]) == 1:  # no loop around it: that would take longer to compile
         carry, only = span(carry, (shared.spans[0][0], shared.spans[1][0]))
-        return Trained(only[..., None], carry if job.keep else None)
+        return Trained(only[..., None], packed(carry) if job.keep else None)
     carry, scores = lax.scan(span, carry, shared.spans)
-    return Trained(jnp.moveaxis(scores, 0, -1), carry if job.keep else None)
+    return Trained(jnp.moveaxis(scores, 0, -1), packed(carry) if job.keep else None)
 
 
 def _batch(gaps: Gaps, data: PyTree, rows: jax.Array) -> Batch:
@@ -190,7 +241,7 @@ def begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
         shared: for the numbers of folds and seeds.
 
     Returns:
-        (K, S, C, ...) carries.
+        (K, S, C, ...) carries, `packed`.
 
     Example:
         >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, Gaps.SHORT)
@@ -198,7 +249,7 @@ def begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
         >>> begin(job, jnp.arange(3.0), shared).shape
         (2, 1, 3)
     """
-    return _begin(job, hparams, shared)
+    return packed(_begin(job, hparams, shared))
 
 
 # What the program is fed.

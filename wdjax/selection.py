@@ -135,7 +135,7 @@ def select(
     Raises:
         TypeError: a function returned no whole number.
         ValueError: an unknown rule, name or `at`; every configuration diverged; a 1-SE rule with a
-            single fold.
+            single fold; `prefer` gave NaN.
 
     Warns:
         UserWarning: the chosen or best value of a hyperparameter is at the edge of what was tried.
@@ -343,6 +343,11 @@ def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -
                 f"`prefer` must give one number for each of the {count} "
                 f"configurations; got shape {more.shape}."
             )
+        if np.isnan(more).any():
+            raise ValueError(
+                f"`prefer` must give numbers that can be compared; got nan for row "
+                f"{np.isnan(more).argmax()}."
+            )
         return more
     if prefer == "weight_decay" and prefer not in dict(named_leaves(hparams)) and not needed:
         return np.zeros(count)
@@ -361,7 +366,8 @@ def _edges(hparams: PyTree, rows: set[int]) -> tuple[str, ...]:
         values = np.asarray(leaf)
         if values.ndim != 1 or values.dtype == bool or values.min() == values.max():
             continue
-        ends = {float(values.min()), float(values.max())} - {0.0}  # nothing is smaller than none
+        # at 0 as the least there is no edge: nothing is smaller than none
+        ends = {float(values.min())} - {0.0} | {float(values.max())}
         if any(float(values[i]) in ends for i in rows):
             names.append(name)
     return tuple(names)

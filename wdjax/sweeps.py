@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax import chunks, runs
-from wdjax.folds import Folds, check_folds, holdout, kfold, time_folds
+from wdjax.folds import Folds, check_data, check_folds, check_seed, holdout, kfold, time_folds
 from wdjax.grids import check_hparams, grid, log_grid, random
 from wdjax.jobs import Gaps, Job, is_build, make_job
-from wdjax.paths import listed
 from wdjax.results import Store, SweepResult, fingerprints
 from wdjax.selection import (
     Curve,
@@ -27,7 +26,7 @@ from wdjax.selection import (
     table,
     validation_curve,
 )
-from wdjax.training import check_whole, common_axis, kind_of, named_leaves
+from wdjax.training import check_whole
 
 __all__ = [
     "Curve",
@@ -112,7 +111,7 @@ def sweep(
             `step(carry, batch, h)` -> carry, with `batch.data` and `batch.weights`; told apart by
             how many arguments it needs, one or three.
         hparams: what to sweep, a pytree of arrays with C rows, from `grid` or `random`.
-        data: a pytree of arrays with N rows.
+        data: a pytree of arrays with N rows, finite.
         init: `init(key)` or `init(key, h)` -> parameters; the carry, for a step of your own.
         loss: `loss(params, data, weights)` -> scalar, without the penalty. The weights (B,) are 1
             for an example and 0 for what fills up a batch, so take weighted means,
@@ -137,13 +136,15 @@ def sweep(
             takes more than a second.
 
     Returns:
-        The `SweepResult`, as NumPy arrays. The result for a configuration is the same, up to
-        rounding, whatever else is swept and however it is cut into chunks.
+        The `SweepResult`, as NumPy arrays; random keys in `params` stay keys. The result for a
+        configuration is the same, up to rounding, whatever else is swept and however it is cut into
+        chunks.
 
     Raises:
         TypeError: a function has the wrong arguments, returns the wrong kind, or branches on a
-            hyperparameter.
-        ValueError: hyperparameters, data and folds do not fit; a number is out of range.
+            hyperparameter or keeps it for later.
+        ValueError: hyperparameters, data and folds do not fit; the data are not finite; a number is
+            out of range.
 
     Example:
         >>> import optax
@@ -166,7 +167,7 @@ def sweep(
                [0.  , 0.  ]], dtype=float32)
     """
     count = check_hparams(hparams)
-    check_folds(folds, _check_data(data))
+    check_folds(folds, check_data("data", data))
     gaps = _check_batches(folds, epochs, batch_size)
     job = make_job(build, init, loss, metric, hparams, keep=keep_params, gaps=gaps)
     check_whole("evals", evals)
@@ -188,7 +189,8 @@ def sweep(
     store = _store(folder, job, hparams, shared)
     with chunks.reporting(progress, count) as report:
         found = chunks.run(job, hparams, shared, mesh=mesh, most=chunk, store=store, report=report)
-    params = found.carry.params if keep_params and is_build(build) else found.carry
+    carry = runs.unpacked(found.carry)
+    params = carry.params if keep_params and is_build(build) else carry
     return SweepResult(hparams, found.val, found.train, when, params, _repeats(folds))
 
 
@@ -267,7 +269,7 @@ def successive_halving(
     """
     count = check_hparams(hparams)
     _check_rungs(count, epochs, eta, rungs)
-    check_folds(folds, _check_data(data))
+    check_folds(folds, check_data("data", data))
     gaps = _check_batches(folds, epochs, batch_size)
     job = make_job(build, init, loss, metric, hparams, keep=True, gaps=gaps)
     shrink = [eta ** (rungs - 1 - r) for r in range(rungs)]
@@ -283,7 +285,8 @@ def successive_halving(
         shuffle=shuffle,
         mesh=mesh,
     )
-    carry = runs.begin(job, jax.tree.map(jnp.asarray, hparams), shared)
+    with chunks.explained():
+        carry = runs.begin(job, jax.tree.map(jnp.asarray, hparams), shared)
     carry = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 2, 0), carry)
     rows = np.arange(count)
     results, kept = [], []
@@ -348,8 +351,9 @@ def refit(
     """
     hparams = jax.tree.map(lambda x: np.asarray(x)[None], selection.hparams)
     check_hparams(hparams)
+    check_seed("seed", seed)
     epochs = selection.epoch if epochs is None else epochs
-    rows = np.arange(_check_data(data), dtype=np.int32)[None]
+    rows = np.arange(check_data("data", data), dtype=np.int32)[None]
     nothing = np.zeros((1, 1), np.int32)
     folds = Folds(rows, np.ones(rows.shape, np.float32), nothing, nothing.astype(np.float32))
     gaps = _check_batches(folds, epochs, batch_size)
@@ -363,18 +367,21 @@ def refit(
         shuffle=shuffle,
         mesh=None,
     )
-    trained = runs.train(job, None, jax.tree.map(jnp.asarray, hparams), None, shared)
-    carry = trained.carry.params if is_build(build) else trained.carry
-    return jax.tree.map(lambda x: x[0, 0, 0], carry)
+    with chunks.explained():
+        trained = runs.train(job, None, jax.tree.map(jnp.asarray, hparams), None, shared)
+    carry = runs.unpacked(jax.tree.map(lambda x: x[0, 0, 0], trained.carry))
+    return carry.params if is_build(build) else carry
 
 
 def _store(folder: Any, job: Job, hparams: PyTree, shared: runs.Shared) -> Store | None:
     if folder is None:
         return None
     one = jax.tree.map(jnp.asarray, chunks.take(hparams, np.zeros(1, int)))
+    with chunks.explained():
+        program = runs.train.lower(job, None, one, None, shared).as_text()
     parts = {
         "hparams": jax.tree.map(np.asarray, hparams),
-        "functions": runs.train.lower(job, None, one, None, shared).as_text(),
+        "functions": program,
         "data": shared.data,
         "folds": shared.weights,
         "epochs or evals": shared.spans,
@@ -390,13 +397,6 @@ def _ranked(val: Array) -> Array:
 
 
 # Checks.
-
-
-def _check_data(data: PyTree) -> int:
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(data) if not _is_array(x)]
-    if wrong:
-        raise TypeError(f"`data` must hold arrays only; got {listed(wrong)}.")
-    return common_axis("data", data)
 
 
 def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> Gaps:
@@ -435,19 +435,15 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     if isinstance(seeds, int | np.integer):
         check_whole("seeds", seeds)
         return list(range(int(seeds)))
-    chosen = [int(seed) for seed in seeds]
-    if not chosen or min(chosen) < 0:
+    chosen = np.asarray(seeds)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or chosen.size == 0 or chosen.min() < 0:
         raise ValueError(f"`seeds` must be a number >= 1 or a list of ints >= 0; got {seeds!r}.")
-    return chosen
+    return list(map(int, chosen))
 
 
 def _repeats(folds: Folds) -> int:
     rows = folds.val[folds.val_weights > 0]
     return max(1, round(len(rows) / len(np.unique(rows))))
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, np.ndarray | jax.Array)
 
 
 def _no_metric(carry: PyTree, data: PyTree, weights: Any) -> jax.Array:
