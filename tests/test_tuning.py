@@ -122,7 +122,9 @@ def test_a_validation_loss_that_is_not_finite_teaches_nothing():
     params = tree(0, np.float32)
     before = tx.init(params)
     updates, after = tx.update(tree(1, np.float32), before, params)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((updates, after)))
+    assert np.isnan(after.hypergradient[1])  # there to be seen
+    rest = updates, after._replace(hypergradient=0.0)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(rest))
     np.testing.assert_array_equal(after.log_weight_decay, before.log_weight_decay)
     for old, new in zip(*map(jax.tree.leaves, (before.opt_state, after.opt_state)), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -378,6 +380,25 @@ def test_bad_functions_and_data_are_refused_when_built():
         hyper_decay(0.1, val_loss, {"x": np.ones(3), "y": np.ones(4)})
     with pytest.raises(ValueError, match="`strength` must be a finite number >= 0"):
         hyper_decay(-0.1, val_loss, validation())
+    broken = validation()
+    broken["x"][7, 1] = np.nan
+    with pytest.raises(ValueError, match=r"`val_data` must be finite; got nan in 'x' at \[7, 1\]"):
+        hyper_decay(0.1, val_loss, broken)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"bounds": 1.0}, r"`bounds` must be two numbers, \(smallest, largest\); got 1.0"),
+        ({"bounds": (0.1, 0.2, 0.3)}, r"`bounds` must be two numbers"),
+        ({"init": np.array([0.1, 0.2])}, r"`init` must be one number .* got array"),
+        ({"init": "0.1"}, r"`init` must be one number .* got '0.1'"),
+        ({"hyper_optimizer": 0.1}, r"`hyper_optimizer` must be an Optax optimizer.* got 0.1"),
+    ],
+)
+def test_options_of_another_kind_are_refused_when_built(options, match):
+    with pytest.raises(TypeError, match=match):
+        hyper_decay(0.1, val_loss, validation(), **options)
 
 
 def test_a_strength_that_would_flip_signs_at_the_largest_lambda_is_refused():

@@ -19,6 +19,7 @@ from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
 from wdjax.chains import check_place
+from wdjax.folds import check_finite
 from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
 from wdjax.paths import listed, nodes
 from wdjax.penalties import Penalty, l2
@@ -39,7 +40,8 @@ class HyperDecayState(NamedTuple):
     Attributes:
         count: int32 scalar, steps taken.
         log_weight_decay: (R,) float32, log λ; exp of it is what a log should show.
-        hypergradient: (R,) float32, the last ∂L_val/∂log λ.
+        hypergradient: (R,) float32, the last ∂L_val/∂log λ; not finite where λ stayed because
+            nothing could be learnt.
         opt_state: the state of the optimiser of log λ.
     """
 
@@ -82,8 +84,8 @@ def hyper_decay(
         strength: s(t) >= 0 for λ = 1: `wdjax.lr_scaled(1.0, learning_rate)` for λ as PyTorch's
             AdamW means it. A number, schedule or traced scalar.
         val_loss: `val_loss(params, batch)` -> scalar, without penalty, dropout or augmentation.
-        val_data: a pytree of arrays with a leading axis of N examples that training never sees.
-            They become constants of the compiled program.
+        val_data: a pytree of arrays with a leading axis of N examples that training never sees,
+            finite. They become constants of the compiled program.
         penalty: R, with a gradient.
         rules: (selector, multiplier) pairs that give the groups and, inside them, m; first match
             wins. A rule with multiplier 0 never decays; the default has one λ for all weights.
@@ -100,9 +102,10 @@ def hyper_decay(
         `learnt_rules` reads.
 
     Raises:
-        ValueError: a number is out of range; data or rules do not fit; the largest λ would flip
-            signs (at `init`).
-        TypeError: `val_loss` is no function, or the penalty has no gradient.
+        ValueError: a number is out of range; data or rules do not fit; `val_data` are not finite;
+            the largest λ would flip signs (at `init`).
+        TypeError: `val_loss` is no function, the penalty has no gradient, `init` is not one number,
+            `bounds` are not two, or `hyper_optimizer` is no Optax optimizer.
 
     Warns:
         UserWarning: at `init`, there are fewer than 50 validation examples for each λ.
@@ -132,6 +135,10 @@ def hyper_decay(
         raise TypeError(f"`penalty` must be a penalty with a gradient; got {penalty!r}.")
     pull: Callable[[Any], Any] = penalty.gradient
     adapt = optax.adam(0.2) if hyper_optimizer is None else hyper_optimizer
+    if not isinstance(adapt, optax.GradientTransformation):
+        raise TypeError(
+            f"`hyper_optimizer` must be an Optax optimizer, such as optax.adam(0.2); got {adapt!r}."
+        )
     slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss)
 
     def init_state(params: Params) -> HyperDecayState:
@@ -162,14 +169,15 @@ def hyper_decay(
             ahead = jax.tree.map(_moved, params, updates)
             slopes = slope_at(ahead, batch)
             h = -s * _inner_products(rules, pull, updates, params, multipliers, slopes)
+            h = h.astype(jnp.float32)
             known = jnp.isfinite(h).all()
-            h = jnp.where(known, h, 0.0).astype(jnp.float32)
-            hyper, new_state = adapt.update(h, opt_state, log_decay)
+            hyper, new_state = adapt.update(jnp.where(known, h, 0.0), opt_state, log_decay)
             moved = jnp.clip(log_decay + hyper, math.log(low), math.log(high))
-            # a validation loss that is not finite teaches nothing
-            kept = (moved, h, new_state), (log_decay, h, opt_state)
-            chosen: tuple[Any, ...] = jax.tree.map(functools.partial(jnp.where, known), *kept)
-            return chosen
+            # a validation loss that is not finite teaches nothing, and shows in h
+            log_decay, opt_state = jax.tree.map(
+                functools.partial(jnp.where, known), (moved, new_state), (log_decay, opt_state)
+            )
+            return log_decay, h, opt_state
 
         new: tuple[Any, ...] = jax.lax.cond(
             (state.count + 1) % every == 0,
@@ -339,18 +347,29 @@ def _inner_products(
 
 
 def _checked_bounds(bounds: tuple[float, float], init: Any) -> tuple[float, float]:
-    low, high = bounds
+    try:
+        low, high = map(float, bounds)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`bounds` must be two numbers, (smallest, largest); got {bounds!r}."
+        ) from None
+    if not isinstance(init, int | float | np.number | np.ndarray | jax.Array) or np.ndim(init):
+        raise TypeError(
+            f"`init` must be one number or traced scalar, the first λ of every rule; got {init!r}. "
+            "Strengths per parameter are multipliers: put them into `rules`."
+        )
     if not 0 < low < high < math.inf:
         raise ValueError(f"`bounds` must be 0 < smallest < largest, finite; got {bounds!r}.")
     if not isinstance(init, jax.core.Tracer) and not low <= init <= high:
         raise ValueError(f"`init` must lie within `bounds`, {bounds!r}; got {init!r}.")
-    return float(low), float(high)
+    return low, high
 
 
 def _checked_data(val_loss: Any, val_data: PyTree, batch_size: int | None) -> tuple[PyTree, int]:
     if not callable(val_loss):
         raise TypeError(f"`val_loss` must be a function of (params, batch); got {val_loss!r}.")
     examples = common_axis("val_data", val_data)
+    check_finite("val_data", val_data)
     if batch_size is not None:
         check_whole("batch_size", batch_size)
         if batch_size > examples:
