@@ -5,6 +5,7 @@ python scripts/sweep.py --jobs digits --keep       interrupted, the same command
 """
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from train import finite_json, whole_number
 
 import wdjax
 from wdjax import datasets, linear, plots, sweeps
@@ -268,7 +270,7 @@ def study(job: Job, *, seed: int, folder: Path | None, progress: bool | None) ->
         "title": job.title,
         "runs": runs,
         "seconds": round(seconds, 2),
-        "table": [{k: v if np.isfinite(v) else None for k, v in row.items()} for row in rows],
+        "table": rows,
         "choices": {},
         "checks": {},
     }
@@ -351,14 +353,6 @@ def draw_path(job: Job, lines: dict[str, float], ax: Any) -> None:
 # ---------------------------------------------------------------------------------- command line
 
 
-def positive_int(text: str) -> int:
-    """Parse an int >= 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1; got {text}")
-    return value
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse and check the command line; a mistake ends the program with exit code 2."""
     parser = argparse.ArgumentParser(
@@ -366,14 +360,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
-    parser.add_argument("--seed", type=int, default=0, help="of data, folds, weights and batches")
-    parser.add_argument("--epochs", type=positive_int, help="instead of each job's own")
-    parser.add_argument("--folds", type=positive_int, help="instead of each job's own")
+    seed, folds = (functools.partial(whole_number, least=least) for least in (0, 2))
+    parser.add_argument("--seed", type=seed, default=0, help="of data, folds, weights and batches")
+    parser.add_argument("--epochs", type=whole_number, help="instead of each job's own")
+    parser.add_argument("--folds", type=folds, help="instead of each job's own")
     parser.add_argument(
         "--keep", action="store_true", help="keep finished chunks and go on from them"
     )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in options.jobs if options.folds else ():
+        most = len(JOBS[name](options.seed).data.train["y"]) // 2
+        if options.folds > most:
+            parser.error(
+                f"--folds must leave two examples in each, so be at most {most} for {name}; got "
+                f"{options.folds}"
+            )
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -391,7 +394,10 @@ def main(arguments: list[str] | None = None) -> int:
         metrics[name] = {k: v for k, v in found.items() if k not in ("result", "chosen")}
     ok = all(check["ok"] for job in metrics.values() for check in job["checks"].values())
     path = options.out / "sweep.json"
-    path.write_text(json.dumps(metrics | {"ok": ok}, indent=2, ensure_ascii=False))
+    text = json.dumps(
+        finite_json(metrics | {"ok": ok}), indent=2, ensure_ascii=False, allow_nan=False
+    )
+    path.write_text(text, encoding="utf-8")
     print(f"\n{'all checks passed' if ok else 'BAD: a check failed, see above'}; {path}")
     return 0 if ok else 1
 

@@ -190,7 +190,7 @@ def train(
         for part, arrays in task.data._asdict().items()
         for name, value in measure(state.params, arrays).items()
     }
-    kernels = weights(state.params)
+    kernels = weights(state.params).astype(np.float64)  # holds the square of any float32
     numbers["weight norm"] = float(np.linalg.norm(kernels))
     numbers["exact zeros"] = int(np.sum(kernels == 0))
     steps = per_epoch * np.arange(1, epochs + 1)
@@ -215,11 +215,21 @@ class Report:
         print(text.format(**numbers))
 
     def audit(self, task: Task, strength: Any, steps: int, label: str) -> None:
-        """Print what decays and by how much: from shapes alone, before anything is trained."""
+        """Print what decays and by how much: from shapes alone, before anything is trained.
+
+        The strength None is decay that takes off no known fraction: then only what decays.
+        """
         shapes = jax.eval_shape(task.init, jax.random.key(0))
-        audit = wdjax.audit(shapes, strength=strength, rules=RULES, steps=steps)
-        self.metrics["audit"] = audit.rows
-        print(f"\nbefore training, {label}:\n{audit}\n")
+        audit = wdjax.audit(
+            shapes, strength=0.0 if strength is None else strength, rules=RULES, steps=steps
+        )
+        rows, table = audit.rows, str(audit)
+        if strength is None:
+            rows = [{name: row[name] for name in ("path", "rule", "multiplier")} for row in rows]
+            decays = {row["path"]: "decays" if row["multiplier"] else "free" for row in rows}
+            table = "\n".join(f"{path}: {text}" for path, text in decays.items())
+        self.metrics["audit"] = rows
+        print(f"\nbefore training, {label}:\n{table}\n")
 
     def runs(self, runs: Mapping[str, Mapping[str, float]]) -> None:
         """Print one line for each run, one column for each number."""
@@ -230,6 +240,8 @@ class Report:
         for label, numbers in runs.items():
             cells = (f"{numbers[n]:>14.5g}" if n in numbers else f"{'-':>14}" for n in columns)
             print(f"{label:<{width}}", *cells)
+        numbers = [value for row in runs.values() for value in row.values()]
+        self.check("numbers that are not finite", int(np.sum(~np.isfinite(numbers))), 0)
 
     def check(self, name: str, value: float, limit: float) -> None:
         """Print whether a number is as small as it must be."""
@@ -516,11 +528,9 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
             weight_decay=weight_decay, law=law(peak), penalty=penalty, implicit=options.implicit
         )
     if penalty is not None:
-        # in the gradient λ meets η only in the optimizer, which adaptive ones rescale
-        strength = (wdjax.lr_scaled if options.coupled else law(peak))(weight_decay, learning_rate)
-        steps = epochs * steps_per_epoch(task, batch_size)
-        as_if = " (as if by l2 under sgd)" if options.coupled else " (as if by l2)"
-        report.audit(task, strength, steps, label + as_if * (label != "l2, explicit"))
+        used = wdjax.lr_scaled if options.coupled else law(peak)
+        taken = fraction(options, used(weight_decay, learning_rate))
+        report.audit(task, taken, epochs * steps_per_epoch(task, batch_size), label)
     fitting = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "progress": progress}
     runs = {label: train(task, optimizer, **fitting) for label, optimizer in optimizers.items()}
     report.runs({label: run.numbers for label, run in runs.items()})
@@ -532,6 +542,19 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
     return report
 
 
+def fraction(options: argparse.Namespace, strength: Callable[[Any], Any]) -> Any:
+    """Return what decay takes off a weight in a step, as a schedule; None where it varies.
+
+    Only of l2 is it a fraction, and in the gradient only plain SGD leaves it one.
+
+        explicit, or SGD with l2 in the gradient   w (1 − s)
+        implicit                                   w / (1 + s) = w (1 − s / (1 + s))
+    """
+    if options.penalty != "l2" or (options.coupled and options.optimizer != "sgd"):
+        return None
+    return (lambda t: strength(t) / (1.0 + strength(t))) if options.implicit else strength
+
+
 def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
@@ -541,7 +564,7 @@ def _given(value: Any, default: Any) -> Any:
 
 def whole_number(text: str, least: int = 1) -> int:
     """Parse an int >= least."""
-    value = int(text)
+    value = int(text) if text.removeprefix("-").isdecimal() else least - 1
     if value < least:
         raise argparse.ArgumentTypeError(f"must be a whole number >= {least}; got {text}")
     return value
@@ -553,6 +576,15 @@ def finite_number(text: str) -> float:
     if not 0.0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a finite number >= 0; got {text}")
     return value
+
+
+def finite_json(node: Any) -> Any:
+    """Replace what is not finite by None: JSON has no word for it."""
+    if isinstance(node, dict):
+        return {name: finite_json(value) for name, value in node.items()}
+    if isinstance(node, list):
+        return [finite_json(value) for value in node]
+    return None if isinstance(node, float) and not np.isfinite(node) else node
 
 
 def defaults(values: Mapping[str, float]) -> str:
@@ -622,8 +654,9 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = round(time.perf_counter() - start, 1)
     metrics = {name: report.metrics for name, report in reports.items()}
     path = options.out / "metrics.json"
-    with path.open("w", encoding="utf-8") as file:
-        json.dump({**metrics, "ok": ok, "seconds": seconds}, file, indent=2, ensure_ascii=False)
+    found = finite_json(metrics | {"ok": ok, "seconds": seconds})
+    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text, encoding="utf-8")
     verdict = "ok: no check failed" if ok else "BAD: a check failed, see above"
     print(f"\n{verdict}; {path}; {seconds} s")
     return 0 if ok else 1

@@ -46,7 +46,10 @@ def test_an_unknown_option_ends_the_program_with_exit_code_2():
     [
         (["--jobs", "mnist"], "invalid choice: 'mnist'"),
         (["--epochs", "0"], "must be a whole number >= 1; got 0"),
-        (["--folds", "two"], "invalid positive_int value: 'two'"),
+        (["--folds", "two"], "must be a whole number >= 2; got two"),
+        (["--folds", "1"], "must be a whole number >= 2; got 1"),
+        (["--folds", "21"], "--folds must leave two examples in each, so be at most 20 for poly"),
+        (["--seed", "-1"], "must be a whole number >= 0; got -1"),
     ],
 )
 def test_wrong_options_say_what_is_wrong(script, arguments, message, capsys):

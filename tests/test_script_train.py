@@ -39,6 +39,7 @@ def test_an_unknown_option_ends_the_program_with_exit_code_2():
         (["--data", "mnist"], "invalid choice: 'mnist'"),
         (["--data", "linear", "--epoch", "3"], "unrecognized arguments: --epoch"),
         (["--seed", "-1"], "must be a whole number >= 0; got -1"),
+        (["--seed", "one"], "must be a whole number >= 0; got one"),
         (["--data", "linear", "--epochs", "0"], "must be a whole number >= 1; got 0"),
         (["--data", "linear", "--weight-decay", "-1"], "must be a finite number >= 0; got -1"),
         (["--data", "linear", "--learning-rate", "nan"], "must be a finite number >= 0; got nan"),
@@ -138,6 +139,41 @@ def test_a_failed_check_is_called_bad_and_ends_with_exit_code_1(
     assert "(> 0.0001: BAD)" in printed
     assert "BAD: a check failed" in printed
     assert json.loads((tmp_path / "metrics.json").read_text())["ok"] is False
+
+
+def test_a_run_that_is_not_finite_fails_a_check_and_leaves_valid_json(script, tmp_path):
+    arguments = ["--data", "linear", "--epochs", "1", "--penalty", "none", "--out", str(tmp_path)]
+    with pytest.warns(UserWarning, match="`fit` skipped"):
+        assert script.main([*arguments, "--learning-rate", "1e20"]) == 1
+    refuse = lambda constant: pytest.fail(f"{constant} is no JSON")
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    assert metrics["ok"] is False
+    assert metrics["linear"]["runs"]["none"]["train loss"] is None
+    assert metrics["linear"]["checks"]["numbers that are not finite"]["value"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "shrink"),
+    [
+        (["--weight-decay", "2"], 0.2),
+        (["--weight-decay", "2", "--coupled"], 0.2),
+        (["--weight-decay", "20", "--implicit"], 2 / 3),  # 1 / (1 + 2) of a weight is left
+        (["--weight-decay", "20", "--penalty", "l1"], None),
+        (["--weight-decay", "1000", "--coupled", "--optimizer", "adam"], None),
+    ],
+)
+def test_the_audit_is_of_the_run_and_not_of_another_method(
+    script, tmp_path, monkeypatch, options, shrink
+):
+    trained = {"none": script.Run(None, [], [], [], {}, {"train loss": 1.0})}
+    monkeypatch.setattr(script, "train", lambda *given, **fitting: trained["none"])
+    monkeypatch.setattr(script, "draw_curves", lambda *given: None)
+    monkeypatch.setattr(script, "draw_weights", lambda *given: None)
+    assert script.main(["--data", "linear", *options, "--out", str(tmp_path)]) == 0
+    audit = json.loads((tmp_path / "metrics.json").read_text())["linear"]["audit"]
+    assert {row["path"]: row["multiplier"] for row in audit} == {"kernel": 1.0, "bias": 0.0}
+    kernel = next(row for row in audit if row["path"] == "kernel")
+    assert kernel.get("shrink") == (None if shrink is None else pytest.approx(shrink))
 
 
 @pytest.mark.slow
