@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
+# Tests compile thousands of small programs: 1 does so without XLA's optimisations, 0 as users do.
+QUICK ?= 1
 
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.ready-demo
@@ -28,10 +30,10 @@ demo: $(DEMO)
 	$(BIN)/python scripts/train.py --out $(OUT)
 
 test: $(TEST)
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+	QUICK_COMPILER=$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
 test-slow: $(TEST)
-	$(BIN)/python -m pytest -n auto -m slow
+	QUICK_COMPILER=$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 oracles: $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'

@@ -15,8 +15,8 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Half of the time of all tests goes into XLA compiling small programs. Its older code generator,
-# without LLVM's optimisations, needs a third of that; later versions may have it no more.
-QUICK = os.environ.get("QUICK_COMPILER") == "1" and jax.__version_info__ < (0, 13)
+# without LLVM's optimisations, needs a third of that; later versions have it no more.
+QUICK = os.environ.get("QUICK_COMPILER") == "1" and jax.__version_info__ < (0, 11)
 if QUICK:  # read when the first program is compiled
     flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
