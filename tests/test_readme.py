@@ -17,7 +17,7 @@ IMPORTS = {"flax": "flax", "haiku": "haiku", "equinox": "equinox"}
 
 
 def test_there_are_blocks_for_every_library():
-    assert len(BLOCKS) == 14
+    assert len(BLOCKS) == 15
     for library in IMPORTS:
         assert any(library in block for block in BLOCKS)
 
