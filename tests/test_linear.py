@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import (
     ElasticNet,
     Lasso,
+    LinearRegression,
     Ridge,
     RidgeCV,
     enet_path,
@@ -16,8 +18,8 @@ from sklearn.linear_model import (
 )
 from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit
 
-from wdjax import linear, ridge
-from wdjax.folds import Folds, kfold
+from wdjax import linear, regression, ridge
+from wdjax.folds import Folds, kfold, time_folds
 
 LAMS = np.logspace(-2, 4, 7)
 SHAPES = {"tall": (40, 6), "square": (20, 18), "wide": (15, 40), "one feature": (12, 1)}
@@ -37,6 +39,13 @@ def some_weights(n, seed=1):
     weights[[1, 4]] = 0.0
     return weights
 
+
+def plain(function):
+    return function
+
+
+# Of the same function: float64 inside where values are at hand, and float32 where they are traced.
+precisions = pytest.mark.parametrize("run", [plain, jax.jit], ids=["at hand", "traced"])
 
 X, Y = problem(10, 3)
 
@@ -113,14 +122,16 @@ def test_groups_solve_with_a_lambda_for_every_feature(shape, intercept):
 
 @pytest.mark.parametrize("seed", range(4))  # whether eigenvectors mix is a matter of luck
 @pytest.mark.parametrize("shape", [(30, 4), (50, 10), (12, 6), (8, 20)])
-def test_a_constant_column_gets_exactly_nothing(shape, seed):
+@precisions
+def test_a_constant_column_gets_exactly_nothing(shape, seed, run):
     x, y = problem(*shape, seed=seed)
     x[:, 2] = 1e4 / 3
     x, y = x.astype(np.float32), y.astype(np.float32)
-    path = linear.ridge_path(x, y, [0.0, 1e-6, 1.0])
+    path = run(lambda x: linear.ridge_path(x, y, [0.0, 1e-6, 1.0]))(x)
     assert np.all(path.coef[:, 2] == 0)
     assert np.isfinite(path.coef).all()
-    chosen = linear.ridge_cv(x, np.stack([y, -y], axis=1), [1e-6, 1e-5], per_target=True)
+    both = np.stack([y, -y], axis=1)
+    chosen = run(lambda x: linear.ridge_cv(x, both, [1e-6, 1e-5], per_target=True))(x)
     assert np.all(chosen.coef[2] == 0)
 
 
@@ -189,7 +200,8 @@ def textbook_loo(x, y, lams):
     return np.array(scores)
 
 
-def test_in_float32_with_p_above_n_loo_is_right_where_the_textbook_is_not():
+@precisions
+def test_in_float32_with_p_above_n_loo_is_right_where_the_textbook_is_not(run):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 600)) * np.linspace(3, 0.1, 600)
     y = x @ rng.normal(size=600) * 0.05 + rng.normal(size=60) * 3
@@ -197,7 +209,7 @@ def test_in_float32_with_p_above_n_loo_is_right_where_the_textbook_is_not():
     truth = RidgeCV(lams, store_cv_results=True).fit(x, y)
     expected = truth.cv_results_.mean(axis=0)
     x32, y32, lams32 = (a.astype(np.float32) for a in (x, y, lams))
-    ours = linear.ridge_cv(x32, y32, lams32)
+    ours = run(linear.ridge_cv)(x32, y32, lams32)
     assert ours.score.dtype == jnp.float32
     np.testing.assert_allclose(ours.score, expected, rtol=1e-4)
     np.testing.assert_allclose(ours.lam, truth.alpha_, rtol=1e-6)
@@ -207,11 +219,12 @@ def test_in_float32_with_p_above_n_loo_is_right_where_the_textbook_is_not():
 
 
 @pytest.mark.parametrize("shape", [(80, 60), (60, 59), (61, 60), (90, 60)])
-def test_in_float32_loo_is_right_where_n_is_little_above_p(shape):
+@precisions
+def test_in_float32_loo_is_right_where_n_is_little_above_p(shape, run):
     x, y = problem(*shape, shift=0.0)
     lams = np.logspace(-1, 4, 12)
     truth = RidgeCV(lams, store_cv_results=True).fit(x, y).cv_results_.mean(axis=0)
-    ours = linear.ridge_cv(x.astype(np.float32), y.astype(np.float32), lams)
+    ours = run(linear.ridge_cv)(x.astype(np.float32), y.astype(np.float32), lams)
     np.testing.assert_allclose(ours.score, truth, rtol=1e-4)
 
 
@@ -289,14 +302,15 @@ def test_folds_are_scikit_learns_grid_search(shape, intercept, splitter):
 
 
 @pytest.mark.parametrize("shape", [(60, 5), (31, 200)])
-def test_folds_agree_in_float32(shape):
+@precisions
+def test_folds_agree_in_float32(shape, run):
     x, y = problem(*shape)
     search = GridSearchCV(
         Ridge(), {"alpha": LAMS}, cv=KFold(4), scoring="neg_mean_squared_error"
     ).fit(x, y)
     folds = Folds.from_sklearn(KFold(4), x)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    ours = linear.ridge_cv(x, y, LAMS, method=folds)
+    ours = run(lambda x: linear.ridge_cv(x, y, LAMS, method=folds))(x)
     np.testing.assert_allclose(ours.score, -search.cv_results_["mean_test_score"], rtol=1e-4)
 
 
@@ -346,7 +360,197 @@ def test_an_optimum_at_the_edge_of_the_grid_is_flagged():
     assert not inside.edge
 
 
+# Float32 data, as JAX has by default: against float64 on the very numbers that are passed
+
+KINDS = {
+    "float64 of NumPy": np.asarray,
+    "float32 of NumPy": np.float32,
+    "float32 of JAX": jnp.float32,
+}
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+
+
+def assert_float32(results):
+    for leaf in jax.tree.leaves(results):
+        assert isinstance(leaf, jax.Array)
+        assert leaf.dtype in (jnp.float32, jnp.bool_)
+
+
+def fold_scores(x, y, folds, lams):
+    """Mean over folds of the mean squared error, by an SVD for each fit."""
+
+    def error(lam, a, b):
+        model = Ridge(alpha=lam, solver="svd").fit(x[a], y[a])
+        return np.mean((y[b] - model.predict(x[b])) ** 2)
+
+    return [np.mean([error(lam, a, b) for a, b in rows_of(folds)]) for lam in lams]
+
+
+@kinds
+def test_features_of_unlike_scales_need_not_be_standardised(kind):
+    x, y = load_breast_cancer(return_X_y=True)  # standard deviations from 0.003 to 569
+    x, lams = kind(x), np.logspace(-3, 3, 7)
+    exact = np.asarray(x, np.float64)
+    ours = linear.ridge_cv(x, y, lams)
+    theirs = RidgeCV(lams, store_cv_results=True).fit(exact, y)
+    np.testing.assert_allclose(ours.score, theirs.cv_results_.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(ours.lam, theirs.alpha_, rtol=1e-6)
+    np.testing.assert_allclose(ours.coef, theirs.coef_, rtol=1e-4)
+    path = linear.ridge_path(x, y, lams)
+    for i, lam in enumerate(lams):
+        theirs = Ridge(alpha=lam, solver="svd").fit(exact, y)
+        np.testing.assert_allclose(path.coef[i], theirs.coef_, rtol=1e-5)
+        np.testing.assert_allclose(path.intercept[i], theirs.intercept_, rtol=1e-5)
+    assert_float32((ours, path))
+
+
+@kinds
+def test_folds_of_few_rows_are_scored_right_at_small_lambda(kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 100))
+    y = x[:, :5].sum(axis=1) + rng.normal(size=200)
+    folds, lams = time_folds(200, 9), np.logspace(-6, 3, 10)  # the first trains on 20 rows
+    x, y = kind(x), kind(y)
+    ours = linear.ridge_cv(x, y, lams, method=folds)
+    expected = fold_scores(np.asarray(x, np.float64), np.asarray(y, np.float64), folds, lams)
+    np.testing.assert_allclose(ours.score, expected, rtol=1e-5)
+    assert_float32(ours)
+
+
+@kinds
+def test_least_squares_keeps_a_feature_of_small_scale(kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)) * np.array([1e4, 1.0])
+    y = x @ np.array([1e-4, 3.0]) + 0.1 * rng.normal(size=200)
+    x, y = kind(x), kind(y)
+    path = linear.ridge_path(x, y, [0.0])
+    model = LinearRegression().fit(np.asarray(x, np.float64), np.asarray(y, np.float64))
+    np.testing.assert_allclose(path.coef[0], model.coef_, rtol=1e-5)
+    np.testing.assert_allclose(path.df, 2, rtol=1e-6)
+
+
+@kinds
+@pytest.mark.parametrize("shape", [(50, 4), (6, 8)])
+def test_at_lambda_zero_a_column_that_is_a_sum_to_rounding_adds_nothing(kind, shape):
+    x, y = problem(*shape)
+    x[:, 3] = x[:, 1] + x[:, 2]
+    expected = np.linalg.pinv(x - x.mean(axis=0)) @ (y - y.mean())
+    path = linear.ridge_path(kind(x), kind(y), [0.0])
+    np.testing.assert_allclose(path.coef[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(path.df, min(shape[0] - 1, shape[1] - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["loo", "gcv", "evidence"])
+def test_in_float32_too_a_weight_of_zero_is_an_absent_example(method):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 100)).astype(np.float32)
+    y = (x[:, :5].sum(axis=1) + rng.normal(size=200)).astype(np.float32)
+    weights, lams = np.repeat([1.0, 0.0], [50, 150]), np.logspace(-6, 3, 10)
+    ours = linear.ridge_cv(x, y, lams, method=method, weights=weights)
+    with jax.enable_x64(True):
+        few, target = x[:50].astype(np.float64), y[:50].astype(np.float64)
+        fewer = linear.ridge_cv(few, target, lams, method=method)
+    np.testing.assert_allclose(ours.score, fewer.score, rtol=1e-5)
+    np.testing.assert_allclose(ours.coef, fewer.coef, rtol=1e-4, atol=1e-6)
+    path = linear.ridge_path(x, y, lams, weights=weights)
+    for i, lam in enumerate(lams):
+        theirs = Ridge(alpha=lam, solver="svd").fit(few, target)
+        np.testing.assert_allclose(path.coef[i], theirs.coef_, rtol=1e-4, atol=1e-6)
+
+
+def test_in_float32_loo_is_right_beside_an_example_of_high_leverage():
+    rng = np.random.default_rng(0)
+    x, lams = rng.normal(size=(200, 20)), np.logspace(-4, 4, 9)
+    x[0] *= 1e4
+    y = x[:, 1] + rng.normal(size=200)
+    y[0] = 50
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    expected = [
+        brute_loo(x.astype(np.float64), y.astype(np.float64), np.ones(200), lam, True)
+        for lam in lams[[0, 5, 8]]
+    ]
+    ours = linear.ridge_cv(x, y, lams)
+    np.testing.assert_allclose(ours.score[np.array([0, 5, 8])], expected, rtol=1e-4)
+
+
+def test_numpys_float64_and_large_ints_lose_no_digit_on_the_way_in():
+    """Seconds since 1970: float32 has one number for every two minutes."""
+    rng = np.random.default_rng(0)
+    seconds = 1_700_000_000 + np.arange(100)
+    y = 3.0 * np.arange(100) + rng.normal(size=100)
+    slope = np.polyfit(np.arange(100), y, 1)[0]
+    for x in (seconds, seconds.astype(np.float64)):
+        path = linear.ridge_path(x[:, None], y, [0.0])
+        np.testing.assert_allclose(path.coef[0, 0], slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("x64_on", [False, True])
+def test_float64_inside_does_not_leak(x64_on):
+    x, y = X.astype(np.float32), Y.astype(np.float32)
+    calls = [
+        lambda x, y: linear.ridge_path(x, y, LAMS),
+        lambda x, y: linear.ridge_cv(x, y, LAMS),
+        lambda x, y: linear.ridge_cv(x, y, LAMS, method=kfold(10, 2), per_target=True),
+        lambda x, y: linear.group_ridge(x, y, [0, 0, 1], steps=3),
+    ]
+    with jax.enable_x64(x64_on):
+        default = jnp.ones(1).dtype
+        assert default == (jnp.float64 if x64_on else jnp.float32)
+        for call in calls:
+            assert_float32(call(x, y))
+            assert_float32(call(jnp.asarray(x), y))
+            assert call(X, y)[1].dtype == default
+            assert call(np.arange(30).reshape(10, 3) ** 2, np.arange(10))[1].dtype == default
+            assert_float32(jax.jit(call)(x, y))
+            # values at hand inside a traced function
+            for kind in KINDS.values():
+                data = kind(X), kind(Y)
+                inside = jax.jit(lambda scale, call=call, data=data: call(*data)[1] * scale)
+                np.testing.assert_allclose(inside(jnp.float32(2)), 2 * call(*data)[1], rtol=1e-6)
+        assert jnp.ones(1).dtype == default
+
+
 # Groups
+
+
+@pytest.mark.parametrize("shape", [(80, 6), (20, 40)])
+@pytest.mark.parametrize("method", ["evidence", "loo"])
+@kinds
+def test_group_ridge_follows_the_scale_of_each_group(kind, method, shape):
+    """A group in other units: the same fit, λ times their square."""
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=shape), np.arange(shape[1]) % 2
+    y = x @ rng.normal(size=shape[1]) + 0.5 * rng.normal(size=shape[0])
+    units = np.array([1024.0, 1.0])  # powers of 2 round nothing
+    same = linear.group_ridge(kind(x), kind(y), groups, method=method)
+    ours = linear.group_ridge(kind(x * units[groups]), kind(y), groups, method=method)
+    np.testing.assert_allclose(ours.lam, same.lam * units**2, rtol=1e-4)
+    np.testing.assert_allclose(ours.coef * units[groups], same.coef, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours.score, same.score, rtol=1e-5)
+    assert not ours.edge.any()
+    # at its λ it is ridge, by scikit-learn with a λ for every feature of x over √λ
+    root = np.sqrt(np.asarray(same.lam, np.float64))[groups]
+    theirs = Ridge(alpha=1.0, solver="svd").fit(x / root, y)
+    np.testing.assert_allclose(same.coef, theirs.coef_ / root, rtol=1e-3, atol=1e-4)
+
+
+def test_group_ridge_flags_a_lambda_at_the_end_of_its_range():
+    x, _ = problem(60, 4)
+    exact = linear.group_ridge(x, x[:, 0] + x[:, 1], [0, 0, 1, 1], steps=300)
+    np.testing.assert_array_equal(exact.edge, [True, True])  # no noise, and a group of no use
+    spread = np.sum((x - x.mean(axis=0)) ** 2, axis=0)
+    bounds = np.array([1e-4 * spread[:2].mean(), 1e6 * spread[2:].mean()])
+    np.testing.assert_allclose(exact.lam, bounds, rtol=1e-5)
+
+
+def test_a_group_of_constants_gets_nothing_and_harms_none():
+    x, y = problem(30, 4)
+    x[:, 2:] = 7.0
+    found = linear.group_ridge(x, y, [0, 0, 1, 1])
+    assert np.isfinite(found.lam).all()
+    assert (found.coef[2:] == 0).all()
+    alone = linear.group_ridge(x[:, :2], y, [0, 0])
+    np.testing.assert_allclose(found.coef[:2], alone.coef, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -721,7 +925,7 @@ def test_second_derivatives_of_the_ridge_path_are_right():
 @pytest.mark.parametrize("intercept", [True, False])
 def test_one_decomposition_for_all_lambda_agrees_with_a_factor_for_each(shape, intercept):
     x, y = (jnp.asarray(a) for a in problem(*shape, targets=2))
-    centred = linear.centred(x, y, jnp.asarray(some_weights(shape[0])), intercept)
+    centred = regression.centred(x, y, jnp.asarray(some_weights(shape[0])), intercept)
     many = ridge.fits(centred, jnp.asarray(LAMS), intercept)
     for i, lam in enumerate(LAMS):
         one = ridge.fit(centred, jnp.full(shape[1], lam), intercept)
@@ -803,6 +1007,30 @@ def test_a_bad_grid_is_an_error(function):
         function(lams=[1.0, -1.0])
     with pytest.raises(ValueError, match="`lams` must be finite; got nan"):
         function(lams=[1.0, np.nan])
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_part_of_a_fold_without_weight_is_an_error(part):
+    folds = Folds.from_sklearn([([0, 1, 2], [3, 4, 5]), ([6, 7], [8, 9])], X)
+    weights = np.ones(10)
+    weights[getattr(folds, part)[0]] = 0
+    weights[0] = part == "val"
+    with pytest.raises(ValueError, match=f"`weights` must be > 0 .*; {part} of fold 0 has none"):
+        linear.ridge_cv(X, Y, LAMS, method=folds, weights=weights)
+    traced = jax.jit(lambda s: linear.ridge_cv(X, Y, LAMS, method=folds, weights=s))(weights)
+    assert traced.lam.shape == ()
+
+
+def test_scores_of_which_none_is_finite_are_an_error():
+    with pytest.raises(ValueError, match="`x` and `y` must have squares that float32 can hold"):
+        linear.ridge_cv(X, Y * 1e25, LAMS)
+    with pytest.raises(ValueError, match="squares that float32 can hold"):
+        linear.ridge_cv(X, np.stack([Y, Y * 1e25], axis=1), LAMS, per_target=True)
+    with jax.enable_x64(True), pytest.raises(ValueError, match="squares that float64 can hold"):
+        linear.ridge_cv(X * 1e200, Y, LAMS)
+    large = linear.ridge_cv(X * 1e20, Y, LAMS * 1e30)  # squares that float64 can hold
+    expected = Ridge(alpha=float(large.lam), solver="svd").fit(X * 1e20, Y).coef_
+    np.testing.assert_allclose(large.coef, expected, rtol=1e-5)
 
 
 def test_lambda_zero_is_an_error_where_it_makes_no_sense():

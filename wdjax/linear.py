@@ -7,6 +7,14 @@ One convention everywhere, with weights s (1 by default) and an unpenalised inte
 The sum is over examples, not their mean: λ is scikit-learn's `Ridge(alpha=λ)` and n times (with
 weights: Σ s times) the alpha of its Lasso and ElasticNet. `to_sklearn_alpha` converts the λ of a
 training loss.
+
+Precision of ridge: where all values are at hand it is computed in float64, whatever the dtype of
+the data, and results are rounded to the dtype that JAX would give them, without x64 float32. So
+features need not be standardised, and NumPy's float64 is taken as it is; a CPU takes two to three
+times as long as in float32. Traced values (under jit, vmap or grad) keep their dtype, and on a TPU
+all do. In float32 an eigenvalue d or a λ below about p · eps · d_max is noise there, with
+eps = 10⁻⁷: features of unlike scales, rows of weight 0 or of high leverage and small λ then give
+wrong solutions and scores. Standardise, or enable x64.
 """
 
 import functools
@@ -17,18 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import lasso, ridge
+from wdjax import lasso, regression, ridge
 from wdjax.folds import Folds, check_folds
-from wdjax.regression import (
-    Centred,
-    centred,
-    check_choice,
-    check_count,
-    grid,
-    known,
-    numbered,
-    prepared,
-)
 
 
 class RidgePath(NamedTuple):
@@ -71,12 +69,15 @@ class GroupRidge(NamedTuple):
         coef: (p[, T]).
         intercept: ([T]).
         score: (), what was minimised, summed over targets.
+        edge: (G,), λ is at an end of its range: at the upper one the group is useless, at the lower
+            one its features need no shrinking.
     """
 
     lam: jax.Array
     coef: jax.Array
     intercept: jax.Array
     score: jax.Array
+    edge: jax.Array
 
 
 class LassoPath(NamedTuple):
@@ -106,13 +107,15 @@ def ridge_path(
 
     with X and y centred and scaled by √s. Where p is not well below n, the eigenvectors are those
     of XXᵀ. Differentiable in x, y, lams and weights any number of times, equal eigenvalues
-    included.
+    included. In float64 inside unless values are traced: see the module on float32 under jit, vmap
+    and grad.
 
     Args:
         x: X, (n, p), finite. A constant column gets the coefficient 0 beside an intercept.
         y: (n,), or (n, T) for T targets.
         lams: λ >= 0, (L,); (L, G) with groups. λ = 0 is least squares, of smallest norm where that
-            is not unique.
+            is not unique: a singular value up to p · eps times the largest counts as 0, with the
+            eps of x; where traced, up to √(p · eps) times.
         groups: (p,) int, the group 0 ... G − 1 of every feature, for a λ of its own; then λ > 0
             unless p is well below n, and each row of `lams` costs a factorisation.
         intercept: fit b, unpenalised.
@@ -137,22 +140,28 @@ def ridge_path(
         eq. 2.1; Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009,
         eq. 3.47 and 3.50.
     """
-    x, y, weights = prepared(x, y, weights, intercept)
-    labels, count = numbered(groups, x.shape[1])
-    lams = grid(lams, x, width=None if groups is None else count, zero=True)
-    if groups is not None and ridge.is_wide(*x.shape) and known(lams) and (lams == 0).any():
+    x, y, weights = regression.prepared(x, y, weights, intercept)
+    labels, count = regression.numbered(groups, x.shape[1])
+    lams = regression.grid(lams, x, width=None if groups is None else count, zero=True)
+    zero = regression.known(lams) and (lams == 0).any()
+    if groups is not None and ridge.is_wide(*x.shape) and zero:
         raise ValueError("`lams` must be > 0 with groups where p is not well below n; got 0.")
-    path: RidgePath = _ridge_path(x, y, lams, weights, labels, intercept=intercept)
+    path: RidgePath = regression.in_float64(
+        _ridge_path, x, y, lams, weights, labels,
+        intercept=intercept, noise=float(np.finfo(x.dtype).eps),
+    )  # fmt: skip
     return path
 
 
-@functools.partial(jax.jit, static_argnames="intercept")
-def _ridge_path(x: Any, y: Any, lams: Any, weights: Any, groups: Any, *, intercept: bool) -> Any:
+@functools.partial(jax.jit, static_argnames=("intercept", "noise"))
+def _ridge_path(
+    x: Any, y: Any, lams: Any, weights: Any, groups: Any, *, intercept: bool, noise: float
+) -> RidgePath:
     with jax.default_matmul_precision("highest"):
-        problem = centred(x, y, weights, intercept)
+        problem = regression.centred(x, y, weights, intercept)
         if groups is None:
-            coef = ridge.coefficients(problem, lams, intercept)
-            df = ridge.degrees_of_freedom(problem, lams, intercept)
+            coef = ridge.coefficients(problem, lams, intercept, noise)
+            df = ridge.degrees_of_freedom(problem, lams, intercept, noise)
         else:
             coef, df = ridge.group_path(problem, lams[:, groups])
         coef, constant = _targets(y, coef, _intercept(problem, coef))
@@ -179,7 +188,8 @@ def ridge_cv(
     r are the residuals, h = diag H the leverages of the hat matrix, K = XXᵀ,
     E = min_w Σ s r² + λ‖w‖², and m = n − 1 with an intercept. Where n is not well above p, r and
     1 − h are both formed as sums of λ / (d + λ): the textbook's differences y − ŷ and 1 − h have no
-    correct digit in float32 there, and choose a far too small λ.
+    correct digit in float32 there, and choose a far too small λ. Computed in float64 unless values
+    are traced: see the module on float32 under jit, vmap and grad.
 
     Args:
         x: X, (n, p), finite.
@@ -193,12 +203,13 @@ def ridge_cv(
 
     Returns:
         `RidgeCV`. The smallest score wins, of equal ones the largest λ; a score that is not finite
-        never does.
+        never does. With traced values the largest λ is also returned where no score is finite.
 
     Raises:
         TypeError: an argument is not of numbers, or the method is neither a name nor `Folds`.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
-            folds that do not fit the rows.
+            folds that do not fit the rows, or have a part whose weights are all 0; no score is
+            below infinity.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -214,27 +225,29 @@ def ridge_cv(
         Choosing a Good Ridge Parameter*, 1979, eq. 1.4; MacKay, *Bayesian Interpolation*, 1992,
         section 4; Rifkin, Lippert, *Notes on Regularized Least Squares*, 2007.
     """
-    x, y, weights = prepared(x, y, weights, intercept)
-    lams = grid(lams, x, zero=False)
+    x, y, weights = regression.prepared(x, y, weights, intercept)
+    lams = regression.grid(lams, x, zero=False)
     name, folds = (method, None) if isinstance(method, str) else ("folds", method)
     if folds is None:
-        check_choice("method", name, tuple(ridge.CRITERIA), "or Folds")
-    elif known(*jax.tree.leaves(folds)):
+        regression.check_choice("method", name, tuple(ridge.CRITERIA), "or Folds")
+    elif regression.known(*jax.tree.leaves(folds)):
         check_folds(folds, x.shape[0], "method")
-    chosen: RidgeCV = _ridge_cv(
-        x, y, lams, weights, folds, (lams.min(), lams.max()),
+        regression.check_fold_weights(folds, weights)
+    chosen: RidgeCV = regression.in_float64(
+        _ridge_cv, x, y, lams, weights, folds,
         method=name, per_target=per_target, intercept=intercept,
     )  # fmt: skip
+    regression.check_score(chosen.score)
     return chosen
 
 
 @functools.partial(jax.jit, static_argnames=("method", "per_target", "intercept"))
 def _ridge_cv(
-    x: Any, y: Any, lams: Any, weights: Any, folds: Any, ends: Any, *,
+    x: Any, y: Any, lams: Any, weights: Any, folds: Any, *,
     method: str, per_target: bool, intercept: bool,
 ) -> RidgeCV:  # fmt: skip
     with jax.default_matmul_precision("highest"):
-        problem = centred(x, y, weights, intercept)
+        problem = regression.centred(x, y, weights, intercept)
         if folds is not None:
             score = jnp.mean(ridge.fold_errors(x, y, weights, folds, lams, intercept), axis=0)
         else:
@@ -247,7 +260,7 @@ def _ridge_cv(
         lowest = usable <= jnp.min(usable, axis=0, keepdims=True)
         lam = jnp.max(jnp.where(lowest, lams[:, None], 0), axis=0)
         coef = ridge.solve(problem, jnp.broadcast_to(lam, problem.mean_y.shape), intercept)
-        edge = (lam == ends[0]) | (lam == ends[1])
+        edge = (lam == jnp.min(lams)) | (lam == jnp.max(lams))
         if not per_target:
             score, lam, edge = score[:, 0], lam[0], edge[0]
         coef, constant = _targets(y, coef, _intercept(problem, coef))
@@ -268,8 +281,11 @@ def group_ridge(
 
         minimise over log λ:  the score of `ridge_cv` at  w = (XᵀX + Λ)⁻¹ Xᵀy,  Λ = diag λ_group
 
-    Adam, from the best single λ of a grid; each step costs one Cholesky factor of size min(n, p).
-    The best λ on the way is returned. The score is not convex: this finds a good local minimum.
+    Adam, from the best λ_group ∝ d_group on a grid, where d = ‖X_group‖² / min(n, p_group) is the
+    mean eigenvalue of the group's own Gram matrix: a group times c gets c² times the λ. Each step
+    costs one Cholesky factor of size min(n, p). The best λ on the way is returned. The score is not
+    convex: this finds a good local minimum. Computed in float64 unless values are traced: see the
+    module on float32 under jit, vmap and grad.
 
     Args:
         x: X, (n, p), finite.
@@ -282,8 +298,8 @@ def group_ridge(
         weights: s >= 0, (n,); a row with 0 counts as absent.
 
     Returns:
-        `GroupRidge`; λ lies within 10⁻⁴ and 10⁶ times the mean eigenvalue of the Gram matrix. A
-        useless group ends at a large one.
+        `GroupRidge`; each λ_group lies within 10⁻⁴ and 10⁶ times d_group. A useless group ends at
+        a large one.
 
     Raises:
         TypeError: an argument is not of numbers.
@@ -302,15 +318,16 @@ def group_ridge(
         the Relevance Vector Machine*, 2001; Dupré la Tour et al., *Feature-space selection with
         banded ridge regression*, 2022.
     """
-    x, y, weights = prepared(x, y, weights, intercept)
-    labels, count = numbered(groups, x.shape[1])
+    x, y, weights = regression.prepared(x, y, weights, intercept)
+    labels, count = regression.numbered(groups, x.shape[1])
     if groups is None:
         raise ValueError("`groups` must give the group of every feature; got None.")
-    check_choice("method", method, ("evidence", "loo", "gcv"))
-    check_count("steps", steps)
-    found: GroupRidge = _group_ridge(
-        x, y, labels, weights, count=count, method=method, steps=steps, intercept=intercept
-    )
+    regression.check_choice("method", method, ("evidence", "loo", "gcv"))
+    regression.check_count("steps", steps)
+    found: GroupRidge = regression.in_float64(
+        _group_ridge, x, y, labels, weights,
+        count=count, method=method, steps=steps, intercept=intercept,
+    )  # fmt: skip
     return found
 
 
@@ -320,11 +337,11 @@ def _group_ridge(
     count: int, method: str, steps: int, intercept: bool,
 ) -> GroupRidge:  # fmt: skip
     with jax.default_matmul_precision("highest"):
-        problem = centred(x, y, weights, intercept)
-        lam, score = ridge.group_search(problem, groups, count, method, steps, intercept)
+        problem = regression.centred(x, y, weights, intercept)
+        lam, edge, score = ridge.group_search(problem, groups, count, method, steps, intercept)
         coef = ridge.group_path(problem, lam[groups][None])[0][0]
         coef, constant = _targets(y, coef, _intercept(problem, coef))
-        return GroupRidge(lam, coef, constant, score)
+        return GroupRidge(lam, coef, constant, score, edge)
 
 
 def enet_path(
@@ -390,24 +407,24 @@ def enet_path(
         Extrapolation*, 2018, arXiv:1802.07481, algorithm 1 (the working set; without its
         extrapolation).
     """
-    x, y, weights = prepared(x, y, weights, intercept)
+    x, y, weights = regression.prepared(x, y, weights, intercept)
     _check_ratio(l1_ratio)
     if not (isinstance(tol, float) and tol > 0):
         raise ValueError(f"`tol` must be a float > 0; got {tol!r}.")
-    check_count("max_sweeps", max_sweeps)
+    regression.check_count("max_sweeps", max_sweeps)
     if lams is None:
         largest = lam_max(x, y, l1_ratio, intercept=intercept, weights=weights)
-        if known(largest) and not largest > 0:
+        if regression.known(largest) and not largest > 0:
             raise ValueError(
                 "`lams` must be given where y is constant: at every λ > 0 all coefficients are 0."
             )
-        lams = largest * jnp.logspace(0, -3, 100, dtype=x.dtype)
-    lams = grid(lams, x, zero=False)
+        lams = largest * jnp.logspace(0, -3, 100, dtype=largest.dtype)
+    lams = regression.grid(lams, x, zero=False)
     n, p = x.shape
     if max_active is None:
-        lasso_only = known(l1_ratio) and l1_ratio == 1
+        lasso_only = regression.known(l1_ratio) and l1_ratio == 1
         max_active = min((n if lasso_only else 4 * n) + 128, 4_096)
-    check_count("max_active", max_active)
+    regression.check_count("max_active", max_active)
     options = lasso.Options(tol, max_sweeps, min(p, max_active))
     path: LassoPath = _enet_path(
         x, y, lams, l1_ratio, weights, options=options, intercept=intercept
@@ -421,7 +438,7 @@ def _enet_path(
     options: lasso.Options, intercept: bool,
 ) -> LassoPath:  # fmt: skip
     with jax.default_matmul_precision("highest"):
-        problem = centred(x, y, weights, intercept)
+        problem = regression.centred(x, y, weights, intercept)
         order = jnp.argsort(-lams)
         falling = lams[order]
         ratio = jnp.asarray(l1_ratio, x.dtype)
@@ -512,21 +529,21 @@ def lam_max(
         Friedman, Hastie, Tibshirani, *Regularization Paths for Generalized Linear Models via
         Coordinate Descent*, 2010, section 2.5.
     """
-    x, y, weights = prepared(x, y, weights, intercept)
+    x, y, weights = regression.prepared(x, y, weights, intercept)
     _check_ratio(l1_ratio)
     largest: jax.Array = _lam_max(x, y, weights, intercept=intercept)
     return largest / l1_ratio
 
 
 def _check_ratio(l1_ratio: Any) -> None:
-    if known(l1_ratio) and not 0 < l1_ratio <= 1:
+    if regression.known(l1_ratio) and not 0 < l1_ratio <= 1:
         raise ValueError(f"`l1_ratio` must be in (0, 1]; got {l1_ratio!r}. For 0 call ridge_path.")
 
 
 @functools.partial(jax.jit, static_argnames="intercept")
 def _lam_max(x: Any, y: Any, weights: Any, *, intercept: bool) -> jax.Array:
     with jax.default_matmul_precision("highest"):
-        problem = centred(x, y, weights, intercept)
+        problem = regression.centred(x, y, weights, intercept)
         return jnp.max(jnp.abs(problem.x.T @ problem.y))
 
 
@@ -578,12 +595,12 @@ def to_sklearn_alpha(
         >>> to_sklearn_alpha(0.1, 80), to_sklearn_alpha(0.1, 80, "half_mse", norm="l1")
         (4.0, 0.1)
     """
-    check_choice("loss", loss, tuple(_LOSSES))
-    check_choice("penalty", penalty, ("decay", "loss"))
-    check_choice("norm", norm, ("l2", "l1"))
-    if known(n) and not n >= 1:
+    regression.check_choice("loss", loss, tuple(_LOSSES))
+    regression.check_choice("penalty", penalty, ("decay", "loss"))
+    regression.check_choice("norm", norm, ("l2", "l1"))
+    if regression.known(n) and not n >= 1:
         raise ValueError(f"`n` must be >= 1, the number of examples; got {n!r}.")
-    if known(lam) and not np.all(np.asarray(lam) >= 0):
+    if regression.known(lam) and not np.all(np.asarray(lam) >= 0):
         raise ValueError(f"`lam` must be >= 0; got {lam!r}.")
     c = _LOSSES[loss](n)
     if norm == "l1":
@@ -596,7 +613,7 @@ def _targets(y: jax.Array, *results: jax.Array) -> Any:
     return tuple(result[..., 0] for result in results) if y.ndim == 1 else results
 
 
-def _intercept(problem: Centred, coef: jax.Array) -> jax.Array:
+def _intercept(problem: regression.Centred, coef: jax.Array) -> jax.Array:
     """(..., T) b = ȳ − x̄ᵀw."""
     mean_y = problem.mean_y.reshape((1,) * (coef.ndim - 2) + problem.mean_y.shape)
     return mean_y - jnp.einsum("p,...pt->...t", problem.mean_x, coef)

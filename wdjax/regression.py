@@ -1,8 +1,10 @@
-"""The data of a linear regression: checked, centred, weighted.
+"""The data of a linear regression: checked, centred, weighted, and its precision.
 
 Values are checked where they are at hand: traced arrays pass.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -75,19 +77,60 @@ def known(*values: Any) -> bool:
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
+def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """`program(*arrays, **options)`, computed in float64 where all values are at hand.
+
+    The floating-point results come back in the dtype that the first array has in JAX: without x64
+    float32. Inner products square the ratio of the largest to the smallest singular value, and for
+    that float32 has too few digits. A TPU has no float64 of use: there, and for traced values, the
+    program runs in the dtype it is given. What is at hand inside a traced function is computed when
+    that is traced: a program in float64 cannot be part of one without x64.
+
+    Args:
+        program: a function under `jax.jit`.
+        arrays: of floats and ints, or pytrees of them.
+        options: static, hashable.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(arrays[0].dtype)
+    at_hand = known(*jax.tree.leaves(arrays))
+    if not at_hand or dtype == np.float64 or jax.default_backend() == "tpu":
+        return program(*arrays, **options)
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return _in_float64(arrays, program, tuple(options.items()), dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _in_float64(arrays: Any, program: Callable[..., Any], options: Any, dtype: Any) -> Any:
+    return _floats_as(dtype, program(*_floats_as(np.float64, arrays), **dict(options)))
+
+
+def _floats_as(dtype: Any, tree: Any) -> Any:
+    def one(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
+
+
 def array(name: str, value: Any) -> Any:
-    """As a floating-point array, at least float32; on the host what is there: cheaper by far."""
+    """As a floating-point array, at least float32; on the host what is there: cheaper by far.
+
+    NumPy's float64 stays, for `in_float64`; elsewhere `jax.jit` makes of it what JAX allows.
+    """
     numbers = value if isinstance(value, jax.Array) else np.asarray(value)
     if numbers.dtype.kind in "OSUMm":
         raise TypeError(f"`{name}` must be an array of numbers; got {numbers.dtype}.")
-    numbers = numbers.astype(jax.dtypes.canonicalize_dtype(numbers.dtype), copy=False)
     if jnp.issubdtype(numbers.dtype, jnp.complexfloating):
         raise TypeError(f"`{name}` must be real; got {numbers.dtype}.")
     whole = not jnp.issubdtype(numbers.dtype, jnp.floating)
     narrow = whole or numbers.dtype.itemsize < 4
-    if narrow:
-        numbers = numbers.astype(jax.dtypes.canonicalize_dtype(float))
-    return numbers
+    return _as(numbers, np.float64) if narrow or numbers.dtype.itemsize > 8 else numbers
+
+
+def _as(numbers: Any, dtype: Any) -> Any:
+    """In this dtype; JAX's own in the one that it allows."""
+    if isinstance(numbers, jax.Array):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return numbers.astype(dtype, copy=False)
 
 
 def _host(array: Any) -> Any:
@@ -98,11 +141,13 @@ def _host(array: Any) -> Any:
 
 
 def _check_finite(name: str, array: Any) -> None:
+    """Refuse NaN and infinity, and what would be infinite in JAX's dtype."""
     if not known(array):
         return
-    if np.isfinite(_host(array).sum()):
+    allowed = _host(array).astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    if np.isfinite(allowed.sum()):
         return
-    values = np.asarray(array)
+    values = np.asarray(allowed)
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         place = ", ".join(str(i) for i in wrong[0])
@@ -134,8 +179,8 @@ def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
         raise ValueError(
             "`x` must have a feature that varies; all are constant, which only an intercept fits."
         )
-    dtype = jnp.result_type(x, y) if weights is None else jnp.result_type(x, y, s)
-    return tuple(array.astype(dtype, copy=False) for array in (x, y, s))
+    dtype = np.result_type(*(array.dtype for array in ((x, y) if weights is None else (x, y, s))))
+    return tuple(_as(array, dtype) for array in (x, y, s))
 
 
 def _weights(weights: Any, n: int) -> Any:
@@ -156,9 +201,33 @@ def _weights(weights: Any, n: int) -> Any:
     return s
 
 
+def check_fold_weights(folds: Any, weights: Any) -> None:
+    """Refuse a part of a fold whose weights are all 0."""
+    if not known(weights):
+        return
+    s = np.asarray(weights)
+    for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True)):
+        sums = {"train": s[train] @ train_weights, "val": s[val] @ val_weights}
+        for part, total in sums.items():
+            if not total > 0:
+                raise ValueError(
+                    f"`weights` must be > 0 for an example in every part of `method`; {part} of "
+                    f"fold {index} has none. Make the folds of the rows with weight > 0."
+                )
+
+
+def check_score(score: jax.Array) -> None:
+    """Refuse scores that tell no λ from another; −∞, of a y without variance, is no accident."""
+    if known(score) and not (np.asarray(score) < np.inf).any(axis=0).all():
+        raise ValueError(
+            f"`x` and `y` must have squares that {score.dtype} can hold; no λ has a finite score. "
+            "Divide them by their largest value."
+        )
+
+
 def grid(lams: Any, x: Any, *, width: int | None = None, zero: bool) -> Any:
     """The grid, (L,) or with groups (L, width), in the dtype of x."""
-    values = array("lams", lams).astype(x.dtype)
+    values = _as(array("lams", lams), x.dtype)
     shape = "(L,)" if width is None else f"(L, {width})"
     inner = () if width is None else (width,)
     if values.ndim == 0 or values.shape[1:] != inner or values.shape[0] == 0:

@@ -44,30 +44,31 @@ def is_wide(n: int, p: int) -> bool:
     return 4 * n <= 5 * p
 
 
-@jax.custom_jvp
-def resolvent(a: jax.Array, b: jax.Array, lams: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def resolvent(a: jax.Array, b: jax.Array, lams: jax.Array, noise: float = 0.0) -> jax.Array:
     """(A + λ I)⁻¹ B for every λ, by one eigendecomposition; its limit at λ = 0 where A is singular.
 
     Args:
         a: (m, m), symmetric, no negative eigenvalue.
         b: (L, m, t), or (1, m, t) for the same right-hand side at every λ.
         lams: (L,).
+        noise: at λ = 0 an eigenvalue counts as 0 up to (m · noise)² times the largest.
 
     Returns:
         (L, m, t). Derivatives are those of the inverse, so equal eigenvalues do no harm.
     """
     values, vectors = _eigh(a)
     turned = jnp.einsum("ij,lit->ljt", vectors, b)
-    return jnp.einsum("ij,ljt->lit", vectors, _inverse(values, lams)[:, :, None] * turned)
+    return jnp.einsum("ij,ljt->lit", vectors, _inverse(values, lams, noise)[:, :, None] * turned)
 
 
 @resolvent.defjvp
-def _resolvent_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _resolvent_jvp(noise: float, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     a, b, lams = primals
     da, db, dlams = tangents
-    out = resolvent(a, b, lams)
+    out = resolvent(a, b, lams, noise)
     change = db - jnp.einsum("ij,ljt->lit", da, out) - dlams[:, None, None] * out
-    return out, resolvent(a, change, lams)
+    return out, resolvent(a, change, lams, noise)
 
 
 def _eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -75,10 +76,15 @@ def _eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.maximum(values, 0), vectors
 
 
-def _inverse(values: jax.Array, lams: jax.Array) -> jax.Array:
-    """(L, m), 1 / (d + λ), and 0 where that is 0 to rounding."""
+def _inverse(values: jax.Array, lams: jax.Array, noise: float) -> jax.Array:
+    """(L, m), 1 / (d + λ), and at λ = 0 its limit 0 where d is 0 to rounding.
+
+    To that of the decomposition or to that of the data, of whose singular values d is the square.
+    """
     total = values[None] + lams[:, None]
-    floor = values.size * np.finfo(values.dtype).eps * jnp.max(values, initial=0)
+    m = values.size
+    rounding = max(m * np.finfo(values.dtype).eps, (m * noise) ** 2)
+    floor = rounding * jnp.max(values, initial=0)
     singular = (lams[:, None] == 0) & (values[None] <= floor)
     return jnp.where(singular, 0, 1 / jnp.where(singular, 1, total))
 
@@ -111,13 +117,15 @@ def _gram(problem: Centred, intercept: bool) -> jax.Array:
     return turned @ turned.T
 
 
-def coefficients(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
+def coefficients(
+    problem: Centred, lams: jax.Array, intercept: bool, noise: float = 0.0
+) -> jax.Array:
     """Coefficients (L, p, t) at every λ."""
     x, y = problem.x, problem.y
     gram = _gram(problem, intercept)
     if not is_wide(*x.shape):
-        return _varying(x) * resolvent(gram, (x.T @ y)[None], lams)
-    dual = resolvent(gram, contrasts(problem, y, intercept)[None], lams)
+        return _varying(x) * resolvent(gram, (x.T @ y)[None], lams, noise)
+    dual = resolvent(gram, contrasts(problem, y, intercept)[None], lams, noise)
     return jnp.einsum("ip,lit->lpt", contrasts(problem, x, intercept), dual)
 
 
@@ -126,11 +134,13 @@ def _varying(x: jax.Array) -> jax.Array:
     return jnp.any(x != 0, axis=0)[None, :, None].astype(x.dtype)
 
 
-def degrees_of_freedom(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
+def degrees_of_freedom(
+    problem: Centred, lams: jax.Array, intercept: bool, noise: float = 0.0
+) -> jax.Array:
     """(L,) tr A (A + λ)⁻¹, through the eigenvalues alone: their derivative is always finite."""
     values = jnp.linalg.eigvalsh(_gram(problem, intercept), symmetrize_input=False)
     values = jnp.maximum(values, 0)
-    return jnp.sum(values[None] * _inverse(values, lams), axis=1)
+    return jnp.sum(values[None] * _inverse(values, lams, noise), axis=1)
 
 
 def solve(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
@@ -318,16 +328,31 @@ def fold_errors(
     return errors
 
 
+def group_scales(problem: Centred, groups: jax.Array, count: int) -> jax.Array:
+    """(G,), the mean eigenvalue ‖X_g‖² / min(n, p_g) of each group's Gram matrix; 1 where all is 0.
+
+    Eigenvalues that are 0 for want of examples or features do not count.
+    """
+    squares = jnp.zeros(count, problem.x.dtype).at[groups].add(jnp.sum(problem.x**2, axis=0))
+    sizes = jnp.zeros(count, problem.x.dtype).at[groups].add(1)
+    scales = squares / jnp.minimum(sizes, problem.x.shape[0])
+    return jnp.where(scales > 0, scales, 1)
+
+
 def group_search(
     problem: Centred, groups: jax.Array, count: int, method: str, steps: int, intercept: bool
-) -> tuple[jax.Array, jax.Array]:
-    """The best λ (G,) that Adam finds on log λ, and its score; it starts from the best single λ."""
-    rows, p = problem.x.shape
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best λ (G,) that Adam finds on log λ, whether each is at a bound, and the score.
+
+    All happens in units of the groups' scales: there the start is one λ for all, the bounds too,
+    and scores are as before: they see X and λ only as XΛ⁻¹Xᵀ.
+    """
+    scales = group_scales(problem, groups, count)
+    problem = problem._replace(x=problem.x / jnp.sqrt(scales)[groups][None])
     criterion = CRITERIA[method]
-    scale = jnp.sum(problem.x**2) / min(rows, p)  # the mean eigenvalue of the Gram matrix
-    grid = scale * jnp.logspace(-4, 4, 17, dtype=problem.x.dtype)
+    grid = jnp.logspace(-4, 4, 17, dtype=problem.x.dtype)
     single = jax.vmap(criterion, (0, None))(fits(problem, grid, intercept), problem)
-    low, high = jnp.log(scale * 1e-4), jnp.log(scale * 1e6)
+    low, high = jnp.log(jnp.asarray([1e-4, 1e6], problem.x.dtype))
     start = jnp.full(count, jnp.log(grid[jnp.nanargmin(jnp.sum(single, axis=1))]))
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, steps, alpha=0.02), b1=0.7, b2=0.9)
 
@@ -347,4 +372,6 @@ def group_search(
     carry = (start, optimizer.init(start), start, infinite)
     (last, _, best, lowest), _ = jax.lax.scan(step, carry, length=steps)
     value = score(last)
-    return jnp.exp(jnp.where(value < lowest, last, best)), jnp.minimum(value, lowest)
+    found = jnp.where(value < lowest, last, best)
+    edge = (found <= low) | (found >= high)
+    return scales * jnp.exp(found), edge, jnp.minimum(value, lowest)
