@@ -430,9 +430,7 @@ def test_the_compiled_step_moves_no_more_bytes_than_optax_s_own():
     assert ours <= theirs + 64  # our own step counter, and nothing per parameter
 
 
-@pytest.mark.parametrize(
-    "name", ["prodigy", "dadapt_adamw", "dog", "dowg", "cocob", "momo", "polyak_sgd"]
-)
+@pytest.mark.parametrize("name", ["prodigy", "dadapt_adamw", "dog", "dowg", "momo", "polyak_sgd"])
 def test_an_optimizer_that_finds_its_step_size_needs_a_law(name):
     factory = getattr(optax.contrib, name, None) or getattr(optax, name)
     with pytest.raises(TypeError, match=f"`law` must be given to a decayed {name}"):

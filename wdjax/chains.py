@@ -7,6 +7,7 @@ its members one after the other, so while one of them runs, the frames above it 
 import contextlib
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -15,36 +16,67 @@ import jax
 
 from wdjax import paths
 
-# What changes when or where a step is taken, by its `init`; and what decay behind it would do.
-_WRAPPERS = {
-    "MultiSteps.init": "optax.MultiSteps, whose every micro-step would decay",
-    "apply_every.<locals>.init_fn": "optax.MultiSteps in place of optax.apply_every, whose every "
-    "micro-step would decay",
-    "apply_if_finite.<locals>.init": "optax.apply_if_finite, whose skipped steps would decay",
-    "lookahead.<locals>.init_fn": "optax.lookahead, whose slow weights would not decay",
-    "schedule_free.<locals>.init_fn": "optax.contrib.schedule_free, whose iterate would not decay",
-    "sam.<locals>.init_fn": "optax.contrib.sam, whose adversarial step would decay",
+# Where decay must stand instead of behind it, by the `init` of what changes when or where a step
+# is taken; and what decay behind it would do.
+_PLACES = {
+    "MultiSteps.init": "inside of optax.MultiSteps, whose every micro-step would decay",
+    "apply_every.<locals>.init_fn": "inside of optax.MultiSteps in place of optax.apply_every, "
+    "whose every micro-step would decay",
+    "apply_if_finite.<locals>.init": "inside of optax.apply_if_finite, whose skipped steps would "
+    "decay",
+    "conditionally_mask.<locals>.init_fn": "inside of optax.transforms.conditionally_mask, whose "
+    "skipped steps would decay",
+    "lookahead.<locals>.init_fn": "inside of optax.lookahead, whose slow weights would not decay",
+    "schedule_free.<locals>.init_fn": "inside of optax.contrib.schedule_free, whose iterate would "
+    "not decay",
+    "sam.<locals>.init_fn": "inside of optax.contrib.sam, whose adversarial step would decay",
+    "mechanize.<locals>.init_fn": "inside of optax.contrib.mechanize, which computes weights from "
+    "the first ones and so undoes it",
+    "scale_by_cocob.<locals>.init_fn": "before optax.contrib.cocob, which computes weights from "
+    "the first ones and so undoes it",
+    "scale_by_madgrad.<locals>.init_fn": "before optax.contrib.madgrad, which computes weights "
+    "from the first ones and so undoes it",
 }
 _CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
+_INJECT = "inject_hyperparams.<locals>.wrapped_transform.<locals>.init_fn"
+_MOST = 1_000  # items of a container: more are data
 
 
-def wrapper_in(init: Callable[..., Any]) -> str | None:
-    """Find a wrapper that takes steps at other times or places, however deep.
+def place_instead(init: Callable[..., Any]) -> str | None:
+    """Tell where decay must stand if not behind this, whatever holds it how deep.
 
     Args:
         init: of any Optax transformation.
 
     Returns:
-        Its name and what decay behind it would do, or None.
+        The place, and what decay behind it would do; None where it may stand behind.
 
     Example:
         >>> import optax
-        >>> wrapper_in(optax.chain(optax.lookahead(optax.sgd(0.1), 5, 0.5)).init)
-        'optax.lookahead, whose slow weights would not decay'
-        >>> wrapper_in(optax.adam(0.1).init)
+        >>> place_instead(optax.chain(optax.lookahead(optax.sgd(0.1), 5, 0.5)).init)
+        'inside of optax.lookahead, whose slow weights would not decay'
+        >>> place_instead(optax.adam(0.1).init)
     """
-    names = (_WRAPPERS.get(function.__qualname__) for function in _functions(init))
-    return next(filter(None, names), None)
+    places = (_PLACES.get(_name(function)) for function in _functions(init))
+    return next(filter(None, places), None)
+
+
+def remedy(place: str) -> str:
+    """Say what to write instead.
+
+    Args:
+        place: from `place_instead`.
+
+    Returns:
+        A sentence.
+
+    Example:
+        >>> remedy("before optax.contrib.cocob, which ...")
+        'Use its own weight_decay, or wdjax.add_decayed_weights first in the chain.'
+    """
+    if place.startswith("before"):
+        return "Use its own weight_decay, or wdjax.add_decayed_weights first in the chain."
+    return "Wrap the whole chain: wrapper(optax.chain(...), ...)."
 
 
 def check_place(params: Any, multipliers: Any) -> None:
@@ -55,8 +87,8 @@ def check_place(params: Any, multipliers: Any) -> None:
         multipliers: m of each leaf, 0 where it does not decay.
 
     Raises:
-        TypeError: a wrapper that takes steps at other times comes first, or `optax.freeze` of
-            parameters that would decay all the same; `optax.flatten` has taken the names away.
+        TypeError: what takes steps at other times comes first, or `optax.freeze` of parameters
+            that would decay all the same; `optax.flatten` has taken the names away.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -72,12 +104,9 @@ def check_place(params: Any, multipliers: Any) -> None:
             "and vectors do not decay. Write optax.chain(optax.flatten(...), decay)."
         )
     for init in _before_the_caller():
-        wrapper = wrapper_in(init)
-        if wrapper is not None:
-            raise TypeError(
-                f"decay must stand inside of {wrapper}; this chain has it behind. "
-                "Wrap the whole chain: wrapper(optax.chain(...), ...)."
-            )
+        place = place_instead(init)
+        if place is not None:
+            raise TypeError(f"decay must stand {place}; this chain has it behind. {remedy(place)}")
         frozen = _frozen(init, params)
         rows = zip(paths.leaves(params), jax.tree.leaves(multipliers), frozen, strict=True)
         moved = [
@@ -92,7 +121,7 @@ def check_place(params: Any, multipliers: Any) -> None:
 
 
 def stands_in(init: str) -> bool:
-    """Tell whether an `init` of this qualified name is running.
+    """Tell whether an `init` of Optax with this qualified name is running.
 
     Args:
         init: such as "apply_if_finite.<locals>.init".
@@ -105,32 +134,42 @@ def stands_in(init: str) -> bool:
         False
     """
     frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_qualname != init:
+    while frame is not None and _name_of(frame) != init:
         frame = frame.f_back
     return frame is not None
+
+
+# The chain that runs.
 
 
 def _before_the_caller() -> Iterator[Callable[..., Any]]:
     """The `init` of all that comes before, in the chain that runs and in those around it."""
     frame, inner = inspect.currentframe(), None
-    while frame is not None and frame.f_code.co_qualname not in _WRAPPERS:  # it may stand in one
-        if frame.f_code.co_qualname in _CHAINS:
+    while frame is not None and _name_of(frame) not in _PLACES:  # decay may stand inside of one
+        if _name_of(frame) in _CHAINS:
             yield from _before(frame, inner)
         frame, inner = frame.f_back, frame
 
 
 def _before(chain: FrameType, inner: FrameType | None) -> list[Callable[..., Any]]:
-    """The `init` of each member that a chain has called so far, without the one that runs.
+    """The `init` of each member that a chain has finished.
 
     `optax.chain` runs a generator over them, and `optax.named_chain` a loop.
     """
     own = chain.f_locals
     if "init_fns" in own:
-        members, running = list(own["init_fns"]), inner and inner.f_locals.get("fn")
-    else:
-        members = [member.init for _, member in own.get("transforms", ())]
-        running = own["tx"].init if "tx" in own else None
-    return members[: members.index(running)] if running in members else []
+        members, waiting = list(own["init_fns"]), inner.f_locals.get(".0") if inner else None
+        return members[: max(0, len(members) - operator.length_hint(waiting) - 1)]
+    members = [member.init for _, member in own.get("transforms", ())]
+    return members[: len(own.get("states", ()))]
+
+
+def _name_of(frame: FrameType) -> str:
+    """The qualified name of the function that runs, if it is Optax's."""
+    return frame.f_code.co_qualname if _is_optax(frame.f_globals.get("__name__")) else ""
+
+
+# What a member holds.
 
 
 def _frozen(init: Callable[..., Any], params: Any) -> list[bool]:
@@ -141,36 +180,34 @@ def _frozen(init: Callable[..., Any], params: Any) -> list[bool]:
     found = [False] * len(jax.tree.leaves(params))
     for function in _functions(init):
         own = _variables(function)
-        if function.__qualname__ == "masked.<locals>.init_fn" and _zeroes(own["inner"]):
-            tree, frozen = own["mask"], {True}
-        elif function.__qualname__ == "partition.<locals>.init_fn":
-            frozen = {group for group, member in own["transforms"].items() if _zeroes(member)}
+        is_frozen: Callable[[Any], bool] = bool
+        if _name(function) == "masked.<locals>.init_fn" and _zeroes(own["inner"].update):
+            tree = own["mask"]
+        elif _name(function) == "partition.<locals>.init_fn":
+            members = own["transforms"].items()
+            is_frozen = {group for group, member in members if _zeroes(member.update)}.__contains__
             tree = own["param_labels"]
         else:
             continue
         with contextlib.suppress(Exception):  # of another tree
-            tree = tree(params) if inspect.isroutine(tree) else tree
+            is_function = all(map(callable, jax.tree.leaves(tree)))  # as Optax tells them
             flags = jax.tree.map(
-                lambda kind, part, frozen=frozen: jax.tree.map(lambda _: kind in frozen, part),
-                tree,
+                lambda kind, part, test=is_frozen: jax.tree.map(lambda _: test(kind), part),
+                tree(params) if is_function else tree,
                 params,
             )
             found = [a or b for a, b in zip(found, jax.tree.leaves(flags), strict=True)]
     return found
 
 
-def _zeroes(member: Any) -> bool:
-    """Whether a transformation is `optax.set_to_zero`."""
-    update = member.update
-    while update.__qualname__ == "with_extra_args_support.<locals>.update":
-        update = _variables(update)["tx"].update
-    return bool(update.__qualname__ == "set_to_zero.<locals>.update_fn")
-
-
-def _variables(function: Any) -> dict[str, Any]:
-    """The variables of its closure, by name."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
+def _zeroes(update: Any) -> bool:
+    """Whether the `update` is that of `optax.set_to_zero`, alone or in a chain."""
+    name = _name(update)
+    if name == "with_extra_args_support.<locals>.update":
+        return _zeroes(_variables(update)["tx"].update)
+    if name == "chain.<locals>.update_fn":
+        return any(map(_zeroes, _variables(update)["update_fns"]))
+    return name == "set_to_zero.<locals>.update_fn"
 
 
 def _functions(root: Any) -> Iterator[Any]:
@@ -178,20 +215,41 @@ def _functions(root: Any) -> Iterator[Any]:
     waiting, seen = [root], set()
     while waiting:
         thing = waiting.pop()
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        if inspect.ismethod(thing):
-            waiting += [thing.__func__, *getattr(thing.__self__, "__dict__", {}).values()]
-        elif inspect.isfunction(thing):
-            yield thing
-            waiting += _variables(thing).values()
-        elif isinstance(thing, functools.partial):
-            waiting += [thing.func, thing.args, thing.keywords]
-        elif isinstance(thing, tuple | list):
-            waiting += thing
-        elif isinstance(thing, dict):
-            waiting += thing.values()
+        if id(thing) not in seen:
+            seen.add(id(thing))
+            if inspect.isfunction(thing):
+                yield thing
+            waiting += _within(thing)
+
+
+def _within(thing: Any) -> list[Any]:
+    """What a function, a method or a container holds."""
+    if inspect.isfunction(thing):
+        return [*_variables(thing).values(), *(_injected(thing) if _name(thing) == _INJECT else ())]
+    if inspect.ismethod(thing):
+        is_optax = _is_optax(type(thing.__self__).__module__)
+        return [thing.__func__, *(vars(thing.__self__).values() if is_optax else ())]
+    if isinstance(thing, functools.partial):
+        return [thing.func, thing.args, thing.keywords]
+    if isinstance(thing, tuple | list | dict):
+        items = list(thing.values() if isinstance(thing, dict) else thing)
+        return items if len(items) <= _MOST else []
+    return [thing.__wrapped__] if hasattr(thing, "__wrapped__") else []  # by jax.jit
+
+
+def _injected(init: Any) -> list[Any]:
+    """The `init` that `optax.inject_hyperparams` makes anew in every step."""
+    own = _variables(init)
+    with contextlib.suppress(Exception):  # it may need the values of some step
+        hyperparams = {name: s(s.init()) for name, s in own["sched_hps"].items()}
+        return [own["inner_factory"](**own["other_hps"], **own["numeric_hps"], **hyperparams).init]
+    return []
+
+
+def _variables(function: Any) -> dict[str, Any]:
+    """The variables of its closure, by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
 
 
 def _is_full(cell: Any) -> bool:
@@ -201,3 +259,13 @@ def _is_full(cell: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _name(function: Any) -> str:
+    """The qualified name of a function, if it is Optax's."""
+    own = getattr(function, "__module__", None)
+    return getattr(function, "__qualname__", "") if _is_optax(own) else ""
+
+
+def _is_optax(module: Any) -> bool:
+    return str(module).split(".")[0] == "optax"

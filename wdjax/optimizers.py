@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from wdjax import penalties, preconditioners
-from wdjax.chains import wrapper_in
+from wdjax.chains import place_instead, remedy
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, lined_up, require_params
 from wdjax.penalties import Penalty
@@ -185,12 +185,13 @@ def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) ->
 
 
 def _check_is_innermost(factory: Factory, inner: optax.GradientTransformation) -> None:
-    """Refuse decay around a wrapper that takes steps at other times or places."""
-    wrapper = wrapper_in(inner.init)
-    if wrapper is not None:
+    """Refuse decay around what takes steps at other times or places, or undoes them."""
+    place = place_instead(inner.init)
+    if place is not None:
+        fix = "wrapper(wdjax.decayed(optax.sgd)(...), ...)"
         raise TypeError(
-            f"`decayed` must stand inside of {wrapper}; {_name(factory)} has it inside. Wrap the "
-            "result: wrapper(wdjax.decayed(optax.sgd)(...), ...)."
+            f"`decayed` must stand {place}; {_name(factory)} has it inside. "
+            + (f"Wrap the result: {fix}." if place.startswith("inside") else remedy(place))
         )
 
 

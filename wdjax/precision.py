@@ -188,13 +188,23 @@ def stochastically_rounded(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+_BRANCHING = {
+    "optax.apply_if_finite": "apply_if_finite.<locals>.init",
+    "optax.transforms.conditionally_mask": "conditionally_mask.<locals>.init_fn",
+    "optax.transforms.conditionally_transform": "conditionally_transform.<locals>.init_fn",
+}
+
+
 def _check_is_outermost(name: str, params: Params) -> None:
     """Refuse to stand in a wrapper that branches between these updates and narrower ones."""
-    if stands_in("apply_if_finite.<locals>.init") and any(map(_is_narrow, jax.tree.leaves(params))):
-        raise TypeError(
-            f"`{name}` must stand around optax.apply_if_finite, not inside of it: its updates of "
-            f"low-precision parameters are float32. Write wdjax.{name}(optax.apply_if_finite(...))."
-        )
+    if not any(map(_is_narrow, jax.tree.leaves(params))):
+        return
+    for wrapper, init in _BRANCHING.items():
+        if stands_in(init):
+            raise TypeError(
+                f"`{name}` must stand around {wrapper}, not inside of it: its updates of "
+                f"low-precision parameters are float32. Write wdjax.{name}({wrapper}(...))."
+            )
 
 
 def _on_narrow(

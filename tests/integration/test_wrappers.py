@@ -5,6 +5,8 @@ MultiSteps, apply_if_finite, masked, partition, schedule_free and inject_hyperpa
 test_optimizers.py.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,13 @@ MASK = {"kernel": True, "bias": False}
 FREEZERS = {
     "freeze": optax.transforms.freeze(MASK),
     "freeze by a function": optax.masked(optax.set_to_zero(), wdjax.mask(wdjax.standard())),
+    "freeze by a partial": optax.transforms.freeze(
+        functools.partial(lambda name, params: {k: k == name for k in params}, "kernel")
+    ),
+    "freeze by arrays": optax.transforms.freeze(jax.tree.map(jnp.array, MASK)),
+    "partition into a chain": optax.partition(
+        {1: optax.chain(optax.set_to_zero()), 2: optax.sgd(0.1)}, {"kernel": 1, "bias": 2}
+    ),
     "freeze all": optax.transforms.freeze(True),
     "selective_transform": optax.transforms.selective_transform(optax.sgd(0.1), freeze_mask=MASK),
     "in a chain": optax.chain(optax.clip(1.0), optax.chain(optax.transforms.freeze(MASK))),
@@ -103,6 +112,10 @@ WRAPPERS = {
     "optax.lookahead": lambda inner: optax.lookahead(inner, 3, 0.5),
     "optax.contrib.schedule_free": lambda inner: optax.contrib.schedule_free(inner, 0.1),
     "optax.contrib.sam": lambda inner: optax.contrib.sam(inner, optax.sgd(0.05)),
+    "optax.transforms.conditionally_mask": lambda inner: optax.transforms.conditionally_mask(
+        inner, lambda step: step % 4 == 0
+    ),
+    "optax.contrib.mechanize": optax.contrib.mechanize,
 }
 DECAYS = {
     "decay_weights": wdjax.decay_weights(S),
@@ -124,11 +137,104 @@ CHAINS = {
         optax.chain(optax.masked(first, True)), *rest
     ),
     "named_chain": lambda *parts: optax.named_chain(*zip("abc", parts, strict=False)),
+    "injected": lambda first, *rest: optax.chain(
+        optax.inject_hyperparams(lambda rate: optax.chain(optax.scale(rate), first))(rate=0.1),
+        *rest,
+    ),
+    "compiled": lambda first, *rest: optax.chain(
+        optax.GradientTransformation(jax.jit(first.init), first.update), *rest
+    ),
+    "between two": lambda first, decay: optax.chain(decay, first, decay),
     "partition": lambda first, *rest: optax.chain(
         optax.partition({"all": first}, lambda params: jax.tree.map(lambda p: "all", params)),
         *rest,
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["cocob", "madgrad"])
+def test_decay_is_refused_behind_what_goes_back_to_the_first_weights(name):
+    """Decay behind them is undone in the next step; in the gradient it acts."""
+    factory = getattr(optax.contrib, name)
+    with pytest.raises(
+        TypeError, match=rf"`decayed` must stand before .*{name}.* its own weight_d"
+    ):
+        wdjax.decayed(factory)(1.0, weight_decay=S, law=wdjax.fixed)
+    with pytest.raises(TypeError, match=rf"decay must stand before .*{name}.*; this chain has it"):
+        optax.chain(factory(1.0), wdjax.decay_weights(S)).init(PARAMS)
+    optax.chain(wdjax.add_decayed_weights(S), factory(1.0)).init(PARAMS)
+
+
+class Callable_:
+    """An update that is no function, without a name."""
+
+    __slots__ = ()
+
+    def __call__(self, updates, state, params=None):
+        return updates, state
+
+
+def chain(*transforms):
+    """Somebody else's function of that name, with the same inside."""
+
+    def init_fn(params):
+        return tuple(member.init(params) for member in transforms)
+
+    def update_fn(updates, state, params=None):
+        raise NotImplementedError
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def masked(member, tree):
+    def init_fn(params):
+        assert tree
+        return member.init(params)
+
+    return optax.GradientTransformation(init_fn, member.update)
+
+
+class Holder:
+    """Its own init is inside of the wrapper that it holds."""
+
+    def __init__(self):
+        own = optax.GradientTransformation(self.init, self.update)
+        whole = optax.chain(own, optax.sgd(0.1), wdjax.decay_weights(S))
+        self.tx = optax.MultiSteps(whole, 4)
+
+    def init(self, params):
+        del params
+        return ()
+
+    def update(self, updates, state, params=None):
+        del params
+        return updates, state
+
+
+def empty(params):
+    del params
+    return ()
+
+
+ODD = {
+    "partial": optax.masked(
+        optax.GradientTransformation(empty, functools.partial(lambda c, u, s, p=None: (u, s), 2)),
+        True,
+    ),
+    "object": optax.masked(optax.GradientTransformation(empty, Callable_()), True),
+    "chain": chain(optax.sgd(0.1), optax.identity()),
+    "masked": masked(optax.sgd(0.1), {"kernel": True}),
+    "long list": optax.GradientTransformation(
+        functools.partial(lambda numbers, params: (), list(range(1_000_000))), Callable_()
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_what_others_write_before_decay_is_taken(odd):
+    optax.chain(odd, wdjax.decay_weights(S)).init(PARAMS)
+    chain(odd, wdjax.decay_weights(S)).init(PARAMS)
+    Holder().tx.init(PARAMS)
 
 
 def started(wrapper, params=PARAMS):
@@ -140,7 +246,7 @@ def started(wrapper, params=PARAMS):
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_decay_around_a_wrapper_that_takes_steps_elsewhere_is_refused(wrapper):
     factory = lambda learning_rate: optax.chain(WRAPPERS[wrapper](optax.sgd(learning_rate)))
-    with pytest.raises(TypeError, match=rf"`decayed` must stand inside of {wrapper}, whose"):
+    with pytest.raises(TypeError, match=rf"`decayed` must stand inside of {wrapper}, wh"):
         wdjax.decayed(factory)(0.1, weight_decay=S)
 
 
