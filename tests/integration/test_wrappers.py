@@ -362,7 +362,8 @@ def test_raw_gradients_of_another_tree_are_named():
 def test_raw_gradients_in_multi_steps_are_the_mean_of_the_micro_batches():
     chain = optax.chain(optax.sgd(0.1), wdjax.adaptive.swd(0.01))
     wrapper = optax.MultiSteps(wdjax.adaptive.with_grad(chain), 2)
-    optimizer = wrapper.gradient_transformation()  # so it takes what the step passes
+    # as one writes it for MultiSteps to take what the step passes
+    optimizer = optax.GradientTransformationExtraArgs(wrapper.init, wrapper.update)
     loss = lambda params, batch: jnp.mean(batch) * jnp.sum(params["kernel"])
     step = wdjax.make_train_step(loss, optimizer)
     state = wdjax.TrainState.create(PARAMS, optimizer)
