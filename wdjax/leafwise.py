@@ -76,6 +76,7 @@ def widened(x: Any) -> jax.Array:
 
 
 def _dtype(update: Any, param: Any) -> Any:
+    """The dtype in which an update can express a change of the parameter: the wider of the two."""
     return update.dtype if update.dtype.itemsize >= param.dtype.itemsize else param.dtype
 
 
