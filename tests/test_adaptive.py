@@ -17,7 +17,7 @@ import pytest
 from adaptive_cases import ADAPTIVE, hill
 
 import wdjax
-from wdjax import adaptive, bounds, spectra
+from wdjax import adaptive, anchors, bounds, spectra
 
 RULES = (("a/kernel", 1.0), ("b/*/kernel", 0.5), ("bias", 0.0))
 MULTIPLIERS = {"a/bias": 0.0, "a/kernel": 1.0, "b/0/kernel": 0.5}
@@ -653,13 +653,34 @@ def test_spd_back_at_its_anchor_is_left_alone():
     assert float(got["kernel"][0, 0]) == -1.0
 
 
+def test_spd_takes_the_anchors_of_decay_weights():
+    params, start = leaf(2.0, 1.0), leaf(0.5, -1.0)
+    updates, grads = leaf(0.3, 0.2), leaf(1.0, 1.0)
+
+    def got(anchor, /, steps=1, **extra):
+        tx = adaptive.spd(0.7, anchor=anchor)
+        state = tx.init(start if anchor == "init" else params)
+        for _ in range(steps):
+            moved, state = tx.update(updates, state, params, grad=grads, **extra)
+        return moved
+
+    chex.assert_trees_all_equal(got(anchors.passed(), anchor=start), got(start))
+    chex.assert_trees_all_equal(got("init"), got(start))
+    chex.assert_trees_all_equal(got(None), got(leaf(0.0, 0.0)))
+    # an average that starts at the parameters and follows them stays there: nothing to return to
+    chex.assert_trees_all_equal(got(anchors.ema(0.5), steps=3), updates)
+    with pytest.raises(ValueError, match="needs the anchor at every step"):
+        got(anchors.passed())
+
+
 def test_spd_refuses_an_anchor_of_another_kind_or_model():
-    with pytest.raises(ValueError, match=r'`anchor` must be "init" or a pytree of arrays; got'):
+    message = r'`anchor` must be None, "init", a pytree of arrays or one of wdjax.anchors; got'
+    with pytest.raises(ValueError, match=message):
         adaptive.spd(anchor="zero")
     message = r"`anchor` must have the structure and shapes of the parameters; got only in the fir"
     with pytest.raises(ValueError, match=message):
         adaptive.spd(anchor={"bias": jnp.ones(1)}).init(leaf(1.0))
-    with pytest.raises(ValueError, match=r"structure and shapes .* got other shapes"):
+    with pytest.raises(ValueError, match=r"structure and shapes .* 'kernel' \(1, 2\) instead of"):
         adaptive.spd(anchor=leaf(1.0, 2.0)).init(leaf(1.0))
 
 

@@ -113,3 +113,33 @@ def test_a_donated_step_runs_from_the_first(anchor):
     for _ in range(2):
         params, state = step(params, state)
     chex.assert_tree_all_finite(params)
+
+
+PARTED = {
+    "masked": lambda tx: optax.masked(tx, {"kernel": True, "bias": False}),
+    "partition": lambda tx: optax.partition(
+        {"here": tx, "there": optax.identity()}, {"kernel": "here", "bias": "there"}
+    ),
+}
+
+
+@pytest.mark.parametrize("part", PARTED.values(), ids=PARTED)
+def test_where_some_leaves_are_hidden_the_anchor_may_be_of_the_whole_model(part):
+    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}
+    anchor = {"kernel": jnp.full((2, 2), 1.0), "bias": jnp.zeros(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+
+    def moved(anchor, /, **extra):
+        rules = (("**", 1.0),)
+        tx = part(wdjax.decay_weights(0.25, anchor=anchor, rules=rules))
+        return tx.update(zeros, tx.init(params), params, **extra)[0]
+
+    want = {"kernel": jnp.full((2, 2), -0.5), "bias": zeros["bias"]}
+    chex.assert_trees_all_equal(moved(anchor), want)
+    chex.assert_trees_all_equal(moved(anchors.passed(), anchor=anchor), want)
+    for wrong, said in (
+        ({"bias": anchor["bias"]}, r"got 'kernel' absent instead of \(2, 2\)"),
+        ({**anchor, "kernel": jnp.ones(3)}, r"got 'kernel' \(3,\) instead of \(2, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"structure and shapes of the parameters; {said}"):
+            moved(wrong)

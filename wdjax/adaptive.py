@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdjax import groups, paths
+from wdjax import groups
+from wdjax.anchors import as_anchor
 from wdjax.bounds import Bound, Measure, check_range, sum_squares
 from wdjax.groups import Axes
 from wdjax.leafwise import Params, check_widths, map_leaves
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Strength
 from wdjax.stateful import Context, lift, map_memory, scalar, total, wide
+from wdjax.transforms import Anchor
 
 STANDARD: Rules = standard()
 
@@ -197,7 +199,7 @@ def cumulative_l1(
 def spd(
     strength: Strength = 1.0,
     *,
-    anchor: Params | str = "init",
+    anchor: Anchor = "init",
     axes: Axes = None,
     rules: Rules = STANDARD,
 ) -> optax.GradientTransformationExtraArgs:
@@ -211,7 +213,8 @@ def spd(
 
     Args:
         strength: s >= 0, about 1: a number, schedule or traced scalar. No learning rate.
-        anchor: a: "init", the parameters at `init` (copied into the state), or a pytree.
+        anchor: a, as in `decay_weights`: "init", the parameters at `init` (copied into the state),
+            a pytree of arrays, None for zero, or one of `wdjax.anchors`.
         axes: along which one group extends; None is the whole leaf.
         rules: (selector, multiplier) pairs that give m; first match wins.
 
@@ -234,21 +237,7 @@ def spd(
         Tian et al., *Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models*, 2024,
         arXiv:2411.01713, Algorithm 1.
     """
-    if isinstance(anchor, str) and anchor != "init":
-        raise ValueError(f'`anchor` must be "init" or a pytree of arrays; got {anchor!r}.')
-
-    def start(params: Params) -> tuple[Params, ...]:
-        if isinstance(anchor, str):
-            # a copy: the parameters themselves may be donated together with this state
-            return (jax.tree.map(lambda p: jnp.array(p, copy=True), params),)
-        shapes = [[(leaf.path, leaf.shape) for leaf in paths.leaves(t)] for t in (anchor, params)]
-        if shapes[0] != shapes[1]:
-            difference = paths.structure_difference(anchor, params) or "other shapes"
-            raise ValueError(
-                "`anchor` must have the structure and shapes of the parameters; got "
-                f"{difference}. Pass parameters of the same model."
-            )
-        return ()
+    target = as_anchor(anchor)
 
     def step(context: Context, memory: tuple[Params, ...]) -> tuple[Params, tuple[Params, ...]]:
         def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
@@ -259,10 +248,15 @@ def spd(
             part = jnp.where(returns, jnp.minimum(context.strength * m * growth, 1), 0)
             return update - part * after
 
-        kept = jax.tree.leaves(memory[0] if memory else anchor)
-        point = jax.tree.unflatten(jax.tree.structure(context.params), kept)
+        kept = target.advance(memory[0], context.params)
+        point = target.point(kept, context.params, context.extra)
+        if point is None:
+            point = jax.tree.map(jnp.zeros_like, context.params)
         trees = (context.updates, context.params, context.multipliers, point, context.grads)
-        return map_leaves("spd", leaf, *trees), memory
+        return map_leaves("spd", leaf, *trees), (kept,)
+
+    def start(params: Params) -> tuple[Any]:
+        return (target.init(params),)
 
     return lift("spd", start, step, strength, rules=rules, axes=axes, needs_grads=True)
 

@@ -184,13 +184,21 @@ def _kept_point(kept: Any, params: Params, extra: Mapping[str, Any]) -> Params:
 
 
 def _like(params: Params, anchor: Params) -> Params:
-    """Give the anchor the containers of `params`, which nnx changes between init and update."""
-    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(anchor))
+    """Give the anchor the containers of `params`, which nnx changes between init and update.
+
+    Inside `optax.masked` and `optax.partition` the parameters are a part of the model, and the
+    anchor may be all of it.
+    """
+    structure: Any = jax.tree.structure(params)
+    leaves = jax.tree.leaves(anchor)
+    if len(leaves) != structure.num_leaves:
+        named = dict(zip((leaf.path for leaf in paths.leaves(anchor)), leaves, strict=True))
+        leaves = [named[leaf.path] for leaf in paths.leaves(params)]
+    point: Params = structure.unflatten(leaves)
+    return point
 
 
 def _check_fit(anchor: Params, params: Params) -> None:
-    if paths.has_holes(params):
-        return
     if stacking.is_stacked(params):
         raise TypeError(
             "`anchor` must not be a pytree inside of `stacked`, which maps what it is given alone. "
@@ -199,11 +207,16 @@ def _check_fit(anchor: Params, params: Params) -> None:
         )
     given = [(leaf.path, leaf.shape) for leaf in paths.leaves(anchor)]
     wanted = [(leaf.path, leaf.shape) for leaf in paths.leaves(params)]
+    is_part = paths.has_holes(params)
+    if is_part:
+        given = [leaf for leaf in given if leaf[0] in dict(wanted)]
     if given == wanted:
         return
-    difference = paths.structure_difference(anchor, params)
+    difference = "" if is_part else paths.structure_difference(anchor, params)
     shapes = [
-        f"{w[0]!r} {g[1]} instead of {w[1]}" for g, w in zip(given, wanted, strict=False) if g != w
+        f"{path!r} {dict(given).get(path, 'absent')} instead of {shape}"
+        for path, shape in wanted
+        if dict(given).get(path) != shape
     ]
     raise ValueError(
         "`anchor` must have the structure and shapes of the parameters; got "

@@ -33,7 +33,7 @@ def from_memory(
     seed: int,
 ) -> tuple[Draw, int, int]:
     """Batches cut from arrays in memory: the arrays go to the device once, then only indices."""
-    data = _as_arrays("batches", batches, _on_device)
+    data = jax.tree.map(_on_device, _as_arrays("batches", batches, np.asarray))
     size = common_axis("batches", data)
     if batch_size is None:
         raise ValueError(
@@ -124,7 +124,7 @@ def _group(iterator: Iterator[Any], ahead: list[Any], limit: int) -> list[PyTree
                     raise batch
             else:
                 # a copy, because many iterators fill the same buffer again and again
-                batch = _as_arrays("batch", next(iterator), _host_copy)
+                batch = _as_arrays("batch", next(iterator), np.array)
             if group and _signature(batch) != _signature(group[0]):
                 ahead.append(batch)
                 break
@@ -160,11 +160,7 @@ def _stacked(group: list[PyTree], capacity: int) -> PyTree:
 
 
 def _on_device(x: Any) -> jax.Array:
-    return x if isinstance(x, jax.Array) else jnp.asarray(np.asarray(x))
-
-
-def _host_copy(x: Any) -> Any:
-    return x if isinstance(x, jax.Array) else np.array(x)
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
 def _signature(batch: PyTree) -> Any:
@@ -182,14 +178,15 @@ def is_stream(batches: Any) -> bool:
 
 def _as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
     """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
-    named = named_leaves(tree)
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named if not hasattr(x, "__array__")]
+    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree)
+             if not hasattr(x, "__array__")]  # fmt: skip
     if wrong:
         raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
-    kinds = [(path, np.asarray(x).dtype) for path, x in named if not isinstance(x, jax.Array)]
-    wrong = [f"{dtype} at '{path}'" for path, dtype in kinds if dtype.kind in "OSUMm"]
+    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else convert(x), tree)
+    on_host = [(path, x) for path, x in named_leaves(arrays) if not isinstance(x, jax.Array)]
+    wrong = [f"{x.dtype} at '{path}'" for path, x in on_host if x.dtype.kind in "OSUMm"]
     if wrong:
         raise TypeError(
             f"`{name}` must hold numbers; got {listed(wrong)}. Encode these columns, or drop them."
         )
-    return jax.tree.map(convert, tree)
+    return arrays

@@ -76,14 +76,18 @@ def copied(tree: Tree) -> Tree:
         >>> copied(array).unsafe_buffer_pointer() == array.unsafe_buffer_pointer()
         False
     """
-
-    def leaf(x: Any) -> jax.Array:
-        is_alone = any(isinstance(y.sharding, SingleDeviceSharding) for y in _arrays(x))
-        # jnp.array compiles a program for each shape; device_put does not know all shardings
-        array = jax.device_put(x, may_alias=False) if is_alone else jnp.array(x, copy=True)
-        return array.astype(array.dtype) if jax.typeof(array).weak_type else array
-
-    copies: Tree = jax.tree.map(leaf, tree)
+    leaves, structure = jax.tree.flatten(tree)
+    # jnp.array compiles a program for each shape; device_put does not know all shardings
+    places = [[y.sharding for y in _arrays(x)] for x in leaves]
+    is_alone = [any(isinstance(at, SingleDeviceSharding) for at in its) for its in places]
+    alone = [x for x, is_one in zip(leaves, is_alone, strict=True) if is_one]
+    moved = iter(jax.device_put(alone, may_alias=False))  # one call for all: much less to do
+    arrays = [
+        next(moved) if is_one else jnp.array(x, copy=True)
+        for x, is_one in zip(leaves, is_alone, strict=True)
+    ]
+    arrays = [x.astype(x.dtype) if jax.typeof(x).weak_type else x for x in arrays]
+    copies: Tree = jax.tree.unflatten(structure, arrays)
     return copies
 
 

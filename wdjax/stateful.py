@@ -4,7 +4,7 @@ The memory is float32 or wider, in trees like the parameters or in scalars, what
 strength and the schedule.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +32,7 @@ class AdaptiveState(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a step sees besides its memory: s, t, Δ, θ, m, g as in the formulas."""
+    """What a step sees besides its memory: s, t, Δ, θ, m, g as in the formulas, extra arguments."""
 
     strength: Any
     count: jax.Array  # type: ignore[assignment]
@@ -40,6 +40,7 @@ class Context(NamedTuple):
     params: Params
     multipliers: Params
     grads: Params | None
+    extra: Mapping[str, Any]
 
 
 def lift(
@@ -76,7 +77,7 @@ def lift(
                 "`optimizer.update(grads, state, params, grad=grads)`."
             )
         s, multipliers = schedule(state.count), resolve(rules, params)
-        context = Context(s, state.count, updates, params, multipliers, grads)
+        context = Context(s, state.count, updates, params, multipliers, grads, extra_args)
         updates, memory = step(context, state.memory)
         memory = jax.tree.map(_as, memory, state.memory)
         return updates, AdaptiveState(optax.safe_increment(state.count), memory)
