@@ -229,6 +229,19 @@ def test_a_run_still_warming_up_is_compared_with_the_path_and_not_with_the_end()
     assert not any("noise" in sentence for sentence in found.sentences["kernel"])
 
 
+def test_of_lions_first_steps_nothing_is_said_that_its_momentum_explains():
+    """It starts at 0 and agrees with itself only later: pure noise moves less far than expected."""
+    lion = lambda steps: dynamics.predict(dynamics.lion(), 1e-3, weight_decay=0.1, steps=steps)
+    measured = run(wdjax.lionw(1e-3, weight_decay=0.1, rules=ALL), lambda _, draw: draw, 200)
+    found = explain({"kernel": lion(200)}, measured)
+    row = found.rows[0]
+    assert row["measured"] < row["expected"] / 1.15
+    assert not any("noise" in sentence for sentence in found.sentences["kernel"])
+    small = {"rms": 0.02, "expected": 0.01, "equilibrium": 0.01}
+    assert sentences.not_noise(seen(lion(400), **small)) is None
+    assert "noise" in sentences.not_noise(seen(lion(600), **small))
+
+
 def test_the_same_gradient_again_and_again_is_no_noise():
     """Few examples, or large batches: Adam's steps are 1 per entry instead of 0.23."""
     direction = jax.random.normal(jax.random.key(2), (1_000, 1))

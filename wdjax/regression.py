@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wdjax.devices import at_hand
+from wdjax.folds import check_finite
+
 
 class Centred(NamedTuple):
     """A weighted least-squares problem without weights and intercept.
@@ -92,8 +95,8 @@ def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any
         options: static, hashable.
     """
     dtype = jax.dtypes.canonicalize_dtype(arrays[0].dtype)
-    at_hand = known(*jax.tree.leaves(arrays))
-    if not at_hand or dtype == np.float64 or jax.default_backend() == "tpu":
+    is_traced = not known(*jax.tree.leaves(arrays))
+    if is_traced or dtype == np.float64 or jax.default_backend() == "tpu":
         return program(*arrays, **options)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         return _in_float64(arrays, program, tuple(options.items()), dtype)
@@ -133,30 +136,6 @@ def _as(numbers: Any, dtype: Any) -> Any:
     return numbers.astype(dtype, copy=False)
 
 
-def _host(array: Any) -> Any:
-    """The array as NumPy's, where that takes no copy."""
-    if isinstance(array, jax.Array) and any(d.platform != "cpu" for d in array.devices()):
-        return array
-    return np.asarray(array)
-
-
-def _check_finite(name: str, array: Any) -> None:
-    """Refuse NaN and infinity, and what would be infinite in JAX's dtype."""
-    if not known(array):
-        return
-    allowed = _host(array).astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-    if np.isfinite(allowed.sum()):
-        return
-    values = np.asarray(allowed)
-    wrong = np.argwhere(~np.isfinite(values))
-    if len(wrong):
-        place = ", ".join(str(i) for i in wrong[0])
-        raise ValueError(
-            f"`{name}` must be finite; got {values[tuple(wrong[0])]} at [{place}], and "
-            f"{len(wrong)} in all. Drop or fill in these examples."
-        )
-
-
 def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
     """X (n, p), y (n,) or (n, T), and weights (n,), checked and of one dtype."""
     x, y = array("x", x), array("y", y)
@@ -172,10 +151,10 @@ def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
         )
     if n < 2:
         raise ValueError(f"`x` must have at least two examples; got {n}.")
-    _check_finite("x", x)
-    _check_finite("y", y)
+    check_finite("x", x)
+    check_finite("y", y)
     s = _weights(weights, n)
-    if intercept and known(x) and (_host(x)[0] == _host(x)[1]).all() and (x == x[:1]).all():
+    if intercept and known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and (x == x[:1]).all():
         raise ValueError(
             "`x` must have a feature that varies; all are constant, which only an intercept fits."
         )
@@ -189,7 +168,7 @@ def _weights(weights: Any, n: int) -> Any:
     s = array("weights", weights)
     if s.shape != (n,):
         raise ValueError(f"`weights` must have shape ({n},), one for each row of x; got {s.shape}.")
-    _check_finite("weights", s)
+    check_finite("weights", s)
     if known(s):
         values = np.asarray(s)
         if (values < 0).any():
@@ -232,7 +211,7 @@ def grid(lams: Any, x: Any, *, width: int | None = None, zero: bool) -> Any:
     inner = () if width is None else (width,)
     if values.ndim == 0 or values.shape[1:] != inner or values.shape[0] == 0:
         raise ValueError(f"`lams` must have shape {shape} with L >= 1; got {values.shape}.")
-    _check_finite("lams", values)
+    check_finite("lams", values)
     if known(values):
         smallest = np.asarray(values).min()
         if smallest < 0 or (smallest == 0 and not zero):

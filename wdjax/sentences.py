@@ -13,6 +13,7 @@ from wdjax import dynamics
 from wdjax.dynamics import Prediction
 
 FAR = 1.15  # predictions are good to 15%
+_SETTLED = 11  # memories of a step: momentum from 0 is stationary then; 5/(1 − β₂) for Lion
 _WEAK = 0.3  # timescales: a run with fewer hardly decays
 
 
@@ -148,7 +149,10 @@ def steps_of_other_length(seen: Seen) -> str | None:
 def not_noise(seen: Seen) -> str | None:
     """Say that steps of the predicted length added up to weights of another size."""
     explained = not _near(seen.length) or not _near(seen.strength) or seen.gated > 0.1
-    if explained or not seen.expected > 0:
+    p = seen.prediction
+    # Lion's momentum starts at 0, and the prediction does not know: see `dynamics.expected_rms`
+    is_young = len(p.shrink) < _SETTLED * np.max(p.memory)
+    if explained or is_young or not seen.expected > 0:
         return None
     times = seen.rms / seen.expected
     if _near(times):
