@@ -110,7 +110,14 @@ def learnt(parts: Split, params: Params, steps: int, every: int, batch: int | No
     """Train while learning λ; return validation loss, test loss and λ (steps, groups)."""
     unit = wdjax.lr_scaled(1.0, rate(steps))
     decay = tuning.hyper_decay(
-        unit, loss, parts.val, rules=RULES, every=every, batch_size=batch, bounds=(1e-6, 4.0)
+        unit,
+        loss,
+        parts.val,
+        rules=RULES,
+        init=0.01,  # where PyTorch's AdamW starts, and stays
+        every=every,
+        batch_size=batch,
+        bounds=(1e-6, 4.0),
     )
     params, log_decay = trained(decay, parts, params, steps)
     return loss(params, parts.val), loss(params, parts.test), jnp.exp(log_decay[:, :3])
@@ -171,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (5, None, 1),
         (5, 100, 1),
         (1, None, 1),
-        (5, 100, 3),
+        (5, 100, 2),
     ):
         program = functools.partial(learnt, steps=longer * steps, every=every, batch=batch)
         name = f"hyper_decay, every {every}" + (f", batches of {batch}" if batch else "")
