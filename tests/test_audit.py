@@ -86,6 +86,13 @@ def test_every_step_counts_the_last_included():
     assert (only(found)["left"], found.step, found.strength) == (0.5, 99, 0.5)
 
 
+@pytest.mark.parametrize(("every", "steps"), [(4, 2**22), (2, 2**21), (10, 10 * 2**20)])
+def test_of_a_long_run_the_sample_is_not_in_step_with_the_schedule(every, steps):
+    found = audit(KERNEL, strength=schedules.periodic(1e-7, every), steps=steps)
+    assert only(found)["left"] == pytest.approx((1 - 1e-7) ** steps, rel=0.01)
+    assert "nothing decays" not in str(found)
+
+
 def test_a_run_of_more_than_a_million_steps_is_sampled_evenly():
     steps = 5_000_000
     linear = optax.linear_schedule(0.0, 1e-6, steps)

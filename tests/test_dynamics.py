@@ -67,6 +67,22 @@ def test_memory_of_momentum_is_the_sum_of_correlations(momentum, shrink):
     assert dynamics.momentum_memory(shrink, momentum) == pytest.approx(want, rel=1e-9)
 
 
+@pytest.mark.parametrize(("lr", "decay", "momentum"), [(0.05, 1e-2, 0.98), (0.1, 0.05, 0.9)])
+def test_memory_of_coupled_momentum_gives_the_variance_of_the_autoregression(lr, decay, momentum):
+    """θ⁺ − (1 + β − ηλ) θ + β θ⁻ = −η g, whose impulse response is summed up."""
+    response, before = [lr], 0.0
+    for _ in range(40_000):
+        response.append((1 + momentum - lr * decay) * response[-1] - momentum * before)
+        before = response[-2]
+    want = float(np.sqrt(np.sum(np.square(response))))
+    direction = dynamics.sgd(1.0, momentum=momentum, coupled=True, scale_invariant=False)
+    found = dynamics.predict(direction, lr, weight_decay=decay, steps=1)
+    assert found.equilibrium_rms[0] == pytest.approx(want, rel=1e-6)
+    # the chord: E|θ⁺ − θ|² / E θ²
+    chord = np.sum(np.square(np.diff(response, prepend=0.0))) ** 0.5 / want
+    assert found.rotation[0] == pytest.approx(chord, rel=1e-6)
+
+
 @pytest.mark.parametrize("shrink", [0.0, 1e-3, 0.3])
 @pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.99), (0.95, 0.98), (0.9, 0.9), (0.0, 0.9)])
 def test_memory_of_lion_is_the_sum_of_correlations_of_signs(b1, b2, shrink):
@@ -149,14 +165,22 @@ def brute_path(prediction, start, x):
 
 
 @pytest.mark.parametrize(
-    ("direction", "b"),
-    [(dynamics.adam(), 0.9), (dynamics.sgd(0.1, momentum=0.5, coupled=True), 0.5)],
+    ("direction", "x"),
+    [
+        (dynamics.adam(), lambda a: 0.9 * a),
+        (dynamics.sgd(0.1, momentum=0.5), lambda a: 0.5 * a),
+        # M = 2.25 (1 + a) / (0.5 (2.5 + 0.5 a)) of `coupled_memory`, in x = (M − 1)/(M + 1)
+        (
+            dynamics.sgd(0.1, momentum=0.5, coupled=True),
+            lambda a: (2.25 * (1 + a) - 1.25 - 0.25 * a) / (2.25 * (1 + a) + 1.25 + 0.25 * a),
+        ),
+    ],
 )
-def test_the_expected_path_is_the_recursion_step_by_step(direction, b):
+def test_the_expected_path_is_the_recursion_step_by_step(direction, x):
     found = dynamics.predict(direction, warm, weight_decay=50.0, steps=300)
     with jax.enable_x64(True):
         got = dynamics.expected_rms(found, 0.3)
-    np.testing.assert_allclose(got, brute_path(found, 0.3, lambda a: a * b), rtol=1e-9)
+    np.testing.assert_allclose(got, brute_path(found, 0.3, x), rtol=1e-9)
 
 
 @pytest.mark.parametrize("direction", [dynamics.adam(), dynamics.lion(), dynamics.sgd(0.01)])
@@ -362,6 +386,7 @@ FUNCTIONS = {
     "timescale": dynamics.timescale,
     "foldings": dynamics.foldings,
     "momentum_memory": lambda s: dynamics.momentum_memory(s, 0.9),
+    "coupled_memory": lambda s: dynamics.coupled_memory(s, 0.9),
     "lion_memory": dynamics.lion_memory,
     "equilibrium_rms": lambda s: dynamics.equilibrium_rms(1e-3, s, memory=2.0),
     "equilibrium_rotation": lambda s: dynamics.equilibrium_rotation(s, 2.0),

@@ -226,6 +226,21 @@ def test_decay_that_bfloat16_swallows_counts_as_gated():
     assert found["weight_norm"] == pytest.approx(8)
 
 
+def test_what_bfloat16_swallows_is_counted_as_what_the_compiled_step_returns():
+    """A compiler skips a cast to bfloat16 and back, and then nothing seems to be swallowed."""
+    draw = lambda seed: jax.random.normal(jax.random.key(seed), (64, 64)).astype(jnp.bfloat16)
+    params, grads = {"kernel": draw(0)}, {"kernel": draw(1)}
+
+    def updated(weight_decay, wrap):
+        optimizer = wrap(wdjax.decayed(optax.sgd)(0.1, weight_decay=weight_decay))
+        return jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+
+    updates, state = updated(0.02, measured)
+    same = updates["kernel"] == updated(0.0, lambda tx: tx)[0]["kernel"]
+    assert 0.05 < same.mean() < 0.5
+    assert latest(state)["weight"]["gated"] == pytest.approx(float(same.mean()), abs=0.02)
+
+
 def test_the_implicit_form_is_measured_as_what_the_prox_adds():
     penalty = wdjax.penalties.l1
     optimizer = measured(sgd(penalty=penalty, implicit=True), per="leaf")

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +118,18 @@ def test_inverse_sqrt_is_no_exponential_and_geometric_is_optax_s():
     assert np.isclose(slow(10_000) / slow(2_500), 0.5, rtol=1e-3)  # t^(−1/2)
     ours, theirs = wdjax.geometric(0.1, 0.1), optax.exponential_decay(0.1, 1, 0.9)
     assert np.allclose([ours(t) for t in range(20)], [theirs(t) for t in range(20)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-7, 2e-8])
+def test_a_small_rate_of_geometric_keeps_its_digits(rate):
+    got = float(wdjax.geometric(0.1, rate)(10**7))
+    assert got == pytest.approx(0.1 * math.exp(10**7 * math.log1p(-rate)), rel=2e-6)
+
+
+def test_geometric_ends_at_once_at_the_rate_one_and_has_slopes_at_the_ends():
+    assert [float(wdjax.geometric(0.1, 1.0)(t)) for t in (0, 1, 5)] == [np.float32(0.1), 0, 0]
+    slope = jax.grad(lambda rate, t: wdjax.geometric(1.0, rate)(t))
+    assert [float(slope(0.5, t)) for t in (0, 1, 2)] == pytest.approx([0, -1, -1], rel=1e-6)
 
 
 def test_per_epoch_changes_only_between_epochs():
@@ -265,6 +279,19 @@ def test_periodic_decay_ends_every_period_where_plain_decay_does(s, k, periods):
     schedule = schedules.periodic(s, every=k)
     got = np.prod([1 - np.float64(schedule(t)) for t in range(k * periods)])
     assert np.isclose(got, (1 - s) ** (k * periods), rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [7, 50, 365, 1_000, 16_384])
+def test_what_acts_every_kth_step_only_is_seen_before_training(k):
+    assert schedules.sampled(schedules.periodic(0.01, every=k)).max() > 0
+    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
+    most = schedules.periodic(0.01, every=k)(k - 1)  # 1 − 0.99^k
+    rules = (("**", float(1 / most) + 0.01),)
+    tx = wdjax.decay_weights(schedules.periodic(0.01, every=k), rules=rules)
+    with pytest.raises(ValueError, match="would flip signs"):
+        tx.init(params)
+    with pytest.warns(UserWarning, match="swallow this decay"):
+        wdjax.decay_weights(schedules.periodic(1e-3 / k, every=k)).init(params)
 
 
 def test_periodic_decay_of_every_step_is_plain_and_one_is_everything():

@@ -96,7 +96,7 @@ def audit(
             `lr_scaled(0.1, lr)`; not λ, unless the law is `fixed`.
         rules: (selector, multiplier) pairs that give m; first match wins.
         steps: T >= 1, the length of the run; may be left out for a constant strength. Every step
-            enters up to T = 2^20; of a longer run, 2^20 evenly spaced steps do.
+            enters up to T = 2^20; of a longer run, one of each of 2^20 equal parts.
 
     Returns:
         The audit: print it, or log its `rows`.
@@ -195,8 +195,11 @@ def _counts(schedule: Schedule, steps: int | None) -> np.ndarray:
         )
     if steps <= _MOST_COUNTS:
         return np.arange(steps, dtype=np.int32)
-    middles = (np.arange(_MOST_COUNTS) + 0.5) * (steps / _MOST_COUNTS)
-    counts: np.ndarray = np.minimum(middles, _LAST_COUNT).astype(np.int32)  # Optax stops there too
+    # one at random in each of as many equal parts: even distances could be in step with a schedule
+    parts = np.arange(_MOST_COUNTS) + np.random.default_rng(0).random(_MOST_COUNTS)
+    counts: np.ndarray = np.minimum(parts * (steps / _MOST_COUNTS), _LAST_COUNT).astype(
+        np.int32
+    )  # Optax stops there too
     return counts
 
 

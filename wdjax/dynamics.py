@@ -142,6 +142,32 @@ def momentum_memory(shrink: Number, momentum: Number) -> Number:
     return (1 + kept) / (1 - kept)
 
 
+def coupled_memory(shrink: Number, momentum: Number) -> Number:
+    """Memory of heavy ball with L2 in its gradient, whose momentum holds the decay, too.
+
+        M = (1 + β)² (2 − s) / ((1 − β) (2 (1 + β) − s (1 − β))),      s = ηλ/(1 − β)
+
+    With it the stationary variance is that of θ⁺ = (1 + β − ηλ) θ − β θ⁻ − η g, an autoregression
+    of second order.
+
+    Args:
+        shrink: s in [0, 1).
+        momentum: β in [0, 1).
+
+    Returns:
+        M >= 1.
+
+    Example:
+        >>> coupled_memory(0.0, 0.5)
+        3.0
+
+    References:
+        Box and Jenkins, *Time Series Analysis*, 1970, section 3.2.4, for the variance.
+    """
+    more, less = 1 + momentum, 1 - momentum
+    return more**2 * (2 - shrink) / (less * (2 * more - shrink * less))
+
+
 def lion_memory(shrink: Number, b1: Number = 0.9, b2: Number = 0.99) -> Number:
     """Memory of Lion's directions, signs of two moving averages of Gaussian noise.
 
@@ -193,7 +219,7 @@ def equilibrium_rms(
         learning_rate: η >= 0.
         shrink: s in [0, 1), the fraction taken off per step.
         direction_rms: q, root mean square of the optimizer's direction per entry.
-        memory: M, from `momentum_memory` or `lion_memory`.
+        memory: M, from `momentum_memory`, `coupled_memory` or `lion_memory`.
 
     Returns:
         ρ, in the unit of the weights; infinite for s = 0. Where gradients shrink as 1/‖θ‖,
@@ -219,7 +245,7 @@ def equilibrium_rotation(shrink: Number, memory: Number = 1.0) -> Number:
 
     Args:
         shrink: s in [0, 1), the fraction taken off per step.
-        memory: M, from `momentum_memory` or `lion_memory`.
+        memory: M, from `momentum_memory`, `coupled_memory` or `lion_memory`.
 
     Returns:
         φ, in radians per step (root mean square).
@@ -242,7 +268,7 @@ def decay_to_update(shrink: Number, memory: Number = 1.0) -> Number:
 
     Args:
         shrink: s in [0, 1), the fraction taken off per step.
-        memory: M, from `momentum_memory` or `lion_memory`.
+        memory: M, from `momentum_memory`, `coupled_memory` or `lion_memory`.
 
     Returns:
         The ratio of the two lengths.
@@ -448,6 +474,7 @@ class Direction(NamedTuple):
         gain: decay per step as a multiple of s, for decay that passes through the momentum.
         power: the power of the RMS that relaxes exponentially: 2, or 4 where gradients shrink
             as 1/‖θ‖.
+        rotation: (s, M) -> φ at equilibrium.
     """
 
     rms: Number
@@ -455,6 +482,7 @@ class Direction(NamedTuple):
     bound: Number = math.inf
     gain: Number = 1.0
     power: int = 2
+    rotation: Callable[[Number, Number], Number] = equilibrium_rotation
 
 
 def sgd(
@@ -466,9 +494,11 @@ def sgd(
 ) -> Direction:
     """SGD with or without heavy-ball momentum α.
 
-        q = σ / √(1 − α²),   M = (1 + a α)/(1 − a α);      coupled: s = ηλ/(1 − α), else s = ηλ
+        q = σ / √(1 − α²);   s = ηλ, M by `momentum_memory`;
+                             coupled: s = ηλ/(1 − α), M by `coupled_memory`
 
-    With σ = γ/ρ, as for weights before a normalisation, the RMS settles at
+    If coupled, the weights are an autoregression of second order, and turn by √(2ηλ/(1 + α)) in a
+    step. With σ = γ/ρ, as for weights before a normalisation, the RMS settles at
     (η γ²/(2λ(1 − α)))^¼ if coupled and (η γ²/(2λ(1 − α)²))^¼ if not.
 
     Args:
@@ -490,11 +520,15 @@ def sgd(
     References:
         Kosson, Messmer and Jaggi, *Rotational Equilibrium*, 2024, arXiv:2305.17212, Table 1.
     """
+    rms, power = gradient_rms / (1 - momentum**2) ** 0.5, 4 if scale_invariant else 2
+    if not coupled:
+        return Direction(rms, lambda shrink: momentum_memory(shrink, momentum), power=power)
     return Direction(
-        rms=gradient_rms / (1 - momentum**2) ** 0.5,
-        memory=lambda shrink: momentum_memory(shrink, momentum),
-        gain=1 / (1 - momentum) if coupled else 1.0,
-        power=4 if scale_invariant else 2,
+        rms,
+        lambda shrink: coupled_memory(shrink, momentum),
+        gain=1 / (1 - momentum),
+        power=power,
+        rotation=lambda shrink, _: (2 * shrink * (1 - momentum) / (1 + momentum)) ** 0.5,
     )
 
 
@@ -694,7 +728,7 @@ def predict(
         step_rms=eta * direction.rms,
         memory=memory,
         equilibrium_rms=rho,
-        rotation=equilibrium_rotation(s, memory),
+        rotation=direction.rotation(s, memory),
         decay_to_update=decay_to_update(s, memory),
         budget=s.sum(),
         left=_numpy(s).exp(-spent[-1]),

@@ -56,7 +56,8 @@ def measured(
         weight_norm               ‖θ‖, before the step
         weight_rms                ‖θ‖ / √n
         update_norm               ‖Δ‖, decay included: θ⁺ = θ + Δ
-        rotation                  the angle between θ and θ + Δ, in radians
+        rotation                  the angle between θ and θ + Δ, in radians; right to about 1e-4 of
+                                  the length of Δ₀ over that of θ
         effective_learning_rate   ‖Δ₀‖ / ‖θ‖, with Δ₀ the step before decay
         decay_to_update           ‖Δ − Δ₀‖ / ‖Δ₀‖
         gated                     share of entries that decay should move and did not
@@ -312,7 +313,12 @@ def _leaf(param: Any, update: Any, before: Any, shrink: Any) -> _Leaf:
     terms = [_product(w, w), _product(u, u), _product(w, v), _product(v, v)]
     if shrink is not None:
         b = u if before is None else widened(before)
-        held = (u == b) & (w != 0) & (shrink > 0) & (update is not None)
+        held = (
+            (_rounded(update, u) == _rounded(before, b))
+            & (w != 0)
+            & (shrink > 0)
+            & (update is not None)
+        )
         terms += [_product(b, b), _product(u - b, u - b), held.astype(terms[0].dtype)]
     ww, uu, wv, vv, *decay = _sums_in_one_pass(terms)
     tilt = _ratio(wv, ww)
@@ -320,6 +326,22 @@ def _leaf(param: Any, update: Any, before: Any, shrink: Any) -> _Leaf:
     if shrink is not None:
         tilt, decay = tilt - shrink, [*decay, shrink * w.size]
     return _Leaf(w.size, ww, uu, tilt, across, tuple(decay))
+
+
+def _rounded(x: Any, wide: jax.Array) -> jax.Array:
+    """What is in x, also where a compiler has it in more digits: it may skip a cast there and back.
+
+    A complex number is as good as its parts.
+    """
+    if x is None:
+        return wide
+    kept: Any = jnp.finfo(x.dtype)  # type: ignore[no-untyped-call]
+    part = functools.partial(
+        lax.reduce_precision, exponent_bits=kept.nexp, mantissa_bits=kept.nmant
+    )
+    if jnp.iscomplexobj(wide):
+        return lax.complex(part(wide.real), part(wide.imag))
+    return part(wide)
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import xlog1py
 
 Scalar = float | int | jax.Array | np.ndarray
 Schedule = Callable[[Any], Any]
@@ -611,8 +612,9 @@ def geometric(init_value: Strength, rate: Strength) -> Schedule:
         traceable.
     """
     check_scalar("rate", rate, most=1.0)
+    # 1 − r would lose the digits of a small r, and the power multiply the loss by t
     return _in_time(
-        lambda t, eta, loss: eta * jnp.power(1 - loss, t), init_value=init_value, rate=rate
+        lambda t, eta, loss: eta * jnp.exp(xlog1py(t, -loss)), init_value=init_value, rate=rate
     )
 
 
@@ -649,10 +651,11 @@ def per_epoch(schedule: Schedule, steps_per_epoch: int | jax.Array) -> Schedule:
 
 # What is known of a strength before training.
 
-# 0 to a million, about 20 to the decade: enough to see the height of any usual schedule
-SAMPLED_COUNTS = np.unique(np.concatenate([[0], np.geomspace(1, 1e6, 120).round()])).astype(
-    np.int32
-)
+# To a million, about 20 to the decade: enough to see the height of any usual schedule. Before that
+# every step, to see one that acts every k-th step only.
+SAMPLED_COUNTS = np.unique(
+    np.concatenate([np.arange(2**14), np.geomspace(1, 1e6, 120).round()])
+).astype(np.int32)
 _CHUNK = 2**18  # steps that `decay_budget` evaluates at a time
 
 
