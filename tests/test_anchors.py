@@ -115,6 +115,17 @@ def test_a_donated_step_runs_from_the_first(anchor):
     chex.assert_tree_all_finite(params)
 
 
+@pytest.mark.parametrize("penalty", [wdjax.penalties.l1, wdjax.penalties.group_lasso(-1)])
+def test_weights_that_stay_at_their_average_are_not_pulled_at_all(penalty):
+    """A rounding error would be a direction, along which l1 has its whole length."""
+    params = {"kernel": jax.random.normal(jax.random.key(0), (64, 64))}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = wdjax.decay_weights(0.01, penalty, anchor=anchors.ema(0.9))
+    updates, state = tx.update(zeros, tx.init(params), params)
+    updates, _ = tx.update(zeros, state, params)
+    chex.assert_trees_all_equal(updates, zeros)
+
+
 PARTED = {
     "masked": lambda tx: optax.masked(tx, {"kernel": True, "bias": False}),
     "partition": lambda tx: optax.partition(

@@ -306,3 +306,16 @@ def test_an_old_style_key_is_the_same_seed():
         found.append(optimizer.update(params, optimizer.init(params), params)[0]["kernel"])
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    "seed", [0, jax.random.key(3), jax.random.PRNGKey(3)], ids=["int", "key", "old"]
+)
+def test_the_seed_stays_valid_where_the_state_is_donated(seed):
+    params = {"w": jnp.ones(4, jnp.bfloat16)}
+    tx = wdjax.stochastically_rounded(optax.sgd(0.1), seed=seed)
+    both = (tx.init(params), tx.init(params))  # one buffer cannot be donated twice
+    jax.block_until_ready(jax.jit(lambda x: jax.tree.map(jnp.copy, x), donate_argnums=0)(both))
+    jax.block_until_ready(tx.init(params).key + 1)
+    if isinstance(seed, jax.Array):
+        jax.block_until_ready(jax.random.uniform(seed))

@@ -676,6 +676,20 @@ def test_rotational_keeps_norm_and_mean_and_turns_at_its_speed():
     assert np.allclose(np.sqrt((angles**2).mean(0)), eta, rtol=0.01)
 
 
+def test_rotational_does_not_turn_to_what_rounding_leaves_of_an_update_along_the_weights():
+    theta = {"kernel": jax.random.normal(jax.random.key(0), (2, 5))}
+    tx = radial.rotational(0.1, axes=0, centered=False)
+    along = jax.tree.map(lambda p: -0.1 * p, theta)
+    got = tx.update(along, tx.init(theta), theta)[0]["kernel"]
+    np.testing.assert_allclose(got, 0, atol=1e-6)
+    # two centred numbers have one direction only, and nothing is tangent to it
+    tx = radial.rotational(0.1, axes=0)
+    theta = {"kernel": theta["kernel"] - theta["kernel"].mean(0, keepdims=True)}
+    other = {"kernel": jax.random.normal(jax.random.key(1), (2, 5))}
+    got = tx.update(other, tx.init(theta), theta)[0]["kernel"]
+    np.testing.assert_allclose(got, 0, atol=1e-6)
+
+
 def test_rotational_takes_the_mean_out_at_the_first_step():
     theta = kernel(0) + 3.0
     got = one_step(radial.rotational(0.1, axes=0), theta, kernel(1))

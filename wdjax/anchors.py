@@ -104,7 +104,7 @@ def ema(decay: Any, dtype: Any = None) -> Anchor:
 
     def advance(kept: Params, params: Params) -> Params:
         averages = [
-            (decay * widened(a) + (1 - decay) * widened(p)).astype(a.dtype)
+            _mixed(decay, widened(a), widened(p)).astype(a.dtype)
             if jnp.issubdtype(a.dtype, jnp.inexact)
             else a
             for a, p in zip(jax.tree.leaves(kept), jax.tree.leaves(params), strict=True)
@@ -181,6 +181,15 @@ def _cast(param: Any, dtype: Any) -> jax.Array:
 def _kept_point(kept: Any, params: Params, extra: Mapping[str, Any]) -> Params:
     del extra
     return _like(params, kept)
+
+
+def _mixed(decay: Any, a: jax.Array, p: jax.Array) -> jax.Array:
+    """β a + (1 − β) p, exactly p where a = p or β = 0, and a where β = 1.
+
+    A rounding error between a and p would be a direction, and a sign or a projection has its whole
+    length along it.
+    """
+    return jnp.where(decay < 1, p + decay * (a - p), a)
 
 
 def _like(params: Params, anchor: Params) -> Params:

@@ -163,7 +163,9 @@ def stochastically_rounded(
 
     def init(params: Params) -> RoundedState:
         _check_is_outermost("stochastically_rounded", params)
-        return RoundedState(inner.init(jax.tree.map(_wide, params)), jax.random.key_data(first))
+        # a copy: whoever donates this state still has the seed, and may call init again
+        key = jnp.array(jax.random.key_data(first), copy=True)
+        return RoundedState(inner.init(jax.tree.map(_wide, params)), key)
 
     def update(
         updates: Params, state: RoundedState, params: Params | None = None, **extra_args: Any
