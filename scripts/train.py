@@ -530,7 +530,10 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
     if penalty is not None:
         used = wdjax.lr_scaled if options.coupled else law(peak)
         taken = fraction(options, used(weight_decay, learning_rate))
-        report.audit(task, taken, epochs * steps_per_epoch(task, batch_size), label)
+        try:
+            report.audit(task, taken, epochs * steps_per_epoch(task, batch_size), label)
+        except ValueError as error:  # a λ that flips signs
+            options.refuse(str(error))
     fitting = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "progress": progress}
     runs = {label: train(task, optimizer, **fitting) for label, optimizer in optimizers.items()}
     report.runs({label: run.numbers for label, run in runs.items()})
@@ -622,6 +625,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     own.add_argument("--epochs", type=whole_number, help=f"default: {defaults(EPOCHS)}")
     own.add_argument("--batch-size", type=whole_number, help="default: 64; linear 20")
     options = parser.parse_args(arguments)
+    options.refuse = parser.error  # for what only the job itself finds
 
     names = [action.dest for action in own._group_actions]
     given = ["--" + n.replace("_", "-") for n in names if getattr(options, n) is not None]

@@ -56,6 +56,14 @@ def test_contradicting_options_say_what_is_wrong(script, arguments, message, cap
     assert message in capsys.readouterr().err
 
 
+def test_a_decay_that_flips_signs_is_refused_before_training(script, tmp_path, capsys):
+    arguments = ["--data", "linear", "--weight-decay", "20", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as caught:
+        script.main(arguments)
+    assert caught.value.code == 2
+    assert "it reaches 2 times the multiplier for 'kernel'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("data", RUNS)
 def test_a_short_run_writes_a_figure_and_every_printed_metric(script, data, tmp_path, capsys):
