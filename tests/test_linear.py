@@ -633,6 +633,7 @@ def sparse_problem(n, p, seed=0):
 
 
 @pytest.mark.slow
+@pytest.mark.bits  # seven times as long without XLA's optimisations
 @pytest.mark.usefixtures("x64")
 @l1_shapes
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.6])
