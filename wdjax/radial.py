@@ -455,8 +455,8 @@ def rotational(
         start, turn = center(param, axes), center(update, axes)
         turn = turn - _radial_part(turn, start, axes)
         # what rounding leaves of an update along θ is no direction to turn to
-        noise = 8 * jnp.finfo(turn.dtype).eps * norm(update, axes)
-        turn = jnp.where(norm(turn, axes) > noise, turn, 0)
+        rounding = float(jnp.finfo(turn.dtype).eps)  # type: ignore[no-untyped-call]
+        turn = jnp.where(norm(turn, axes) > 8 * rounding * norm(update, axes), turn, 0)
         speed = (decay * speed + (1 - decay) * norm(turn, axes) ** 2).astype(speed.dtype)
         turn = r * turn / (jnp.sqrt(speed / debias) + max(eps, 1e-30))
         moved = _on_sphere(start + eta * m * turn, r, param, axes) - param
