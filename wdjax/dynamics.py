@@ -524,12 +524,9 @@ def sgd(
     if not coupled:
         return Direction(rms, lambda shrink: momentum_memory(shrink, momentum), power=power)
     return Direction(
-        rms,
-        lambda shrink: coupled_memory(shrink, momentum),
-        gain=1 / (1 - momentum),
-        power=power,
+        rms, lambda shrink: coupled_memory(shrink, momentum), gain=1 / (1 - momentum), power=power,
         rotation=lambda shrink, _: (2 * shrink * (1 - momentum) / (1 + momentum)) ** 0.5,
-    )
+    )  # fmt: skip
 
 
 def adam(b1: Number = 0.9, b2: Number = 0.999) -> Direction:
