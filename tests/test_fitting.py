@@ -498,3 +498,28 @@ def test_columns_that_are_no_numbers_are_named(column):
     data = {"x": np.ones(2, np.float32), "when": column}
     with pytest.raises(TypeError, match=r"must hold numbers; got .* at 'when'. Encode"):
         fit(STEP, start(), data, epochs=1, batch_size=2)
+
+
+def test_what_evaluate_returns_is_copied_and_checked_while_the_run_can_be_kept():
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(lambda p, b: jnp.mean((p["w"] * b["x"] - 1.0) ** 2), optimizer)
+    buffer = np.zeros(3)
+
+    def run(evaluate):
+        state = TrainState.create({"w": jnp.zeros(())}, optimizer)
+        data = {"x": np.ones(12, np.float32)}
+        options = {"epochs": 2, "batch_size": 4, "eval_every": 2}
+        return fit(step, state, data, evaluate=evaluate, **options)[1]
+
+    def fill(state):
+        buffer[:] = int(state.step)
+        return {"a": buffer}
+
+    assert run(fill).evals["a"][:, 0].tolist() == [2, 4, 6]
+    message = r"same shapes every time; got {'a': \(4,\)}, and {'a': \(2,\)} the first time"
+    with pytest.raises(ValueError, match=message) as caught:
+        run(lambda state: {"a": np.zeros(int(state.step))})
+    assert int(caught.value.state.step) == 4
+    assert len(caught.value.history.steps) == 4
+    with pytest.raises(TypeError, match="`evaluate` must return numbers; got <U1 in 'a'"):
+        run(lambda state: {"a": "x"})

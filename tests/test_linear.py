@@ -1080,3 +1080,26 @@ def test_lambda_zero_is_an_error_where_it_makes_no_sense():
 def test_bad_arguments_are_errors_that_name_them(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_l1_paths_see_a_feature_that_lies_far_from_zero():
+    """Without x64, float64 data keep the digits that float32 has none for: a time stamp."""
+    sklearn_linear = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 2))
+    x = np.stack([1e6 + 0.3 * z[:, 0], z[:, 1]], axis=1)
+    y = 1e6 + 2 * z[:, 0] + z[:, 1] + 0.1 * rng.normal(size=200)
+    for weights in (None, np.where(np.arange(200) < 150, 1.0, 0.0)):
+        rows = slice(None) if weights is None else slice(150)
+        found = linear.lasso_path(x, y, [1.0], tol=1e-7, weights=weights)
+        want = sklearn_linear.Lasso(alpha=1 / len(y[rows]), tol=1e-10).fit(x[rows], y[rows])
+        np.testing.assert_allclose(found.coef[0], want.coef_, rtol=1e-4)
+        assert found.intercept[0] == pytest.approx(want.intercept_, rel=1e-6)
+        largest = linear.lam_max(x, y, weights=weights)
+        centred = x[rows] - x[rows].mean(0), y[rows] - y[rows].mean()
+        assert largest == pytest.approx(np.abs(centred[0].T @ centred[1]).max(), rel=1e-5)
+    stamp = 1.7e9 + rng.uniform(0, 3600, 200)
+    both = linear.enet_path(np.stack([stamp, z[:, 0]], axis=1), np.stack([stamp, y], axis=1))
+    assert both.converged.all()
+    assert both.coef.shape[2] == 2
+    assert both.coef[-1, 0, 0] != 0

@@ -1011,3 +1011,57 @@ def test_everything_the_namespace_offers_exists_and_has_its_sections():
         if inspect.isfunction(value):
             for argument in inspect.signature(value).parameters:
                 assert f"{argument}:" in doc, f"{name}: {argument}"
+
+
+def test_a_strength_that_flips_signs_is_refused_as_in_a_run_alone():
+    data = {"x": np.ones((8, 2), np.float32), "y": np.ones(8, np.float32)}
+
+    def loss(params, part, weights):
+        return jnp.sum(weights * (part["x"] @ params["kernel"] - part["y"]) ** 2)
+
+    init = lambda key: {"kernel": jnp.ones(2)}
+    rules = (("**", 1.0),)
+    build = lambda h: optax.chain(
+        optax.sgd(0.1), wdjax.decay_weights(h["weight_decay"], rules=rules)
+    )
+    hparams = sweeps.grid(weight_decay=[0.0, 1.9])
+    with pytest.raises(ValueError, match="would flip signs") as caught:
+        sweeps.sweep(
+            build,
+            hparams,
+            data,
+            init=init,
+            loss=loss,
+            folds=sweeps.kfold(8, 2),
+            epochs=1,
+            batch_size=None,
+        )
+    assert "row 1 of `hparams`" in " ".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("batch_size", [None, 7, 3])
+def test_some_of_the_folds_give_the_runs_that_they_gave_among_all(batch_size):
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(11, 2)), "y": rng.normal(size=11)}
+    data = jax.tree.map(np.float32, data)
+    every = sweeps.kfold(11, 3)  # training parts of 7, 7 and 8
+    some = jax.tree.map(lambda table: table[:2], every)
+
+    def loss(w, part, weights):
+        return jnp.sum(weights * (part["x"] @ w - part["y"]) ** 2) / jnp.sum(weights)
+
+    def run(folds):
+        found = sweeps.sweep(
+            lambda h: optax.sgd(h["rate"]),
+            sweeps.grid(rate=[0.1, 0.2]),
+            data,
+            init=lambda key: jnp.zeros(2),
+            loss=loss,
+            folds=folds,
+            epochs=5,
+            batch_size=batch_size,
+            keep_params=True,
+        )
+        return found.params
+
+    np.testing.assert_allclose(run(some), run(every)[:, :2], rtol=1e-5, atol=1e-6)

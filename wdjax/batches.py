@@ -1,4 +1,4 @@
-"""Where the batches of a training loop come from: arrays in memory, or an iterator.
+"""What goes into a training loop and comes back: batches from arrays in memory or an iterator.
 
 Both give a function `draw(step, limit)` that returns data, the rows of each step's batch in that
 data, and per epoch the number of full batches and of short ones, at most `limit` in all; 0 is the
@@ -190,3 +190,32 @@ def _as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree
             f"`{name}` must hold numbers; got {listed(wrong)}. Encode these columns, or drop them."
         )
     return arrays
+
+
+# What comes back from a look at the model between batches.
+
+
+def checked_readings(found: Any, first: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """What `evaluate` returned, with the names and shapes of the first time.
+
+    Copied, because a function may fill the same buffer again and again.
+    """
+    if not isinstance(found, dict):
+        raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
+    copies: dict[str, np.ndarray] = {name: np.array(x) for name, x in found.items()}
+    wrong = [f"{x.dtype} in '{name}'" for name, x in copies.items() if x.dtype.kind in "OSUMm"]
+    if wrong:
+        raise TypeError(f"`evaluate` must return numbers; got {listed(wrong)}.")
+    first = copies if first is None else first
+    if copies.keys() != first.keys():
+        raise ValueError(
+            f"`evaluate` must return the same names every time; got {list(copies)}, "
+            f"and {list(first)} the first time."
+        )
+    shapes = [{name: x.shape for name, x in each.items()} for each in (copies, first)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`evaluate` must return the same shapes every time; got {shapes[0]}, and "
+            f"{shapes[1]} the first time."
+        )
+    return copies

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wdjax.batches import Draw, from_memory, from_stream, is_stream
+from wdjax.batches import Draw, checked_readings, from_memory, from_stream, is_stream
 from wdjax.devices import cut_rows, require_global, spans_processes, take_rows
 from wdjax.training import Metrics, PyTree, Step, TrainState, check_whole, kind_of
 
@@ -304,15 +304,8 @@ class _Run:
         if evaluate is None:
             return
         found = evaluate(self.state.copy())
-        if not isinstance(found, dict):
-            raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
-        first = self.evals[0][1] if self.evals else found
-        if found.keys() != first.keys():
-            raise ValueError(
-                f"`evaluate` must return the same names every time; got {list(found)}, "
-                f"and {list(first)} the first time."
-            )
-        self.evals.append((self.reached, {name: np.asarray(x) for name, x in found.items()}))
+        found = checked_readings(found, self.evals[0][1] if self.evals else None)
+        self.evals.append((self.reached, found))
 
     def history(self) -> History:
         chunks = [metrics for _, metrics, _ in self.results[1 : self.settled]]

@@ -121,7 +121,7 @@ def make_job(
         return stepped(build, init, metric, keep=keep, gaps=gaps)
     if loss is None:
         raise TypeError("`loss` must be given: loss(params, data, weights) -> scalar.")
-    _try_build(build, hparams)
+    _try_build(build, init, hparams)
     measure = loss if metric is None else metric
     return optimized(build, init, loss, measure, keep=keep, gaps=gaps)
 
@@ -151,8 +151,8 @@ def is_build(build: Callable[..., Any]) -> bool:
     return count == 1
 
 
-def _try_build(build: Callable[..., Any], hparams: PyTree) -> None:
-    """Build with Python numbers, as the checks in transformations do not see traced ones.
+def _try_build(build: Callable[..., Any], init: Callable[..., Any], hparams: PyTree) -> None:
+    """Build and init with Python numbers: the checks of transformations do not see traced ones.
 
     The extremes of every number in the hyperparameters stand for all.
     """
@@ -170,6 +170,15 @@ def _try_build(build: Callable[..., Any], hparams: PyTree) -> None:
                 "`build` must return an Optax transformation, with init and update; got "
                 f"{kind_of(optimizer)}. A step of your own takes (carry, batch, h)."
             )
+        try:
+            params = jax.eval_shape(functools.partial(_called, init, h=h), jax.random.key(0))
+        except Exception:  # of `init`: it says so itself where it is run
+            return
+        try:
+            jax.eval_shape(optimizer.init, params)
+        except ValueError as error:
+            error.add_note(f"`build` was given row {index} of `hparams`: {h}")
+            raise
 
 
 class Optimized(NamedTuple):

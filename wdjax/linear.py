@@ -426,10 +426,11 @@ def enet_path(
         max_active = min((n if lasso_only else 4 * n) + 128, 4_096)
     regression.check_count("max_active", max_active)
     options = lasso.Options(tol, max_sweeps, min(p, max_active))
+    x, y, *means = regression.near_zero(x, y, weights, intercept)
     path: LassoPath = _enet_path(
         x, y, lams, l1_ratio, weights, options=options, intercept=intercept
     )
-    return path
+    return path._replace(intercept=path.intercept + regression.offset(path.coef, *means))
 
 
 @functools.partial(jax.jit, static_argnames=("options", "intercept"))
@@ -531,6 +532,7 @@ def lam_max(
     """
     x, y, weights = regression.prepared(x, y, weights, intercept)
     _check_ratio(l1_ratio)
+    x, y, *_ = regression.near_zero(x, y, weights, intercept)
     largest: jax.Array = _lam_max(x, y, weights, intercept=intercept)
     return largest / l1_ratio
 

@@ -75,6 +75,40 @@ def centred_near(
     return Centred(both[:, :p], both[:, p:], root, mean[:p], mean[p:], constant)
 
 
+def near_zero(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, Any, Any, Any]:
+    """X and y less their means, and these: in float64, where what follows is in float32.
+
+    A feature far from 0, such as a time stamp, has its digits in what is left. Without an
+    intercept, and for values that are not at hand, nothing is taken off.
+    """
+    arrays = [at_hand(a) if known(a) else a for a in (x, y, weights)]
+    is_here = all(isinstance(a, np.ndarray) for a in arrays)
+    narrow = jax.dtypes.canonicalize_dtype(x.dtype)
+    if not (intercept and is_here) or narrow == np.float64:
+        return x, y, 0.0, 0.0
+    share = arrays[2].astype(np.float64) / arrays[2].sum(dtype=np.float64)
+
+    def less(a: Any) -> tuple[Any, Any]:
+        wide = a.astype(np.float64)
+        mean = share @ wide
+        rest = wide - mean
+        used = np.abs(rest[share > 0]).max(axis=0)
+        # a constant column becomes exactly 0, not what rounding leaves of it
+        rest = np.where(used > 16 * np.finfo(np.float64).eps * np.abs(mean), rest, 0)
+        return rest.astype(narrow), mean.astype(narrow)
+
+    (x, mean_x), (y, mean_y) = less(arrays[0]), less(arrays[1])
+    return x, y, mean_x, mean_y
+
+
+def offset(coef: Any, mean_x: Any, mean_y: Any) -> Any:
+    """What an intercept lacks where data came from `near_zero`: ȳ − w x̄, for coef (L, p, ...)."""
+    if not np.ndim(mean_x):
+        return 0.0
+    along = jnp.tensordot(coef, mean_x, axes=(1, 0), precision="highest")
+    return jnp.broadcast_to(mean_y, along.shape) - along
+
+
 def known(*values: Any) -> bool:
     """Whether the values are at hand, not traced."""
     return not any(isinstance(value, jax.core.Tracer) for value in values)

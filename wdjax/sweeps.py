@@ -403,17 +403,19 @@ def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> Gaps:
     """What the batches of some folds lack."""
     check_whole("epochs", epochs)
     sizes = (np.asarray(folds.train_weights) > 0).sum(axis=1)
+    # the table of rows may be wider than these folds, of which some were taken out
+    widths = np.append(sizes, np.shape(folds.train)[1])
     if batch_size is None:
-        return Gaps.NONE if len(set(sizes.tolist())) == 1 else Gaps.SHORT
+        return Gaps.NONE if len(set(widths.tolist())) == 1 else Gaps.SHORT
     check_whole("batch_size", batch_size)
     if batch_size > sizes.max():
         raise ValueError(
             f"`batch_size` must be at most the largest training part, {sizes.max()}; got "
             f"{batch_size}. None is full-batch training."
         )
-    if len(set((-(-sizes // batch_size)).tolist())) > 1:
+    if len(set((-(-widths // batch_size)).tolist())) > 1:
         return Gaps.MISSING
-    return Gaps.SHORT if (sizes % batch_size).any() else Gaps.NONE
+    return Gaps.SHORT if (widths % batch_size).any() else Gaps.NONE
 
 
 def _check_rungs(count: int, epochs: Any, eta: Any, rungs: Any) -> None:
