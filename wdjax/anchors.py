@@ -218,14 +218,16 @@ def _check_fit(anchor: Params, params: Params) -> None:
     wanted = [(leaf.path, leaf.shape) for leaf in paths.leaves(params)]
     is_part = paths.has_holes(params)
     if is_part:
-        given = [leaf for leaf in given if leaf[0] in dict(wanted)]
+        visible = dict(wanted)
+        given = [(path, shape) for path, shape in given if path in visible]
     if given == wanted:
         return
     difference = "" if is_part else paths.structure_difference(anchor, params)
+    found = dict(given)
     shapes = [
-        f"{path!r} {dict(given).get(path, 'absent')} instead of {shape}"
+        f"{path!r} {found.get(path, 'absent')} instead of {shape}"
         for path, shape in wanted
-        if dict(given).get(path) != shape
+        if found.get(path) != shape
     ]
     raise ValueError(
         "`anchor` must have the structure and shapes of the parameters; got "

@@ -197,9 +197,8 @@ def _counts(schedule: Schedule, steps: int | None) -> np.ndarray:
         return np.arange(steps, dtype=np.int32)
     # one at random in each of as many equal parts: even distances could be in step with a schedule
     parts = np.arange(_MOST_COUNTS) + np.random.default_rng(0).random(_MOST_COUNTS)
-    counts: np.ndarray = np.minimum(parts * (steps / _MOST_COUNTS), _LAST_COUNT).astype(
-        np.int32
-    )  # Optax stops there too
+    last = np.minimum(parts * (steps / _MOST_COUNTS), _LAST_COUNT)  # Optax stops there too
+    counts: np.ndarray = last.astype(np.int32)
     return counts
 
 

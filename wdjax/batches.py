@@ -1,8 +1,8 @@
 """What goes into a training loop and comes back: batches from arrays in memory or an iterator.
 
-Both give a function `draw(step, limit)` that returns data, the rows of each step's batch in that
-data, and per epoch the number of full batches and of short ones, at most `limit` in all; 0 is the
-end.
+Arrays and iterators both give a function `draw(step, limit)` that returns data, the rows of each
+step's batch in that data, and per epoch the number of full batches and of short ones, at most
+`limit` in all; 0 is the end.
 """
 
 import functools
