@@ -128,8 +128,16 @@ def test_siblings_are_the_other_children_of_the_parent_path():
         "block/b": ["norm", "w"],
         "block/norm/scale": [],
         "block/w": ["b", "norm"],
-        "head": ["block"],
+        "head": ["block", "none"],
     }
+
+
+def test_hidden_siblings_are_known_by_name():
+    """A kind told by what stands beside a leaf does not change where a mask hides that."""
+    hole = optax.MaskedNode()
+    tree = {"lora": {"A": ONE, "B": hole}, "layer": [{"w": None, "b": ONE}], "part": hole}
+    found = {leaf.path: sorted(leaf.family) for leaf in paths.leaves(tree)}
+    assert found == {"lora/A": ["A", "B"], "layer/0/b": ["b", "w"]}
 
 
 def test_siblings_are_found_across_flat_keys():

@@ -504,8 +504,10 @@ NAMES = [
     ("A", (8, 4), "token"),
     ("D", (8, 4), "token"),
     ("A+B+C", (8, 4), "token"),
+    ("A+B+D", (8, 4), "token"),
     ("A+B", (8, 4), "weight"),
     ("B+A", (8, 4), "weight"),
+    ("A+B+alpha", (8, 4), "weight"),
     ("lora_A", (8, 4), "weight"),
     *[
         (name, (10, 8), "embedding")

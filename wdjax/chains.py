@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from wdjax import paths
+from wdjax.rules import CLOSING, Rules, resolve
 
 # Where decay must stand instead of behind it, by the `init` of what changes when or where a step
 # is taken; and what decay behind it would do.
@@ -79,16 +80,19 @@ def remedy(place: str) -> str:
     return "Wrap the whole chain: wrapper(optax.chain(...), ...)."
 
 
-def check_place(params: Any, multipliers: Any) -> None:
+def check_place(params: Any, rules: Rules, multipliers: Any) -> None:
     """Raise if the caller is the `init` of decay that stands where it must not in a chain.
 
     Args:
         params: θ.
+        rules: those of the decay. Where a mask hides leaves from it, every rule must have its part
+            in the whole tree.
         multipliers: m of each leaf, 0 where it does not decay.
 
     Raises:
         TypeError: what takes steps at other times comes first, or `optax.freeze` of parameters
             that would decay all the same; `optax.flatten` has taken the names away.
+        RuleError: a rule matches nothing, hidden leaves included.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -103,6 +107,7 @@ def check_place(params: Any, multipliers: Any) -> None:
             "decay must stand outside of optax.flatten, which leaves one vector without names, "
             "and vectors do not decay. Write optax.chain(optax.flatten(...), decay)."
         )
+    _check_hidden(rules, params)
     for init in _before_the_caller():
         place = place_instead(init)
         if place is not None:
@@ -139,7 +144,26 @@ def stands_in(init: str) -> bool:
     return frame is not None
 
 
+def _check_hidden(rules: Rules, params: Any) -> None:
+    """Raise for a rule that has no part in the tree which the outermost mask was given."""
+    whole = _whole(params)
+    closed = bool(rules) and rules[-1][0] in CLOSING
+    with contextlib.suppress(TypeError):  # what is no array may be hidden for good
+        if whole is not params:
+            resolve(rules if closed else (*rules, ("**", 0.0)), whole)
+
+
 # The chain that runs.
+
+
+def _whole(params: Any) -> Any:
+    """The tree of which `optax.masked` and `optax.partition` show the caller a part."""
+    frame, whole = inspect.currentframe(), params
+    while frame is not None and paths.has_holes(params):
+        if _name_of(frame) == "masked.<locals>.init_fn":
+            whole = frame.f_locals["params"]
+        frame = frame.f_back
+    return whole
 
 
 def _before_the_caller() -> Iterator[Callable[..., Any]]:

@@ -12,7 +12,7 @@ import optax
 from wdjax import paths
 from wdjax.leafwise import Params
 from wdjax.penalties import Penalty, l2
-from wdjax.rules import RuleError, Rules, Selector, check_rules, label, owners
+from wdjax.rules import Rules, Selector, check_rules, label, owners
 from wdjax.schedules import Strength, as_schedule, check_scalar, lr_scaled
 from wdjax.transforms import add_decayed_weights, decay_weights
 
@@ -317,25 +317,8 @@ def _checked(
                 f"{source} takes a complex parameter for two real ones; got "
                 f"{paths.listed(complexes)}. Keep real and imaginary parts apart."
             )
-        _check_neighbours(rules, owners((*selectors, ("**", 1.0)), params), params)
+        owners((*selectors, ("**", 1.0)), params)
+        owners(rules, params)
         return optimizer.init(params)
 
     return optax.GradientTransformationExtraArgs(init, optimizer.update)
-
-
-def _check_neighbours(rules: Rules, groups: tuple[int, ...], params: Params) -> None:
-    """Raise where a rule decides otherwise once another group hides a leaf's neighbours."""
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(params)
-    whole = owners(rules, params)
-    for group in set(groups):
-        inside = [i for i, other in enumerate(groups) if other == group]
-        alone = treedef.unflatten(
-            [x if i in inside else optax.MaskedNode() for i, x in enumerate(leaves)]
-        )
-        for i, owner in zip(inside, owners(rules, alone), strict=True):
-            if owner != whole[i]:
-                raise RuleError(
-                    f"`rules` decide {paths.leaves(params)[i].path!r} by its neighbours, which are "
-                    "in another group. Name it in the rules."
-                )

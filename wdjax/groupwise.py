@@ -65,7 +65,7 @@ def lift(
 
     def init(params: Params) -> RadialState:
         multipliers = resolve(rules, params)
-        check_place(params, multipliers)
+        check_place(params, rules, multipliers)
         top = _check_leaves(name, params, multipliers, axes, most=1 if switch else math.inf)
         for key, schedule in of_step.items():
             most = 1 / top if key in fractions else math.inf

@@ -145,7 +145,8 @@ def _parent(leaf: Leaf) -> str:
 
 
 def _is_lora(leaf: Leaf) -> bool:
-    return leaf.name in ("A", "B") and leaf.family == {"A", "B"}
+    # a state space model has C or D beside them
+    return leaf.name in ("A", "B") and {"A", "B"} == leaf.family & {"A", "B", "C", "D"}
 
 
 def _is_table_name(name: str) -> bool:

@@ -5,7 +5,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from wdjax import paths
 
@@ -87,11 +86,11 @@ def raw_gradients(
     if grads is None:
         return None
 
-    def is_hole(node: Any) -> bool:
-        return node is None or isinstance(node, optax.MaskedNode)
-
+    is_hidden = paths.is_hidden
     try:
-        return jax.tree.map(lambda u, g: u if is_hole(u) else g, updates, grads, is_leaf=is_hole)
+        return jax.tree.map(
+            lambda u, g: u if is_hidden(u) else g, updates, grads, is_leaf=is_hidden
+        )
     except ValueError:
         lined_up(name, updates, params)  # where it is the updates that do not fit
         raise ValueError(

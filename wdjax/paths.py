@@ -33,7 +33,8 @@ class Leaf:
         ndim: the number of axes.
         dtype: the dtype of the array.
         types: classes of the containers on the way, outermost first, without boxes.
-        family: names of all children of the parent path, the leaf's own name included.
+        family: names of all children of the parent path, the leaf's own name and hidden ones
+            (`optax.masked`, None) included.
 
     Example:
         >>> params = {"dense": {"kernel": jax.numpy.ones((2, 3)), "bias": jax.numpy.ones(3)}}
@@ -75,10 +76,11 @@ def leaves(tree: Any) -> tuple[Leaf, ...]:
         >>> [leaf.path for leaf in leaves({"mlp/~/linear_0": {"w": jax.numpy.ones((2, 3))}})]
         ['mlp/~/linear_0/w']
     """
-    named = list(_named(tree))
+    everything = list(_named(tree, is_leaf=is_hidden))
+    named = [row for row in everything if not is_hidden(row[2])]
     _require_arrays(named)
     children: dict[tuple[str, ...], set[str]] = {}
-    for parts, _, _ in named:
+    for parts, _, _ in everything:
         for end in range(len(parts) - 1, -1, -1):
             family = children.setdefault(parts[:end], set())
             if parts[end] in family:
@@ -120,6 +122,22 @@ def has_holes(tree: Any) -> bool:
         return isinstance(node, optax.MaskedNode) or type(node).__name__ == "_ParamsPlaceholder"
 
     return bool(nodes(tree, is_hole))
+
+
+def is_hidden(node: Any) -> bool:
+    """Tell whether a node stands where others see a leaf.
+
+    Args:
+        node: of a pytree.
+
+    Returns:
+        True for what `optax.masked` puts in place of a leaf, and for None, as equinox does.
+
+    Example:
+        >>> is_hidden(optax.MaskedNode()), is_hidden(None), is_hidden(1.0)
+        (True, True, False)
+    """
+    return node is None or isinstance(node, optax.MaskedNode)
 
 
 def nodes(tree: Any, is_wanted: Callable[[Any], bool]) -> list[Any]:
@@ -245,9 +263,11 @@ def _token_regex(pattern: str, star: str, any_: str, negate: str, inside: str, o
     return f"(?!/)[{'^' * bool(negate)}{body}]"
 
 
-def _named(tree: Any) -> Iterator[tuple[tuple[str, ...], tuple[type, ...], Any]]:
+def _named(
+    tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> Iterator[tuple[tuple[str, ...], tuple[type, ...], Any]]:
     """Path segments, container classes and value of every leaf."""
-    keyed, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    keyed, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     for (keys, value), classes in zip(keyed, _classes(treedef), strict=True):
         pairs = zip(keys, classes, strict=True)
         parts = [part for key, cls in pairs if not _is_box(cls) for part in _split(key)]

@@ -25,7 +25,7 @@ Selector: TypeAlias = str | re.Pattern[str] | type | Callable[[Leaf], bool] | tu
 Multiplier: TypeAlias = float | jax.Array
 Rules: TypeAlias = tuple[tuple[Selector, Multiplier], ...]
 
-_CLOSING = ("**", "/**")
+CLOSING = ("**", "/**")
 _MEMO_SIZE = 256
 
 
@@ -289,7 +289,7 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
         index
         for index, selector in enumerate(selectors)
         if not isinstance(selector, Kind)
-        and not (index == len(selectors) - 1 and selector in _CLOSING)
+        and not (index == len(selectors) - 1 and selector in CLOSING)
     ]
     idle = []
     if not paths.has_holes(tree):  # a hidden leaf may be the one that a rule is for

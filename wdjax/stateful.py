@@ -60,7 +60,7 @@ def lift(
 
     def init(params: Params) -> AdaptiveState:
         multipliers = resolve(rules, params)
-        check_place(params, multipliers)
+        check_place(params, rules, multipliers)
         _check_leaves(name, params, multipliers, axes)
         schedules.checked_samples(schedule)
         return AdaptiveState(jnp.zeros((), jnp.int32), start(params))

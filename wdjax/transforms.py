@@ -268,7 +268,7 @@ def _lift(
 
     def init(params: Params) -> DecayState:
         resolved = multipliers(params)
-        check_place(params, resolved)
+        check_place(params, rules, resolved)
         strengths = schedules.checked_samples(schedule)
         if strengths is not None:
             check(params, resolved, strengths)

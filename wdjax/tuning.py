@@ -143,7 +143,7 @@ def hyper_decay(
 
     def init_state(params: Params) -> HyperDecayState:
         multipliers = resolve(rules, params)
-        check_place(params, multipliers)
+        check_place(params, rules, multipliers)
         _check_strengths(schedule, multipliers, high * penalty.curvature)
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)

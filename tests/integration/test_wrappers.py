@@ -397,3 +397,61 @@ def test_what_rounds_stands_around_apply_if_finite(wrap):
     optimizer = wrap(optax.apply_if_finite(decayed(), 3))
     after, _ = steps(optimizer, params, 1, grads)
     np.testing.assert_array_equal(after["kernel"], params["kernel"])
+
+
+# What masks hide.
+
+
+LORA = {"lora": {"A": jnp.ones((8, 4)), "B": jnp.ones((4, 8))}, "head": {"w": jnp.ones((4, 4))}}
+TABLE = {"layers": {"w": jnp.ones((3, 8, 8)), "b": jnp.ones((3, 8))}}
+SPLITS = {
+    "lora": (LORA, {"lora": {"A": "a", "B": "b"}, "head": {"w": "b"}}),
+    "weights and biases": (TABLE, {"layers": {"w": "a", "b": "b"}}),
+}
+
+
+@pytest.mark.parametrize(("params", "labels"), SPLITS.values(), ids=SPLITS)
+def test_the_same_parameters_decay_in_a_partition_as_outside(params, labels):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    outside, _ = steps(decayed(), params, 1, zeros)
+    split = optax.partition({"a": decayed(), "b": decayed()}, labels)
+    inside, _ = steps(split, params, 1, zeros)
+    jax.tree.map(np.testing.assert_array_equal, inside, outside)
+
+
+RULED = {
+    "decay_weights": lambda rules: wdjax.decay_weights(S, rules=rules),
+    "decayed": lambda rules: wdjax.decayed(optax.sgd)(1.0, weight_decay=S, rules=rules),
+    "cpr": lambda rules: wdjax.adaptive.cpr(wdjax.bounds.dependent(1.0), rules=rules),
+    "norm_control": lambda rules: wdjax.radial.norm_control(S, rules=rules),
+}
+HIDING = {
+    "masked": lambda tx: optax.masked(optax.chain(tx), {"kernel": True, "bias": False}),
+    "partition": lambda tx: optax.partition(
+        {"a": tx, "b": optax.sgd(0.1)}, {"kernel": "a", "bias": "b"}
+    ),
+    "both": lambda tx: optax.masked(
+        optax.partition({"a": tx, "b": tx}, {"kernel": "a", "bias": optax.MaskedNode()}),
+        {"kernel": True, "bias": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("hide", HIDING.values(), ids=HIDING)
+@pytest.mark.parametrize("decay", RULED.values(), ids=RULED)
+def test_a_rule_for_hidden_leaves_is_taken_and_a_misspelt_one_is_not(decay, hide):
+    for rules in ((("bias", 0.5), ("kernel", 1.0)), (("bias", 0.5), ("**", 1.0))):
+        hide(decay(rules)).init(PARAMS)
+    for rules in ((("biass", 0.5), ("kernel", 1.0)), (("biass", 0.5), ("**", 1.0))):
+        with pytest.raises(wdjax.RuleError, match=r"'biass' matches no parameter; .* \['bias'\]"):
+            hide(decay(rules)).init(PARAMS)
+
+
+def test_hidden_leaves_may_be_no_arrays_and_hidden_whole_branches():
+    params = {"net": {"kernel": jnp.ones((2, 2))}, "head": {"bias": jnp.ones(2)}}
+    rules = (("head/bias", 0.0), ("**", 1.0))
+    inner = wdjax.decay_weights(S, rules=rules)
+    optax.masked(inner, {"net": True, "head": False}).init(params)
+    optax.masked(inner, {"net": True, "head": False}).init(params | {"head": jax.nn.relu})
+    with pytest.raises(wdjax.RuleError, match="'head/bias' matches no parameter"):
+        optax.masked(inner, {"net": True, "head": False}).init(params | {"head": jnp.ones(2)})
