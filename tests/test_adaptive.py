@@ -301,7 +301,7 @@ def test_update_without_raw_gradients_says_what_to_do_where_they_are_needed(case
         tx.update(updates, state, params)
         return
     message = (
-        rf"`{case.verb}` needs the raw gradients; got no `grad`. Wrap the chain in "
+        rf"`{case.verb}` needs the raw gradient; got none. Use .*wrap the chain in "
         r"wdjax.adaptive.with_grad\(...\), or call `optimizer.update\(grads, state, params, grad=gr"
     )
     with pytest.raises(ValueError, match=message):

@@ -263,10 +263,12 @@ def test_groups_of_zeros_and_steps_of_zero_stay_finite(case):
 
 @methods
 def test_empty_leaves_and_integers_pass_through(case):
-    params = tree(0) | {"empty": {"kernel": jnp.zeros((3, 0))}, "steps": jnp.array([1, 2])}
+    empty = {"kernel": jnp.zeros((3, 0)), "rows": jnp.zeros((0, 3))}
+    params = tree(0) | {"empty": empty, "steps": jnp.array([1, 2])}
     updates = jax.tree.map(lambda x: x * 0, params)
     tx = build(case, rules=(("bias", 0.0), ("**", 1.0)))
-    got, state = tx.update(updates, tx.init(params), params, grad=updates)
+    with jax.debug_nans(True):
+        got, state = tx.update(updates, tx.init(params), params, grad=updates)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, updates)
     chex.assert_tree_all_finite(state.groups)
 
@@ -414,7 +416,7 @@ def test_the_cosine_gate_checks_its_threshold_and_asks_for_the_gradient():
     with pytest.raises(ValueError, match="`cosine` must be a finite number >= 0"):
         radial.project_radial(cosine=-0.1)
     tx, params = radial.project_radial(cosine=0.1), tree(0)
-    with pytest.raises(ValueError, match=r"needs the raw gradient. Call .*grad=grads"):
+    with pytest.raises(ValueError, match=r"needs the raw gradient; got none\. .*grad=grads"):
         tx.update(params, tx.init(params), params)
 
 

@@ -430,3 +430,23 @@ def test_iterations_and_damping_are_checked():
 
 def test_the_module_names_what_it_answers():
     assert "ARNN" in tuning.__doc__
+
+
+def test_leaves_that_are_no_numbers_of_the_loss_are_left_alone():
+    """A counter among the parameters, which the validation loss may even look at."""
+    loss = lambda params, batch: jnp.mean((params["kernel"][0, 0] - batch) ** 2) * params["steps"]
+    tx = hyper_decay(0.1, loss, jnp.ones(100), init=0.5, every=1)
+    params = {"kernel": jnp.full((1, 1), 2.0), "steps": jnp.array(3)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    _, state = jax.jit(tx.update)(zeros, tx.init(params), params)
+    # −s λ ⟨∂L/∂θ, θ⟩ at θ⁺ = 2 (1 − 0.1 · 0.5)
+    np.testing.assert_allclose(min(state.hypergradient), -0.05 * 3 * 2 * (1.9 - 1) * 2, rtol=1e-5)
+
+
+def test_a_part_of_the_model_is_refused():
+    tx = hyper_decay(0.1, val_loss, validation(), rules=RULES)
+    masked = optax.masked(tx, jax.tree.map(lambda x: x.ndim > 1, tree(0, np.float32)))
+    with pytest.raises(TypeError, match=r"must see the whole model.* outside of optax\.masked"):
+        masked.init(tree(0, np.float32))
+    state = tx.init(tree(0, np.float32))
+    optax.tree_map_params(tx, lambda x: x, state)

@@ -110,7 +110,8 @@ def cpr(
         )
     if not callable(measure):
         raise TypeError(
-            f"`measure` must be a function such as wdjax.bounds.sum_squares; got {measure!r}."
+            f"`measure` must be a function such as wdjax.bounds.sum_squares; got {measure!r}. "
+            'Under optax.inject_hyperparams name it: static_args=("measure",).'
         )
     check_range("multiplier", multiplier, 0)
 

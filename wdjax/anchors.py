@@ -160,11 +160,25 @@ def as_anchor(anchor: Any) -> Anchor:
             )
         return init()
 
+    own = jax.tree.map(_kept_safe, anchor)
+
     def start(params: Params) -> tuple[()]:
-        _check_fit(anchor, params)
+        _check_fit(own, params)
         return ()
 
-    return Anchor("given", init=start, point=lambda kept, params, extra: _like(params, anchor))
+    return Anchor("given", init=start, point=lambda kept, params, extra: _like(params, own))
+
+
+def _kept_safe(leaf: Any) -> Any:
+    """Copy an array of the caller's, who may donate it: it is often the first parameters too."""
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return leaf
+    if leaf.is_deleted():
+        raise ValueError(
+            "`anchor` must hold arrays that are still there; got one that was donated to a "
+            'compiled step. Pass a copy, or use anchor="init".'
+        )
+    return jnp.array(leaf, copy=True)
 
 
 def _copied(params: Params, dtype: Any) -> Params:

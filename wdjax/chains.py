@@ -1,4 +1,4 @@
-"""What must not stand before decay in its chain: what takes steps at other times, or freezes.
+"""What stands around decay: before it in its chain, or around all of it.
 
 Optax tells a transformation nothing about its neighbours. But `optax.chain` calls the `init` of
 its members one after the other, so while one of them runs, the frames above it show the rest.
@@ -39,7 +39,12 @@ _PLACES = {
     "from the first ones and so undoes it",
 }
 _CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
-_INJECT = "inject_hyperparams.<locals>.wrapped_transform.<locals>.init_fn"
+_INJECTED = "inject_hyperparams.<locals>.wrapped_transform.<locals>."
+_INJECT = _INJECTED + "init_fn"
+_OWN_GRADIENT = {
+    ("wdjax.adaptive", "with_grad.<locals>.update"),
+    ("wdjax.optimizers", "_followed_by.<locals>.parts"),
+}
 _MOST = 1_000  # items of a container: more are data
 
 
@@ -125,6 +130,59 @@ def check_place(params: Any, rules: Rules, multipliers: Any) -> None:
             )
 
 
+def needed_gradient(name: str, grad: Any) -> Any:
+    """Return the raw gradients, unless they are missing or of a part of the batch.
+
+    Args:
+        name: whose need it is, for messages.
+        grad: as `update` was given it.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: there is none, or `optax.MultiSteps` around it passes on that of the last
+            micro-batch.
+
+    Example:
+        >>> needed_gradient("spd", None)
+        Traceback (most recent call last):
+        ValueError: `spd` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain ...
+    """
+    if grad is None:
+        raise ValueError(
+            f"`{name}` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain in "
+            "wdjax.adaptive.with_grad(...), or call "
+            "`optimizer.update(grads, state, params, grad=grads)`."
+        )
+    if _is_of_a_micro_batch():
+        raise ValueError(
+            f"`{name}` needs the raw gradient of the whole step; inside of optax.MultiSteps, the "
+            "`grad` that is passed is that of the last micro-batch. Write "
+            "optax.MultiSteps(wdjax.adaptive.with_grad(optax.chain(...)), ...)."
+        )
+    return grad
+
+
+def is_scheduled(argument: str) -> bool:
+    """Tell whether `optax.inject_hyperparams` takes an argument of the caller for a schedule.
+
+    Args:
+        argument: its name.
+
+    Returns:
+        Whether the value that the caller got is what this argument returned for a step count.
+
+    Example:
+        >>> is_scheduled("mask")
+        False
+    """
+    frame = inspect.currentframe()
+    while frame is not None and not _name_of(frame).startswith(_INJECTED):
+        frame = frame.f_back
+    return frame is not None and argument in frame.f_locals.get("sched_hps", ())
+
+
 def stands_in(init: str) -> bool:
     """Tell whether an `init` of Optax with this qualified name is running.
 
@@ -186,6 +244,16 @@ def _before(chain: FrameType, inner: FrameType | None) -> list[Callable[..., Any
         return members[: max(0, len(members) - operator.length_hint(waiting) - 1)]
     members = [member.init for _, member in own.get("transforms", ())]
     return members[: len(own.get("states", ()))]
+
+
+def _is_of_a_micro_batch() -> bool:
+    """Whether `optax.MultiSteps` is around the caller, and nothing in between has the gradient."""
+    frame = inspect.currentframe()
+    while frame is not None and _name_of(frame) != "MultiSteps.update":
+        if (frame.f_globals.get("__name__"), frame.f_code.co_qualname) in _OWN_GRADIENT:
+            return False
+        frame = frame.f_back
+    return frame is not None
 
 
 def _name_of(frame: FrameType) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wdjax.chains import needed_gradient
 from wdjax.groups import Axes, checked_axes, norm
 
 Gate = Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -88,7 +89,8 @@ def descent(axes: Axes = None) -> Gate:
         The gate. It needs the raw gradient: `wdjax.decayed` passes it.
 
     Raises:
-        ValueError: at trace, the raw gradient is missing, or the leaf has no such axis.
+        ValueError: at trace, the raw gradient is missing or that of a micro-batch, or the leaf
+            has no such axis.
 
     Example:
         >>> z, grad = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[1.0, 0.0], [0.0, -1.0]])
@@ -103,7 +105,7 @@ def descent(axes: Axes = None) -> Gate:
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
-        return _inner(_scaled(_raw("descent", grad), axes), _scaled(z, axes), axes) > 0
+        return _inner(_scaled(needed_gradient("descent", grad), axes), _scaled(z, axes), axes) > 0
 
     return gate
 
@@ -147,7 +149,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
-        a, b = _scaled(_raw("cosine", grad), axes), _scaled(z, axes)
+        a, b = _scaled(needed_gradient("cosine", grad), axes), _scaled(z, axes)
         lengths = norm(a, axes) * norm(b, axes)
         n = z.size / max(lengths.size, 1)
         orthogonal = jnp.abs(_inner(a, b, axes)) * n**0.5 < delta * lengths
@@ -171,7 +173,8 @@ def touched_rows(axes: Axes = -1) -> Gate:
         The gate. It needs the raw gradient: `wdjax.decayed` passes it.
 
     Raises:
-        ValueError: at trace, the raw gradient is missing, or the leaf has no such axis.
+        ValueError: at trace, the raw gradient is missing or that of a micro-batch, or the leaf
+            has no such axis.
 
     Example:
         >>> table, grad = jnp.ones((2, 2)), jnp.array([[0.0, 0.5], [0.0, 0.0]])
@@ -186,19 +189,10 @@ def touched_rows(axes: Axes = -1) -> Gate:
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
-        touched = _raw("touched_rows", grad) != 0
+        touched = needed_gradient("touched_rows", grad) != 0
         return jnp.any(touched, axis=checked_axes(axes, z), keepdims=True)
 
     return gate
-
-
-def _raw(name: str, grad: Any) -> Any:
-    if grad is None:
-        raise ValueError(
-            f"`{name}` needs the raw gradient; got None. Use wdjax.decayed(factory)(..., "
-            "gate=...), or pass it: `optimizer.update(grads, state, params, grad=grads)`."
-        )
-    return grad
 
 
 def _scaled(x: jax.Array, axes: Axes) -> jax.Array:

@@ -109,8 +109,10 @@ def measured(
     size = len(_NAMES if isinstance(optimizer, Decayed) else _OF_STEP)
 
     def init(params: Params) -> MeasuredState:
-        names = dict.fromkeys(name for name in groups(stacking.unstack(params)) if name is not None)
-        readings = {name: jnp.zeros(size, jnp.float32) for name in names}
+        readings: Any = jnp.zeros(())
+        if not paths.stands_for_all(params):  # as optax.tree_map_params does, without any names
+            names = dict.fromkeys(groups(stacking.unstack(params)))
+            readings = {n: jnp.zeros(size, jnp.float32) for n in names if n is not None}
         return MeasuredState(jnp.zeros((), jnp.int32), inner.init(params), readings)
 
     def update(

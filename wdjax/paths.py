@@ -119,9 +119,25 @@ def has_holes(tree: Any) -> bool:
     """
 
     def is_hole(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode) or type(node).__name__ == "_ParamsPlaceholder"
+        return isinstance(node, optax.MaskedNode) or stands_for_all(node)
 
     return bool(nodes(tree, is_hole))
+
+
+def stands_for_all(node: Any) -> bool:
+    """Tell the placeholder that `optax.tree_map_params` gives to `init` for all parameters.
+
+    Args:
+        node: a pytree, or a node of one.
+
+    Returns:
+        True for the placeholder itself.
+
+    Example:
+        >>> stands_for_all({"kernel": 1.0})
+        False
+    """
+    return type(node).__name__ == "_ParamsPlaceholder"
 
 
 def is_hidden(node: Any) -> bool:

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import schedules
+from wdjax.bounds import check_range
+from wdjax.chains import needed_gradient
 from wdjax.groups import Axes, checked_axes, norm
 from wdjax.groupwise import is_zero, lift, radius_keeper
 from wdjax.leafwise import Params
@@ -53,7 +55,8 @@ def _radial_part(x: jax.Array, at: jax.Array, axes: Axes) -> jax.Array:
 
 
 def _centered(x: jax.Array, axes: Axes) -> jax.Array:
-    return x - jnp.mean(x, axis=checked_axes(axes, x), keepdims=True)
+    along = checked_axes(axes, x)
+    return x if x.size == 0 else x - jnp.mean(x, axis=along, keepdims=True)
 
 
 def _on_sphere(x: jax.Array, radius: jax.Array, stay: jax.Array, axes: Axes) -> jax.Array:
@@ -290,12 +293,8 @@ def project_radial(
     def hit(param: jax.Array, grad: Any, view: Axes) -> jax.Array:
         if cosine is None:
             return jnp.array(True)
-        if grad is None:
-            raise ValueError(
-                "`project_radial` with `cosine` needs the raw gradient. Call "
-                "`optimizer.update(grads, state, params, grad=grads)`, or pass cosine=None."
-            )
-        cosines = _dot(_unit(param, view), _unit(grad, view), view)
+        raw = needed_gradient("project_radial", grad)
+        cosines = _dot(_unit(param, view), _unit(raw, view), view)
         threshold = cosine * math.sqrt(cosines.size / max(param.size, 1))  # δ/√n
         return jnp.max(jnp.abs(cosines), initial=0) < threshold
 
@@ -444,8 +443,7 @@ def rotational(
         Kosson et al., *Rotational Equilibrium*, 2024, arXiv:2305.17212 (rotational variants).
     """
     schedules.check_scalar("eps", eps)
-    if not 0 <= decay < 1:
-        raise ValueError(f"`decay` must be in [0, 1); got {decay}.")
+    check_range("decay", decay, 0, 1)
 
     center = _centered if centered else (lambda x, axes: x)
 
@@ -458,7 +456,7 @@ def rotational(
         rounding = float(jnp.finfo(turn.dtype).eps)  # type: ignore[no-untyped-call]
         turn = jnp.where(norm(turn, axes) > 8 * rounding * norm(update, axes), turn, 0)
         speed = (decay * speed + (1 - decay) * norm(turn, axes) ** 2).astype(speed.dtype)
-        turn = r * turn / (jnp.sqrt(speed / debias) + max(eps, 1e-30))
+        turn = r * turn / (jnp.sqrt(speed / debias) + jnp.maximum(eps, 1e-30))
         moved = _on_sphere(start + eta * m * turn, r, param, axes) - param
         return jnp.where(r > 0, moved, update), (r, speed)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import groups, leafwise, paths, schedules
-from wdjax.chains import check_place
+from wdjax.chains import check_place, needed_gradient
 from wdjax.groups import Axes
 from wdjax.leafwise import Params, is_off, map_stateful, raw_gradients, require_params, widened
 from wdjax.rules import Rules, check_rules, resolve
@@ -70,12 +70,8 @@ def lift(
     ) -> tuple[Params, AdaptiveState]:
         require_params(name, params)
         grads = raw_gradients(name, updates, params, extra_args.get("grad"))
-        if needs_grads and grads is None:
-            raise ValueError(
-                f"`{name}` needs the raw gradients; got no `grad`. "
-                "Wrap the chain in wdjax.adaptive.with_grad(...), or call "
-                "`optimizer.update(grads, state, params, grad=grads)`."
-            )
+        if needs_grads:
+            needed_gradient(name, grads)
         s, multipliers = schedule(state.count), resolve(rules, params)
         context = Context(s, state.count, updates, params, multipliers, grads, extra_args)
         updates, memory = step(context, state.memory)

@@ -384,7 +384,9 @@ def common_axis(name: str, tree: PyTree) -> int:
 def check_whole(name: str, value: Any) -> None:
     """Counts: whole numbers from one on."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be a whole number >= 1; got {value!r}.")
+        advice = f' Under optax.inject_hyperparams name it: static_args=("{name}",).'
+        advice = advice if isinstance(value, jax.Array) else ""
+        raise TypeError(f"`{name}` must be a whole number >= 1; got {value!r}.{advice}")
     if value < 1:
         raise ValueError(f"`{name}` must be a whole number >= 1; got {value}.")
 

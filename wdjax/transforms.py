@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from wdjax import anchors, paths, penalties, schedules
-from wdjax.chains import check_place
+from wdjax.chains import check_place, is_scheduled
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, check_widths, map_leaves, raw_gradients, require_params
 from wdjax.penalties import Penalty
@@ -86,6 +86,11 @@ def add_decayed_weights(
         del anchor, grad
         return update + s * gradient(param)
 
+    if isinstance(mask, bool | np.bool_) and is_scheduled("mask"):
+        raise TypeError(
+            "`mask` must be called with the parameters, and was called with a step count, as a "
+            'schedule is. Name it for optax.inject_hyperparams: static_args=("mask",).'
+        )
     gradient = _needed("add_decayed_weights", penalty, "gradient")
     return _lift("add_decayed_weights", step, strength, rules=rules, mask=mask)
 

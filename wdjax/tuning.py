@@ -21,7 +21,7 @@ from wdjax import schedules
 from wdjax.chains import check_place
 from wdjax.folds import check_finite
 from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
-from wdjax.paths import listed, nodes
+from wdjax.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
 from wdjax.schedules import Strength
@@ -139,11 +139,12 @@ def hyper_decay(
         raise TypeError(
             f"`hyper_optimizer` must be an Optax optimizer, such as optax.adam(0.2); got {adapt!r}."
         )
-    slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss)
+    slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss, allow_int=True)
 
     def init_state(params: Params) -> HyperDecayState:
         multipliers = resolve(rules, params)
         check_place(params, rules, multipliers)
+        _check_whole_model(params)
         _check_strengths(schedule, multipliers, high * penalty.curvature)
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)
@@ -392,6 +393,15 @@ def _check_strengths(schedule: schedules.Schedule, multipliers: Params, most: fl
             "`strength` times the largest λ of `bounds` must be < 1, the fraction taken off in a "
             f"step; it reaches {top:g} and would flip signs. Lower `bounds[1]` or check the units "
             "of `strength`, which belongs to λ = 1."
+        )
+
+
+def _check_whole_model(params: Params) -> None:
+    if has_holes(params) and not stands_for_all(params):
+        raise TypeError(
+            "`hyper_decay` must see the whole model, which `val_loss` needs; got a part of it. "
+            "Put it outside of optax.masked and optax.partition, and give what must not decay the "
+            "multiplier 0 in `rules`."
         )
 
 

@@ -376,6 +376,94 @@ def test_raw_gradients_in_multi_steps_are_the_mean_of_the_micro_batches():
     np.testing.assert_allclose(state.params["kernel"], want, rtol=1e-6)
 
 
+NEEDS_GRAD = {
+    "descent": wdjax.decay_weights(0.1, gate=wdjax.gates.descent()),
+    "swd": wdjax.adaptive.swd(0.1),
+    "project_radial": wdjax.radial.project_radial(0.1, cosine=0.1),
+}
+
+
+@pytest.mark.parametrize("decay", NEEDS_GRAD.values(), ids=NEEDS_GRAD)
+def test_the_gradient_of_one_micro_batch_is_refused_in_multi_steps(decay):
+    chain = optax.chain(optax.sgd(0.1), decay)
+    plain = optax.MultiSteps(chain, 2)
+    with pytest.raises(ValueError, match=r"last micro-batch\. Write .*with_grad"):
+        plain.update(ZEROS, plain.init(PARAMS), PARAMS, grad=ZEROS)
+    for optimizer in (
+        optax.MultiSteps(wdjax.adaptive.with_grad(chain), 2),
+        optax.MultiSteps(wdjax.decayed(lambda learning_rate: chain)(1.0, weight_decay=0.1), 2),
+        chain,
+    ):
+        optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS, grad=ZEROS)
+
+
+def test_gates_that_look_at_no_gradient_may_stand_in_multi_steps():
+    chain = optax.chain(optax.sgd(0.1), wdjax.decay_weights(S, gate=wdjax.gates.cautious))
+    optimizer = optax.MultiSteps(chain, 2)
+    optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS, grad=ZEROS)
+
+
+def test_a_mask_taken_for_a_schedule_is_refused():
+    """It returned one bool for the step count, which is a mask too: of everything."""
+    mask = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    build = optax.inject_hyperparams(wdjax.add_decayed_weights)
+    with pytest.raises(TypeError, match=r"called with a step count.*static_args=\(\"mask\",\)"):
+        build(S, mask=mask).init(PARAMS)
+    build(S, mask=True).init(PARAMS)
+    build = optax.inject_hyperparams(wdjax.add_decayed_weights, static_args=("mask",))
+    updates, _ = (tx := build(S, mask=mask)).update(ZEROS, tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["kernel"], 2 * S, rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], 0.0)
+
+
+INJECTED = {
+    "rotational": lambda: wdjax.radial.rotational,
+    "norm_control": lambda: wdjax.radial.norm_control,
+    "hyperball": lambda: wdjax.radial.hyperball,
+    "project_radial": lambda: functools.partial(wdjax.radial.project_radial, cosine=0.1),
+}
+
+
+@pytest.mark.parametrize("method", [*INJECTED])
+def test_numbers_of_radial_methods_may_be_injected(method):
+    factory = INJECTED[method]()
+    own = {"axes": (0,), "decay": 0.75, "eps": 1e-3} if method == "rotational" else {}
+    alone = factory(0.1, **own)
+    tx = optax.inject_hyperparams(factory, static_args=("axes",))(0.1, **own)
+    params = {"kernel": jnp.arange(1.0, 7).reshape(3, 2)}
+    grads = {"kernel": jnp.arange(6.0).reshape(2, 3).T - 3}
+    got, _ = jax.jit(tx.update)(grads, tx.init(params), params, grad=grads)
+    want, _ = alone.update(grads, alone.init(params), params, grad=grads)
+    np.testing.assert_allclose(got["kernel"], want["kernel"], rtol=1e-5)
+
+
+def test_tree_map_params_passes_over_readings():
+    optimizer = wdjax.metrics.measured(wdjax.decayed(optax.adam)(0.1, weight_decay=S))
+    before = optimizer.init(PARAMS)
+    after = optax.tree_map_params(optimizer, lambda m: m + 1, before)
+    np.testing.assert_array_equal(optax.tree_utils.tree_get(after, "mu")["kernel"], 1.0)
+    jax.tree.map(np.testing.assert_array_equal, after.readings, before.readings)
+
+
+def test_an_anchor_survives_the_donation_of_what_it_was():
+    params = jax.tree.map(jnp.copy, PARAMS)
+    optimizer = optax.chain(optax.sgd(0.1), wdjax.decay_weights(S, anchor=params))
+    state = optimizer.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(params):
+        updates, _ = optimizer.update(ZEROS, state, params)
+        return optax.apply_updates(params, updates)
+
+    step(params)
+    assert params["kernel"].is_deleted()
+    far = jax.tree.map(lambda p: p + 1, PARAMS)
+    updates, _ = optimizer.update(ZEROS, state, far)  # traced anew, or not at all
+    np.testing.assert_allclose(updates["kernel"], -S, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"was donated .* Pass a copy, or use anchor"):
+        wdjax.decay_weights(S, anchor=params)
+
+
 @pytest.mark.parametrize("own", [0.3, None])
 def test_tree_map_params_sees_moments_and_copies_whatever_the_rules(own):
     rules = (("kernel", 0.5), *wdjax.standard())
