@@ -17,7 +17,7 @@ LAYERS = (
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
     "optimizers", "metrics", "audit", "dynamics", "sentences", "explaining",
     "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",
-    "devices", "training", "batches", "fitting", "folds",
+    "devices", "given", "training", "batches", "fitting", "folds",
     "regression", "ridge", "lasso", "linear", "grids", "jobs", "runs", "results", "chunks",
     "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
 )

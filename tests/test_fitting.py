@@ -420,6 +420,37 @@ def test_an_interrupt_in_the_middle_leaves_a_state_to_go_on_with():
         (iter([DATA]), {"epochs": 2}, ValueError, "are for data in memory; .* got epochs=2"),
         (iter([DATA]), {"batch_size": 2}, ValueError, "are for data in memory; .* batch_size=2"),
         (iter([{"x": "a"}]), {}, TypeError, "`batch` must hold arrays only; got str at 'x'"),
+        (
+            DATA | {"index": np.arange(20) + 2**40},
+            {"epochs": 1, "batch_size": 8},
+            ValueError,
+            "`batches` must fit int32, .* got 1099511627776 in 'index'",
+        ),
+        (
+            iter([DATA | {"index": np.arange(20) - 2**40}]),
+            {},
+            ValueError,
+            "`batch` must fit int32, .* got -1099511627776 in 'index'",
+        ),
+        (
+            DATA,
+            {"batch_size": 8, "steps": 1, "seed": -1},
+            ValueError,
+            "`seed` must .* >= 0; got -1",
+        ),
+        (DATA, {"batch_size": 8, "steps": 1, "seed": None}, TypeError, "`seed` must .* got None"),
+        (
+            DATA,
+            {"batch_size": 8, "steps": 1, "evaluate": 3},
+            TypeError,
+            "`evaluate` must be a function or None; got 3",
+        ),
+        (
+            DATA,
+            {"batch_size": 8, "steps": 1, "on_chunk": 3},
+            TypeError,
+            "`on_chunk` must be a function or None; got 3",
+        ),
     ],
 )
 def test_bad_data_and_options_are_named(data, options, error, message):

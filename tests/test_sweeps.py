@@ -909,6 +909,27 @@ BAD = {
         ValueError,
         r"`data` must be finite; got inf in 'x' at \[4, 2\]",
     ),
+    "whole numbers too large for int32": (
+        _swap(data=DATA | {"id": np.arange(30) + 2**40}),
+        ValueError,
+        r"`data` must fit int32, .* got 1099511627776 in 'id'",
+    ),
+    "hyperparameters too large for float32": (
+        _swap(hparams={"weight_decay": np.array([0.1, 1e39])}),
+        ValueError,
+        r"entry 'weight_decay' must be a number of float32, .*; got 1e\+39 in row 1",
+    ),
+    "hyperparameters that would be 0": (
+        _swap(hparams={"weight_decay": np.array([1e-50, 0.1])}),
+        ValueError,
+        r"entry 'weight_decay' must be a number of float32, .*; got 1e-50 in row 0",
+    ),
+    "seeds that are the same to JAX": (
+        _swap(seeds=[0, 2**32]),
+        ValueError,
+        r"`seeds` must be different numbers below 2\*\*32",
+    ),
+    "a seed twice": (_swap(seeds=[1, 1]), ValueError, r"`seeds` must be different numbers"),
     "folds of other data": (
         _swap(folds=sweeps.kfold(40, 4)),
         ValueError,

@@ -507,6 +507,14 @@ def test_an_optimizer_state_or_params_that_change_are_named():
             r"`accumulate` must divide every batch; got .*=5 and .* 12",
         ),
         ({"max_grad_norm": 0.0}, ValueError, r"`max_grad_norm` must be a number > 0, .*; got 0.0"),
+        ({"max_grad_norm": "2"}, ValueError, r"`max_grad_norm` must be a number > 0, .*; got '2'"),
+        ({"max_grad_norm": True}, ValueError, r"`max_grad_norm` must be a number > 0, .* got True"),
+        (
+            {"max_grad_norm": np.ones(2)},
+            ValueError,
+            r"`max_grad_norm` must be a number > 0, .* got array",
+        ),
+        ({"batch_spec": {"x": 5}}, TypeError, r"`batch_spec` must hold shapes, .* got 5 at 'x'"),
     ],
 )
 def test_bad_options_are_named(options, error, message):
@@ -520,3 +528,25 @@ def test_a_partial_loss_works():
     )
     loss = reference_gradient(np.full(3, 0.5), 0.25, X, Y)[0]
     np.testing.assert_allclose(run(loss_fn)[1]["loss"], 2 * loss, rtol=1e-6)
+
+
+def test_what_is_no_function_or_optimizer_is_refused_when_built():
+    with pytest.raises(TypeError, match="`loss_fn` must be a function; got 3"):
+        make_train_step(3, optax.sgd(0.1))
+    for build in (
+        lambda wrong: make_train_step(squared_error, wrong),
+        lambda wrong: TrainState.create({"w": jnp.ones(2)}, wrong),
+    ):
+        with pytest.raises(TypeError, match="`optimizer` must be an Optax transformation, .* None"):
+            build(None)
+
+
+def test_a_key_that_partial_has_set_stays():
+    def loss_fn(params, batch, key):
+        return jnp.sum(params["w"]) * jax.random.uniform(key)
+
+    own, of_state = jax.random.key(1), jax.random.key(2)
+    step = make_train_step(functools.partial(loss_fn, key=own), optax.sgd(0.1), donate=False)
+    state = TrainState.create({"w": jnp.ones(())}, optax.sgd(0.1), key=of_state)
+    _, metrics = step(state, {"x": jnp.ones(1)})
+    np.testing.assert_allclose(metrics["loss"], jax.random.uniform(own), rtol=1e-6)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax.paths import listed
-from wdjax.training import PyTree, check_whole, common_axis, kind_of, named_leaves
+from wdjax.given import as_arrays, check_seed, check_whole, common_axis
 
+PyTree = Any
 Draw = Callable[[int, int], tuple[PyTree, np.ndarray, np.ndarray]]
 
 _INDICES = 2**22  # most entries of one index table: 16 MB
@@ -33,7 +33,7 @@ def from_memory(
     seed: int,
 ) -> tuple[Draw, int, int]:
     """Batches cut from arrays in memory: the arrays go to the device once, then only indices."""
-    data = jax.tree.map(_on_device, _as_arrays("batches", batches, np.asarray))
+    data = jax.tree.map(jnp.asarray, as_arrays("batches", batches, np.asarray))
     size = common_axis("batches", data)
     if batch_size is None:
         raise ValueError(
@@ -49,6 +49,7 @@ def from_memory(
         raise ValueError(
             f"exactly one of `epochs` and `steps` must be given; got {epochs=} and {steps=}."
         )
+    check_seed("seed", seed)
     per_epoch = -(-size // batch_size)
     capacity = max(1, min(chunk, _INDICES // batch_size))
     # a function of N alone, so that the order does not depend on the batch size
@@ -124,7 +125,7 @@ def _group(iterator: Iterator[Any], ahead: list[Any], limit: int) -> list[PyTree
                     raise batch
             else:
                 # a copy, because many iterators fill the same buffer again and again
-                batch = _as_arrays("batch", next(iterator), np.array)
+                batch = as_arrays("batch", next(iterator), np.array)
             if group and _signature(batch) != _signature(group[0]):
                 ahead.append(batch)
                 break
@@ -159,10 +160,6 @@ def _stacked(group: list[PyTree], capacity: int) -> PyTree:
     return jax.tree.map(stack, *group)
 
 
-def _on_device(x: Any) -> jax.Array:
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
-
-
 def _signature(batch: PyTree) -> Any:
     leaves, tree = jax.tree.flatten(batch)
     return tree, [(x.shape, x.dtype) for x in leaves]
@@ -174,48 +171,3 @@ def is_stream(batches: Any) -> bool:
         return True
     known = not jax.tree_util.all_leaves([batches]) or hasattr(batches, "__array__")
     return hasattr(batches, "__iter__") and not known
-
-
-def _as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
-    """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree)
-             if not hasattr(x, "__array__")]  # fmt: skip
-    if wrong:
-        raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
-    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else convert(x), tree)
-    on_host = [(path, x) for path, x in named_leaves(arrays) if not isinstance(x, jax.Array)]
-    wrong = [f"{x.dtype} at '{path}'" for path, x in on_host if x.dtype.kind in "OSUMm"]
-    if wrong:
-        raise TypeError(
-            f"`{name}` must hold numbers; got {listed(wrong)}. Encode these columns, or drop them."
-        )
-    return arrays
-
-
-# What comes back from a look at the model between batches.
-
-
-def checked_readings(found: Any, first: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """What `evaluate` returned, with the names and shapes of the first time.
-
-    Copied, because a function may fill the same buffer again and again.
-    """
-    if not isinstance(found, dict):
-        raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
-    copies: dict[str, np.ndarray] = {name: np.array(x) for name, x in found.items()}
-    wrong = [f"{x.dtype} in '{name}'" for name, x in copies.items() if x.dtype.kind in "OSUMm"]
-    if wrong:
-        raise TypeError(f"`evaluate` must return numbers; got {listed(wrong)}.")
-    first = copies if first is None else first
-    if copies.keys() != first.keys():
-        raise ValueError(
-            f"`evaluate` must return the same names every time; got {list(copies)}, "
-            f"and {list(first)} the first time."
-        )
-    shapes = [{name: x.shape for name, x in each.items()} for each in (copies, first)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"`evaluate` must return the same shapes every time; got {shapes[0]}, and "
-            f"{shapes[1]} the first time."
-        )
-    return copies

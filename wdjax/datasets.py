@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wdjax.folds import check_seed
+from wdjax.given import check_seed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

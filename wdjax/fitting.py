@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wdjax.batches import Draw, checked_readings, from_memory, from_stream, is_stream
+from wdjax.batches import Draw, from_memory, from_stream, is_stream
 from wdjax.devices import cut_rows, require_global, spans_processes, take_rows
-from wdjax.training import Metrics, PyTree, Step, TrainState, check_whole, kind_of
+from wdjax.given import check_function, check_whole, checked_readings, kind_of
+from wdjax.training import Metrics, PyTree, Step, TrainState
 
 _SECONDS = 0.5  # per chunk: often enough for a moving bar, rare enough to cost nothing
 
@@ -117,6 +118,8 @@ def fit(
         >>> history.steps, history.metrics["loss"][:3]
         (array([0, 1, 2, 3, 4, 5]), array([9.    , 2.25  , 0.5625], dtype=float32))
     """
+    for name, function in {"step": step, "evaluate": evaluate, "on_chunk": on_chunk}.items():
+        check_function(name, function, optional=name != "step")
     _check_options(evaluate, epochs=epochs, steps=steps, eval_every=eval_every, chunk=chunk)
     if not isinstance(state, TrainState):
         raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")

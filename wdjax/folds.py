@@ -7,13 +7,9 @@ unequal size are filled up with row 0 at weight 0; every computation on folds ta
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from wdjax.devices import at_hand
-from wdjax.paths import listed
-from wdjax.training import check_whole, common_axis, kind_of, named_leaves
+from wdjax.given import check_seed, check_whole
 
 Array = np.ndarray[Any, Any]
 
@@ -247,90 +243,6 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
             raise ValueError(
                 f"`{name}` must keep training and validation apart; row {both[0]} is in both parts "
                 f"of fold {index}."
-            )
-
-
-def check_seed(name: str, value: Any) -> None:
-    """Refuse what is not a whole number from zero on.
-
-    Args:
-        name: the argument to blame.
-        value: what should be a seed.
-
-    Raises:
-        TypeError: it is not a whole number.
-        ValueError: it is negative.
-
-    Example:
-        >>> check_seed("seed", -1)
-        Traceback (most recent call last):
-        ValueError: `seed` must be a whole number >= 0; got -1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be a whole number >= 0; got {value!r}.")
-    if value < 0:
-        raise ValueError(f"`{name}` must be a whole number >= 0; got {value}.")
-
-
-def check_data(name: str, data: Any) -> int:
-    """Refuse what is no data: arrays of finite values with one leading axis.
-
-    Args:
-        name: the argument to blame.
-        data: what should be a pytree of arrays with N rows.
-
-    Returns:
-        N.
-
-    Raises:
-        TypeError: a leaf is not an array.
-        ValueError: the lengths differ; a value is not finite.
-
-    Example:
-        >>> check_data("data", {"x": np.zeros((3, 2)), "y": np.zeros(3)})
-        3
-    """
-    arrays = np.ndarray | jax.Array
-    entries = named_leaves(data)
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in entries if not isinstance(x, arrays)]
-    if wrong:
-        raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
-    check_finite(name, data)
-    return common_axis(name, data)
-
-
-def check_finite(name: str, tree: Any) -> None:
-    """Refuse NaN and infinity, and what would be infinite in JAX's dtype; what is traced passes.
-
-    Args:
-        name: the argument to blame.
-        tree: a pytree of arrays.
-
-    Raises:
-        ValueError: a value is not finite.
-
-    Example:
-        >>> check_finite("data", {"x": np.array([[1.0, np.nan]])})
-        Traceback (most recent call last):
-        ValueError: `data` must be finite; got nan in 'x' at [0, 1], and 1 in all. Drop or fill ...
-    """
-    for path, x in named_leaves(tree):
-        values = x if isinstance(x, jax.Array) else np.asarray(x)
-        if isinstance(x, jax.core.Tracer) or not jnp.issubdtype(values.dtype, jnp.inexact):
-            continue
-        dtype = jax.dtypes.canonicalize_dtype(values.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = at_hand(values).astype(dtype, copy=False)
-            if np.isfinite(values.sum()):  # much faster, and nearly always so
-                continue
-        values = np.asarray(values)
-        wrong = np.argwhere(~np.isfinite(values))
-        if len(wrong):
-            place = f"[{', '.join(map(str, wrong[0]))}]"
-            place = f"at {place}" if path == "." else f"in '{path}' at {place}"
-            raise ValueError(
-                f"`{name}` must be finite; got {values[tuple(wrong[0])]} {place}, "
-                f"and {len(wrong)} in all. Drop or fill in these examples."
             )
 
 

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax.folds import check_seed
+from wdjax.given import check_seed, check_whole, check_widths, kind_of, named_leaves
 from wdjax.paths import listed
-from wdjax.training import check_whole, kind_of, named_leaves
 
 PyTree = Any
 Array = np.ndarray[Any, Any]
@@ -128,8 +127,8 @@ def check_hparams(hparams: PyTree) -> int:
 
     Raises:
         TypeError: a leaf is not an array of numbers.
-        ValueError: there is no leaf or no row; lengths differ; a value is not finite, or is
-            negative where the name is `weight_decay` or `learning_rate`.
+        ValueError: there is no leaf or no row; lengths differ; a value is not finite, not so in
+            JAX's dtype, or is negative where the name is `weight_decay` or `learning_rate`.
 
     Example:
         >>> check_hparams({"weight_decay": np.array([0.1, -0.1])})
@@ -153,13 +152,19 @@ def check_hparams(hparams: PyTree) -> int:
         raise ValueError(
             f"`hparams` entries must have one length; got {sizes}. For all combinations use grid."
         )
+    check_widths("hparams", hparams)
     for path, x in entries:
         values = np.asarray(x)
+        dtype = jax.dtypes.canonicalize_dtype(values.dtype)
+        with np.errstate(all="ignore"):
+            held = values.astype(dtype)
         least = 0.0 if path.split("/")[-1] in _NOT_NEGATIVE else -np.inf
-        bad = np.argwhere(~np.isfinite(values) | (values < least))
+        bad = np.argwhere(~np.isfinite(held) | (values < least) | ((held == 0) & (values != 0)))
         if len(bad):
-            rule = "finite" if least else ">= 0"
             value = values[tuple(bad[0])]
+            rule = f"a number of {dtype}, in which JAX computes"
+            if not (np.isfinite(value) and value >= least):
+                rule = "finite" if least else ">= 0"
             raise ValueError(
                 f"`hparams` entry '{path}' must be {rule}; got {value} in row {bad[0][0]}."
             )

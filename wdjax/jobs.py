@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdjax.given import kind_of
 from wdjax.grids import row
-from wdjax.training import kind_of
 
 PyTree = Any
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax.devices import at_hand
-from wdjax.folds import check_finite
+from wdjax.given import check_finite
 
 
 class Centred(NamedTuple):

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wdjax.given import named_leaves
 from wdjax.grids import row
 from wdjax.paths import listed
 from wdjax.results import SweepResult
-from wdjax.training import named_leaves
 
 PyTree = Any
 Array = np.ndarray[Any, Any]

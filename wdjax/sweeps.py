@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax import chunks, runs
-from wdjax.folds import Folds, check_data, check_folds, check_seed, holdout, kfold, time_folds
+from wdjax.folds import Folds, check_folds, holdout, kfold, time_folds
+from wdjax.given import check_data, check_seed, check_whole
 from wdjax.grids import check_hparams, grid, log_grid, random
 from wdjax.jobs import Gaps, Job, is_build, make_job
 from wdjax.results import Store, SweepResult, fingerprints
@@ -26,7 +27,6 @@ from wdjax.selection import (
     table,
     validation_curve,
 )
-from wdjax.training import check_whole
 
 __all__ = [
     "Curve",
@@ -440,6 +440,8 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     chosen = np.asarray(seeds)
     if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or chosen.size == 0 or chosen.min() < 0:
         raise ValueError(f"`seeds` must be a number >= 1 or a list of ints >= 0; got {seeds!r}.")
+    if chosen.max() >= 2**32 or len(set(chosen.tolist())) < len(chosen):
+        raise ValueError(f"`seeds` must be different numbers below 2**32; got {seeds!r}.")
     return list(map(int, chosen))
 
 

@@ -17,6 +17,7 @@ import optax
 from jax import lax
 
 from wdjax.devices import beside, copied, every_nth
+from wdjax.given import check_function, check_whole, common_axis, kind_of, named_leaves
 from wdjax.leafwise import widened
 from wdjax.metrics import collected
 from wdjax.paths import listed
@@ -84,6 +85,7 @@ class TrainState(NamedTuple):
             Traceback (most recent call last):
             TypeError: `params` must hold floating-point arrays only; got int32[3] at 'ids'. ...
         """
+        _check_optimizer(optimizer)
         wrong = [
             f"{kind_of(x)} at '{path}'" for path, x in named_leaves(params) if not _is_inexact(x)
         ]
@@ -129,8 +131,9 @@ def make_train_step(
 
     Args:
         loss_fn: `loss_fn(params, batch)`. If it has parameters named `model_state` or `key`, it
-            gets them by name. It returns the loss, or `(loss, metrics)`, or, when it takes
-            `model_state`, `(loss, metrics, model_state)`; metrics is a dict of arrays.
+            gets them by name, unless `functools.partial` has set them. It returns the loss, or
+            `(loss, metrics)`, or, when it takes `model_state`, `(loss, metrics, model_state)`;
+            metrics is a dict of arrays.
         optimizer: any Optax transformation; those that take extra arguments get `value` and `grad`.
         batch_spec: the shape of every entry of a batch, such as `{"x": ("B", 13), "y": ("B",)}`:
             an int is exact, a letter is one size throughout the batch, None is any size.
@@ -160,9 +163,11 @@ def make_train_step(
         (3.0, 9.0, 6.0)
     """
     check_whole("accumulate", accumulate)
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise ValueError(f"`max_grad_norm` must be a number > 0, or None; got {max_grad_norm!r}.")
-    names = inspect.signature(loss_fn).parameters
+    check_function("loss_fn", loss_fn)
+    _check_optimizer(optimizer)
+    _check_max_norm(max_grad_norm)
+    _check_shapes(batch_spec)
+    names = set(inspect.signature(loss_fn).parameters) - set(getattr(loss_fn, "keywords", ()))
     extras = tuple(name for name in ("model_state", "key") if name in names)
     evaluate = functools.partial(_evaluate, loss_fn, extras)
     optimizer = optax.with_extra_args_support(optimizer)
@@ -272,6 +277,32 @@ def _norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum((jnp.sum(jnp.square(g)) for g in leaves), start=jnp.zeros(())))
 
 
+def _check_optimizer(optimizer: Any) -> None:
+    # not by class: optax.MultiSteps is none of Optax's own transformations
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise TypeError(
+            f"`optimizer` must be an Optax transformation, such as wdjax.adamw(1e-3); got "
+            f"{optimizer!r}."
+        )
+
+
+def _check_max_norm(value: Any) -> None:
+    if value is None or isinstance(value, jax.core.Tracer):
+        return
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    if isinstance(value, bool) or not is_number or np.ndim(value) or not value > 0:
+        raise ValueError(f"`max_grad_norm` must be a number > 0, or None; got {value!r}.")
+
+
+def _check_shapes(spec: PyTree) -> None:
+    entries = named_leaves(spec, is_leaf=_is_shape)
+    wrong = [f"{shape!r} at '{path}'" for path, shape in entries if not _is_shape(shape)]
+    if wrong:
+        raise TypeError(
+            f"`batch_spec` must hold shapes, tuples such as ('B', 13); got {listed(wrong)}."
+        )
+
+
 def _check_batch(batch: PyTree, spec: PyTree, accumulate: int) -> None:
     size = common_axis("batch", batch)
     if size % accumulate:
@@ -361,45 +392,3 @@ def _is_inexact(leaf: Any) -> bool:
 
 def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
-
-
-# Shared with the loop.
-
-
-def common_axis(name: str, tree: PyTree) -> int:
-    """The length of the leading axis, which all entries must share."""
-    entries = named_leaves(tree)
-    if not entries:
-        raise ValueError(f"`{name}` must hold at least one array; got {tree!r}.")
-    arrays = [x for _, x in entries]
-    for path, x in entries:
-        rule = f"{name} entry '{path}' must have a leading axis, not empty; got shape {x.shape}."
-        chex.assert_axis_dimension_gt(x, 0, 0, custom_message=rule, exception_type=ValueError)
-    sizes = listed([f"{path}: {len(x)}" for path, x in entries])
-    rule = f"{name} entries must share the leading axis; got {sizes}."
-    chex.assert_equal_shape_prefix(arrays, 1, custom_message=rule, exception_type=ValueError)
-    return len(arrays[0])
-
-
-def check_whole(name: str, value: Any) -> None:
-    """Counts: whole numbers from one on."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        advice = f' Under optax.inject_hyperparams name it: static_args=("{name}",).'
-        advice = advice if isinstance(value, jax.Array) else ""
-        raise TypeError(f"`{name}` must be a whole number >= 1; got {value!r}.{advice}")
-    if value < 1:
-        raise ValueError(f"`{name}` must be a whole number >= 1; got {value}.")
-
-
-def named_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
-    """(path, leaf) pairs; the path reads `layer/0/kernel`, and `.` for a tree that is one leaf."""
-    pairs = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-    return [(name(keys) or ".", leaf) for keys, leaf in pairs]
-
-
-def kind_of(leaf: Any) -> str:
-    """`float32[3,4]` for an array, the type's name for anything else."""
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
-        return type(leaf).__name__
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"

@@ -19,13 +19,12 @@ from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
 from wdjax.chains import check_place
-from wdjax.folds import check_finite
+from wdjax.given import check_finite, check_whole, common_axis
 from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
 from wdjax.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
 from wdjax.schedules import Strength
-from wdjax.training import check_whole, common_axis
 
 PyTree = Any
 ValLoss = Callable[[Params, PyTree], jax.Array]
