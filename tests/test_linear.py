@@ -753,6 +753,15 @@ def test_too_small_a_working_set_is_reported_and_not_silent():
     assert free.converged.all()
 
 
+@pytest.mark.usefixtures("x64")
+def test_an_elastic_net_that_is_nearly_ridge_uses_more_features_than_there_are_examples_by_far():
+    x, y = sparse_problem(8, 240)
+    lams = linear.lam_max(x, y, 0.001) * np.logspace(-1, -3, 3)
+    path = linear.enet_path(x, y, lams, l1_ratio=0.001)
+    assert (path.coef != 0).sum(axis=1).max() > 4 * 8 + 128
+    assert path.converged.all()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_working_set_that_is_full_lets_go_of_what_is_zero():

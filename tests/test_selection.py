@@ -133,6 +133,20 @@ def test_an_optimum_at_the_edge_of_the_grid_is_flagged(scores, edge):
         assert sweeps.select(swept).edge == ()
 
 
+def test_survivors_are_at_an_edge_of_all_that_was_tried():
+    survivors = result([[2.0], [1.0], [2.0]], {"weight_decay": np.array([0.1, 0.2, 0.3])})
+    tried = {"weight_decay": np.array([0.05, 0.1, 0.2, 0.3])}
+    inside = survivors._replace(tried=tried)
+    assert sweeps.select(inside).edge == ()
+    last = inside._replace(val=survivors.val[::-1].cumsum(axis=0)[::-1])  # the last is the best
+    with pytest.warns(UserWarning, match=r"at the edge of what was tried for weight_decay"):
+        assert sweeps.select(last).edge == ("weight_decay",)
+    first = survivors._replace(val=last.val[::-1])
+    with pytest.warns(UserWarning, match=r"at the edge of what was tried"):
+        assert sweeps.select(first).edge == ("weight_decay",)
+    assert sweeps.select(first._replace(tried=tried)).edge == ()
+
+
 def test_no_decay_at_all_is_no_edge_and_neither_is_a_single_value():
     hparams = {"weight_decay": np.array([0.0, 0.1]), "learning_rate": np.array([0.3, 0.3])}
     assert sweeps.select(result([[1.0], [2.0]], hparams)).edge == ()

@@ -624,6 +624,7 @@ def test_halving_trains_survivors_on_as_a_full_sweep_does():
         mean = np.nan_to_num(full.val[left][..., at].mean(axis=(1, 2)), nan=np.inf)
         left = np.sort(left[np.argsort(mean, kind="stable")[:keep]])
     assert halving.final is halving.rungs[-1]
+    assert all(rung.tried is hparams for rung in halving.rungs)
     assert [rung.epochs.tolist() for rung in halving.rungs] == [[2], [4], [8]]
 
 

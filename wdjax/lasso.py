@@ -27,6 +27,21 @@ class Options(NamedTuple):
     size: int
 
 
+def sizes(shape: Any, lasso_only: bool, most: int | None) -> tuple[int, int]:
+    """Sizes of the working set: the first, and another where many features are not 0."""
+    n, p = shape
+    if most is not None or lasso_only:
+        size = min(p, n + 128, 4_096) if most is None else min(p, most)
+        return size, size
+    return min(p, 4 * n + 128, 4_096), min(p, 4_096)
+
+
+def is_full(coef: jax.Array, converged: jax.Array, size: int) -> bool:
+    """Whether a working set that was full kept a solution (L, p, ...) from being found."""
+    used = (coef != 0).sum(axis=1)
+    return bool((~converged & (used >= size)).any())
+
+
 class Solution(NamedTuple):
     """coef (L, p), and per λ the duality gap over ‖y‖² (L,)."""
 

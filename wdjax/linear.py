@@ -378,8 +378,9 @@ def enet_path(
         tol: the gap, in units of ‖y − ȳ‖², at which a solution is good enough; > 0. As
             scikit-learn's.
         max_sweeps: most passes over the features in use at one λ.
-        max_active: most features in use at once. By default n + 128, with r < 1 4n + 128, and at
-            most 4,096: memory for its square and for n of its multiples is taken.
+        max_active: most features in use at once: memory for its square and for n of its multiples
+            is taken. By default n + 128; with r < 1 4n + 128 and, where nothing is traced and
+            these do not suffice, all; at most 4,096.
         intercept: fit b, unpenalised.
         weights: s >= 0, (n,); a row with 0 counts as absent.
 
@@ -420,16 +421,16 @@ def enet_path(
             )
         lams = largest * jnp.logspace(0, -3, 100, dtype=largest.dtype)
     lams = regression.grid(lams, x, zero=False)
-    n, p = x.shape
-    if max_active is None:
-        lasso_only = regression.known(l1_ratio) and l1_ratio == 1
-        max_active = min((n if lasso_only else 4 * n) + 128, 4_096)
-    regression.check_count("max_active", max_active)
-    options = lasso.Options(tol, max_sweeps, min(p, max_active))
+    if max_active is not None:
+        regression.check_count("max_active", max_active)
+    lasso_only = regression.known(l1_ratio) and l1_ratio == 1
     x, y, *means = regression.near_zero(x, y, weights, intercept)
-    path: LassoPath = _enet_path(
-        x, y, lams, l1_ratio, weights, options=options, intercept=intercept
-    )
+    solve = functools.partial(_enet_path, x, y, lams, l1_ratio, weights, intercept=intercept)
+    first, last = lasso.sizes(x.shape, lasso_only, max_active)
+    path: LassoPath = solve(options=lasso.Options(tol, max_sweeps, first))
+    is_known = first < last and regression.known(path.coef)
+    if is_known and lasso.is_full(path.coef, path.converged, first):
+        path = solve(options=lasso.Options(tol, max_sweeps, last))
     return path._replace(intercept=path.intercept + regression.offset(path.coef, *means))
 
 

@@ -26,6 +26,8 @@ class SweepResult(NamedTuple):
         epochs: (R,) integers, the epochs after which it was measured.
         params: (C, K, S, ...) the last parameters, or None if they were not kept.
         repeats: how often each example validates; folds of different repeats overlap.
+        tried: the hyperparameters of all that started, where only survivors are scored here; None
+            is `hparams`.
 
     Example:
         >>> val = np.array([[0.5, 0.7], [np.nan, 0.6]])[:, :, None, None]
@@ -41,6 +43,7 @@ class SweepResult(NamedTuple):
     epochs: Array
     params: PyTree = None
     repeats: int = 1
+    tried: PyTree = None
 
     @property
     def finite(self) -> Array:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from wdjax.given import named_leaves
@@ -168,7 +169,8 @@ def select(
     else:
         eligible &= more >= more[best]
         index = _most(more, eligible, mean)
-    edge = _edges(result.hparams, {index, best})
+    tried = result.hparams if result.tried is None else result.tried
+    edge = _edges(tried, row(result.hparams, index), row(result.hparams, best))
     if edge:
         warnings.warn(
             f"the choice is at the edge of what was tried for {listed(edge)}: a better value may "
@@ -360,15 +362,16 @@ def _most(more: Array, among: Array, mean: Array) -> int:
     return int(min(rows, key=lambda i: (-more[i], mean[i], i)))
 
 
-def _edges(hparams: PyTree, rows: set[int]) -> tuple[str, ...]:
+def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
     names = []
-    for name, leaf in named_leaves(hparams):
+    of_each = zip(*(jax.tree.leaves(one) for one in chosen), strict=True)
+    for (name, leaf), own in zip(named_leaves(tried), of_each, strict=True):
         values = np.asarray(leaf)
         if values.ndim != 1 or values.dtype == bool or values.min() == values.max():
             continue
         # at 0 as the least there is no edge: nothing is smaller than none
         ends = {float(values.min())} - {0.0} | {float(values.max())}
-        if any(float(values[i]) in ends for i in rows):
+        if ends & {float(value) for value in own}:
             names.append(name)
     return tuple(names)
 

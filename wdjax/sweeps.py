@@ -298,8 +298,8 @@ def successive_halving(
             found = chunks.run(
                 job, left, part, carry=carry, mesh=mesh, most=survivors, report=report
             )
-            scores = found.val, found.train
-            results.append(SweepResult(left, *scores, ends[r : r + 1], None, _repeats(folds)))
+            rung = SweepResult(left, found.val, found.train, ends[r : r + 1])
+            results.append(rung._replace(repeats=_repeats(folds), tried=hparams))
             kept.append(rows)
             if r + 1 < rungs:
                 ahead = np.sort(_ranked(found.val)[: -(-count // eta ** (r + 1))])
