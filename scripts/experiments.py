@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from options import new_folder
 
 import wdjax
 from wdjax import datasets, gates, plots
@@ -354,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the experiments that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(EXPERIMENTS))
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the figures")
+    parser.add_argument("--out", type=new_folder, default=FOLDER, help="folder for the figures")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(EXPERIMENTS))

@@ -15,6 +15,8 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
+from options import whole_number
+
 MODELS = {"1B": 1e9, "7B": 7e9, "70B": 70e9, "405B": 405e9, "1T": 1e12}
 DEVICES, GROUP = 1024, 256
 
@@ -191,13 +193,16 @@ def methods_table(
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--devices", type=int, default=DEVICES, help="N")
-    parser.add_argument("--group", type=int, default=GROUP, help="G, of the hybrid; it divides N")
+    parser.add_argument("--devices", type=whole_number, default=DEVICES, help="N")
+    parser.add_argument(
+        "--group", type=whole_number, help=f"G, of the hybrid, divides N; default: N, most {GROUP}"
+    )
     parser.add_argument("--store", choices=STORES, default="mixed")
     options = parser.parse_args()
-    if not 1 <= options.group <= options.devices or options.devices % options.group:
-        parser.error("--group must divide --devices")
-    print(models_table(STORES[options.store], options.devices, options.group))
+    group = options.group or min(options.devices, GROUP)
+    if options.devices % group:
+        parser.error(f"--group must divide --devices; got {group} and {options.devices}")
+    print(models_table(STORES[options.store], options.devices, group))
     print()
     print(methods_table(options.devices))
 

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from train import finite_json, whole_number
+from options import new_folder, whole_number
+from train import finite_json
 
 import wdjax
 from wdjax import datasets, linear, plots, sweeps
@@ -358,7 +359,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Choose weight decay by cross-validation.", allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
+    parser.add_argument("--out", type=new_folder, default=Path("out"), help="folder for results")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     seed, folds = (functools.partial(whole_number, least=least) for least in (0, 2))
     parser.add_argument("--seed", type=seed, default=0, help="of data, folds, weights and batches")
@@ -369,6 +370,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
+    options.refuse = parser.error  # for what only a job itself finds
     for name in options.jobs if options.folds else ():
         most = len(JOBS[name](options.seed).data.train["y"]) // 2
         if options.folds > most:
@@ -389,7 +391,12 @@ def main(arguments: list[str] | None = None) -> int:
         job = job._replace(epochs=options.epochs or job.epochs, folds=options.folds or job.folds)
         folder = options.out / f"sweep-{name}" if options.keep else None
         progress = False if options.no_progress else None  # None: a bar where it helps
-        found = study(job, seed=options.seed, folder=folder, progress=progress)
+        try:
+            found = study(job, seed=options.seed, folder=folder, progress=progress)
+        except ValueError as error:
+            if "`folder` must" not in str(error):
+                raise
+            options.refuse(f"--keep: {error}")  # it holds another sweep
         draw(job, found, options.out / f"sweep-{name}.png")
         metrics[name] = {k: v for k, v in found.items() if k not in ("result", "chosen")}
     ok = all(check["ok"] for job in metrics.values() for check in job["checks"].values())

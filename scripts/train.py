@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from options import finite_number, new_folder, whole_number
 
 import wdjax
 from wdjax import datasets, plots
@@ -501,6 +502,9 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
     epochs = _given(options.epochs, EPOCHS[options.data])
     batch_size = _given(options.batch_size, 20 if options.data == "linear" else 64)
     task = TASKS[options.data](seed)
+    examples = len(task.data.train["y"])
+    if batch_size > examples:
+        options.refuse(f"--batch-size must be at most {examples}, all examples; got {batch_size}")
 
     place = "in the gradient" if options.coupled else "implicit" if options.implicit else "explicit"
     report = Report(f"{options.data}: {options.optimizer}, penalty {options.penalty}")
@@ -565,22 +569,6 @@ def _given(value: Any, default: Any) -> Any:
 # ---------------------------------------------------------------------------------- command line
 
 
-def whole_number(text: str, least: int = 1) -> int:
-    """Parse an int >= least."""
-    value = int(text) if text.removeprefix("-").isdecimal() else least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= {least}; got {text}")
-    return value
-
-
-def finite_number(text: str) -> float:
-    """Parse a finite number >= 0."""
-    value = float(text)
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a finite number >= 0; got {text}")
-    return value
-
-
 def finite_json(node: Any) -> Any:
     """Replace what is not finite by None: JSON has no word for it."""
     if isinstance(node, dict):
@@ -601,7 +589,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Train small models with weight decay. Without --data: the three demo jobs.",
         allow_abbrev=False,
     )
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
+    parser.add_argument("--out", type=new_folder, default=Path("out"), help="folder for results")
     seed = functools.partial(whole_number, least=0)
     parser.add_argument("--seed", type=seed, default=0, help="of data, weights and mini-batches")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -631,8 +619,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = ["--" + n.replace("_", "-") for n in names if getattr(options, n) is not None]
     if options.data is None and given:
         parser.error(f"{', '.join(given)} need --data; without it the demo jobs run")
-    if options.penalty == "none" and {"--weight-decay", "--coupled", "--implicit"} & {*given}:
-        parser.error("--penalty none has no decay: drop --weight-decay, --coupled, --implicit")
+    of_decay = {"--weight-decay", "--law", "--coupled", "--implicit"}
+    if options.penalty == "none" and of_decay & {*given}:
+        parser.error(f"--penalty none has no decay: drop {', '.join(sorted(of_decay & {*given}))}")
     if options.coupled and options.law:
         parser.error("--law has no meaning with --coupled, where λ multiplies the penalty")
     options.optimizer = options.optimizer or ("adam" if options.data == "digits" else "sgd")

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from experiments import new_figure, table
+from options import new_folder
 
 import wdjax
 from wdjax import plots, tuning
@@ -157,7 +158,7 @@ def costs(program: Callable[[], Any], one: Callable[[], Any], repeats: int) -> f
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, print the table, write figure and numbers."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for figure and numbers")
+    parser.add_argument("--out", type=new_folder, default=FOLDER, help="folder for results")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
     options = parser.parse_args(arguments)
     steps, splits, repeats = (20, 1, 1) if options.smoke else (300, 10, 9)

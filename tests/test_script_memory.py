@@ -95,3 +95,5 @@ def test_it_prints_both_tables_and_refuses_groups_that_do_not_divide():
     assert "| 7B | 112 GB, 49 GB |" in printed
     assert "`adaptive.cpr`" in printed
     assert "--group must divide --devices" in run("--devices", "8", "--group", "3").stderr
+    assert run("--devices", "8").returncode == 0  # one group, unless there are many devices
+    assert "--devices: must be a whole number >= 1; got -4" in run("--devices", "-4").stderr

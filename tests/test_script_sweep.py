@@ -81,7 +81,7 @@ def test_a_job_prints_a_table_and_writes_a_figure_and_its_numbers(
 
 
 @pytest.mark.slow
-def test_kept_chunks_are_used_again(script, small, tmp_path, monkeypatch):
+def test_kept_chunks_are_used_again(script, small, tmp_path, monkeypatch, capsys):
     arguments = ["--out", str(tmp_path), "--jobs", "diabetes", "--epochs", "2", "--keep"]
     script.main(arguments)
     first = json.loads((tmp_path / "sweep.json").read_text())["diabetes"]
@@ -89,6 +89,10 @@ def test_kept_chunks_are_used_again(script, small, tmp_path, monkeypatch):
     script.main(arguments)
     again = json.loads((tmp_path / "sweep.json").read_text())["diabetes"]
     assert again["table"] == first["table"]
+    with pytest.raises(SystemExit) as caught:
+        script.main([*arguments, "--folds", "2"])
+    assert caught.value.code == 2
+    assert "--keep: `folder` must be empty or hold the same sweep" in capsys.readouterr().err
 
 
 def test_the_exact_scores_are_those_of_ridge(script):

@@ -936,6 +936,11 @@ BAD = {
         ValueError,
         r"`folds` must hold rows of the 30 examples only; got row",
     ),
+    "weights of examples": (
+        _swap(folds=sweeps.kfold(30, 4)._replace(train_weights=np.full((4, 23), 0.5, np.float32))),
+        ValueError,
+        r"`folds` must have training weights 0 and 1, .* got 0.5",
+    ),
     "a number of folds": (_swap(folds=5), TypeError, r"`folds` must be Folds, .* got 5"),
     "epochs": (_swap(epochs=0), ValueError, r"`epochs` must be a whole number >= 1; got 0"),
     "batch size": (_swap(batch_size=0), ValueError, r"`batch_size` must be a whole number >= 1"),
