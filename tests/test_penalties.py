@@ -488,3 +488,12 @@ def test_a_constraint_has_no_value_and_no_gradient():
         wdjax.decay_weights(0.1, penalties.sphere(1.0))
     with pytest.raises(TypeError, match=r"must be a wdjax.penalties.Penalty.*got 'l2'"):
         wdjax.prox_weights(0.1, "l2")
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30, 1e37])
+def test_a_norm_that_overflows_float32_is_projected_and_not_lost(size):
+    z = jnp.array([[3.0, 4.0], [0.0, 0.0]], jnp.float32) * (size / 4)
+    onto = penalties.sphere(0.5, axes=1).prox(z, 1.0)
+    np.testing.assert_allclose(onto, [[0.3, 0.4], [0.0, 0.0]], rtol=1e-6)
+    within = penalties.ball(0.5, axes=1).prox(z, 1.0)
+    np.testing.assert_allclose(within, onto if size >= 1 else z, rtol=1e-6)

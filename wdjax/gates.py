@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from wdjax.chains import needed_gradient
-from wdjax.groups import Axes, checked_axes, norm
+from wdjax.groups import Axes, checked_axes, norm, scaled
 
 Gate = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
@@ -105,7 +105,7 @@ def descent(axes: Axes = None) -> Gate:
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
-        return _inner(_scaled(needed_gradient("descent", grad), axes), _scaled(z, axes), axes) > 0
+        return _inner(scaled(needed_gradient("descent", grad), axes), scaled(z, axes), axes) > 0
 
     return gate
 
@@ -149,7 +149,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
-        a, b = _scaled(needed_gradient("cosine", grad), axes), _scaled(z, axes)
+        a, b = scaled(needed_gradient("cosine", grad), axes), scaled(z, axes)
         lengths = norm(a, axes) * norm(b, axes)
         n = z.size / max(lengths.size, 1)
         orthogonal = jnp.abs(_inner(a, b, axes)) * n**0.5 < delta * lengths
@@ -193,12 +193,6 @@ def touched_rows(axes: Axes = -1) -> Gate:
         return jnp.any(touched, axis=checked_axes(axes, z), keepdims=True)
 
     return gate
-
-
-def _scaled(x: jax.Array, axes: Axes) -> jax.Array:
-    """Return x / max|x|, so that products of tiny entries do not underflow."""
-    top = jnp.max(jnp.abs(x), axis=checked_axes(axes, x), keepdims=True, initial=0)
-    return x / jnp.where(top > 0, top, 1)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

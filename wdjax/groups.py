@@ -70,6 +70,19 @@ def norm(z: jax.Array, axes: Axes) -> jax.Array:
     return root(jnp.sum(abs2(z), axis=checked_axes(axes, z), keepdims=True))
 
 
+def scaled(z: jax.Array, axes: Axes) -> jax.Array:
+    """Z / max|z|, so that squares and products neither underflow nor overflow."""
+    top = jnp.max(jnp.abs(z), axis=checked_axes(axes, z), keepdims=True, initial=0)
+    return z / jnp.where(top > 0, top, 1)
+
+
+def unit(z: jax.Array, axes: Axes) -> jax.Array:
+    """N(z) = z/‖z‖, and 0 where z = 0, whatever the size of z."""
+    z = scaled(z, axes)
+    length = norm(z, axes)
+    return z / jnp.where(length > 0, length, 1)
+
+
 def checked_axes(axes: Axes, z: jax.Array) -> tuple[int, ...]:
     """Return the axes as non-negative numbers, or raise where the leaf has no such axis."""
     if axes is None:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from wdjax import stacking
-from wdjax.groups import Axes, abs2, absolute, checked_axes, norm
+from wdjax.groups import Axes, abs2, absolute, checked_axes, norm, unit
 from wdjax.leafwise import Params, is_off, widened
 from wdjax.rules import Rules, resolve, standard
 
@@ -542,8 +542,7 @@ def ball(radius: float, axes: Axes = None) -> Penalty:
     _check_positive("radius", radius)
 
     def project(z: jax.Array) -> jax.Array:
-        length = norm(z, axes)
-        return z * jnp.where(length > radius, radius / jnp.where(length > 0, length, 1), 1)
+        return jnp.where(norm(z, axes) > radius, radius * unit(z, axes), z)
 
     return _constraint(f"ball({radius:g}, axes={axes})", project)
 
@@ -577,8 +576,7 @@ def sphere(radius: float, axes: Axes = None) -> Penalty:
     _check_positive("radius", radius)
 
     def project(z: jax.Array) -> jax.Array:
-        length = norm(z, axes)
-        return z * jnp.where(length > 0, radius / jnp.where(length > 0, length, 1), 1)
+        return radius * unit(z, axes)
 
     return _constraint(f"sphere({radius:g}, axes={axes})", project)
 

@@ -22,7 +22,7 @@ import optax
 from wdjax import schedules
 from wdjax.bounds import check_range
 from wdjax.chains import needed_gradient
-from wdjax.groups import Axes, checked_axes, norm
+from wdjax.groups import Axes, checked_axes, norm, unit
 from wdjax.groupwise import is_zero, lift, radius_keeper
 from wdjax.leafwise import Params
 from wdjax.rules import Rules, standard
@@ -34,14 +34,6 @@ STANDARD: Rules = standard()
 # Geometry of one leaf, group by group. Every norm is safe at zero: N(0) = 0.
 
 
-def _unit(x: jax.Array, axes: Axes) -> jax.Array:
-    """N(x) = x/‖x‖; scaled first, so that tiny numbers do not underflow when squared."""
-    top = jnp.max(jnp.abs(x), axis=checked_axes(axes, x), keepdims=True, initial=0)
-    x = x / jnp.where(top > 0, top, 1)
-    length = norm(x, axes)
-    return x / jnp.where(length > 0, length, 1)
-
-
 def _dot(x: jax.Array, y: jax.Array, axes: Axes) -> jax.Array:
     """⟨x, y⟩, real also for complex leaves."""
     axis = checked_axes(axes, x)
@@ -50,7 +42,7 @@ def _dot(x: jax.Array, y: jax.Array, axes: Axes) -> jax.Array:
 
 def _radial_part(x: jax.Array, at: jax.Array, axes: Axes) -> jax.Array:
     """N(at) ⟨N(at), x⟩; x minus this is tangent to the sphere at `at`."""
-    direction = _unit(at, axes)
+    direction = unit(at, axes)
     return direction * _dot(direction, x, axes)
 
 
@@ -61,7 +53,7 @@ def _centered(x: jax.Array, axes: Axes) -> jax.Array:
 
 def _on_sphere(x: jax.Array, radius: jax.Array, stay: jax.Array, axes: Axes) -> jax.Array:
     """R N(x), and `stay` where x = 0 has no direction."""
-    direction = _unit(x, axes)
+    direction = unit(x, axes)
     return jnp.where(norm(direction, axes) > 0, radius * direction, stay)
 
 
@@ -110,7 +102,7 @@ def norm_control(
 
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, k: Any, r: Any) -> Any:
         del grad
-        return update - k * m * (param - r * kept[0] * _unit(param, axes)), kept
+        return update - k * m * (param - r * kept[0] * unit(param, axes)), kept
 
     return lift(
         "norm_control",
@@ -168,7 +160,7 @@ def hyperball(
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, eta: Any) -> Any:
         del grad
         r = kept[0]
-        candidate = param + eta * m * r * _unit(update, axes)
+        candidate = param + eta * m * r * unit(update, axes)
         moved = _on_sphere(candidate, r, param, axes) - param
         return jnp.where(r > 0, moved, update), kept
 
@@ -226,7 +218,7 @@ def radial_brake(
         candidate, start = param + update, norm(param, axes)
         growth = jnp.where(start > 0, norm(candidate, axes) - start, 0)
         s = jnp.where(growth > 0, out, into)
-        return update - m * (1 - s) * growth * _unit(candidate, axes), kept
+        return update - m * (1 - s) * growth * unit(candidate, axes), kept
 
     return lift(
         "radial_brake",
@@ -294,7 +286,7 @@ def project_radial(
         if cosine is None:
             return jnp.array(True)
         raw = needed_gradient("project_radial", grad)
-        cosines = _dot(_unit(param, view), _unit(raw, view), view)
+        cosines = _dot(unit(param, view), unit(raw, view), view)
         threshold = cosine * math.sqrt(cosines.size / max(param.size, 1))  # δ/√n
         return jnp.max(jnp.abs(cosines), initial=0) < threshold
 
@@ -346,7 +338,7 @@ def update_floor(
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, tau: Any) -> Any:
         del grad
         least = tau * m * norm(param, axes)
-        return jnp.where(norm(update, axes) < least, least * _unit(update, axes), update), kept
+        return jnp.where(norm(update, axes) < least, least * unit(update, axes), update), kept
 
     return lift("update_floor", step, {"ratio": ratio}, axes=axes, rules=rules)
 
@@ -388,7 +380,7 @@ def relative_update(
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, eta: Any) -> Any:
         del grad
         length = norm(param, axes)
-        return jnp.where(length > 0, eta * m * length * _unit(update, axes), update), kept
+        return jnp.where(length > 0, eta * m * length * unit(update, axes), update), kept
 
     quantities = {"learning_rate": learning_rate}
     return lift("relative_update", step, quantities, axes=axes, rules=rules)
