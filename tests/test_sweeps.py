@@ -560,6 +560,9 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     again = long_sweep(folder)  # nothing is left to do
     assert len(trained) == 3
     jax.tree.map(np.testing.assert_array_equal, again, resumed)
+    (folder / "rows-000000-000000.npz").write_bytes(b"half of a file")
+    with pytest.raises(ValueError, match=r"rows-000000-000000.npz' is none: .* Remove this file"):
+        long_sweep(folder)
 
 
 def test_a_folder_of_another_sweep_is_refused_and_says_what_differs(tmp_path):
@@ -772,6 +775,11 @@ BAD = {
         ValueError,
         r"`low` must be part of a range 0 < low < high < ∞; got low=0.0",
     ),
+    "words for a log grid": (
+        lambda: sweeps.log_grid("a", "b", 3),
+        ValueError,
+        r"`low` must be part of a range .* got low='a'",
+    ),
     "one point": (lambda: sweeps.log_grid(0.1, 1.0, 1), ValueError, r"`n` must be >= 2"),
     "a random range below zero": (
         lambda: sweeps.random(3, weight_decay=(-1.0, 1.0)),
@@ -940,6 +948,9 @@ BAD = {
         _swap(folds=sweeps.kfold(30, 4)._replace(train_weights=np.full((4, 23), 0.5, np.float32))),
         ValueError,
         r"`folds` must have training weights 0 and 1, .* got 0.5",
+    ),
+    "a number as a folder": (
+        _swap(folder=3), TypeError, r"`folder` must be a path or None; got 3",
     ),
     "a number of folds": (_swap(folds=5), TypeError, r"`folds` must be Folds, .* got 5"),
     "epochs": (_swap(epochs=0), ValueError, r"`epochs` must be a whole number >= 1; got 0"),

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from wdjax.given import check_seed, check_whole
+from wdjax.given import check_seed, check_whole, is_real
+from wdjax.paths import listed
 
 Array = np.ndarray[Any, Any]
 
@@ -153,7 +154,7 @@ def holdout(n: int, fraction: float = 0.2, *, seed: int = 0) -> Folds:
     check_seed("seed", seed)
     if n < 4:
         raise ValueError(f"`n` must be >= 4, two examples for each part; got {n}.")
-    if not 0.0 < fraction < 1.0:
+    if not (is_real(fraction) and 0.0 < fraction < 1.0):
         raise ValueError(f"`fraction` must be a number in (0, 1); got {fraction!r}.")
     size = min(max(round(n * fraction), 2), n - 2)
     chosen = np.zeros(n, bool)
@@ -266,7 +267,14 @@ def _labels(name: str, labels: Any, n: int) -> Array:
         raise ValueError(
             f"`{name}` must have one label for each example, ({n},); got shape {labels.shape}."
         )
-    return np.unique(labels, return_inverse=True)[1].reshape(-1)
+    try:
+        return np.unique(labels, return_inverse=True)[1].reshape(-1)
+    except TypeError:
+        kinds = listed(sorted({type(label).__name__ for label in labels}))
+        raise TypeError(
+            f"`{name}` must hold labels of one kind, numbers or strings; got {kinds}. Give the "
+            "examples without one a label of their own."
+        ) from None
 
 
 def _dealt(order: Array, k: int) -> Array:

@@ -32,6 +32,11 @@ def kind_of(leaf: Any) -> str:
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
+def is_real(value: Any) -> bool:
+    """Whether a value is one real number, no truth value."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
 def check_function(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse what cannot be called."""
     if not callable(value) and not (optional and value is None):

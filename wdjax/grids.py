@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax.given import check_seed, check_whole, check_widths, kind_of, named_leaves
+from wdjax.given import check_seed, check_whole, check_widths, is_real, kind_of, named_leaves
 from wdjax.paths import listed
 
 PyTree = Any
@@ -210,9 +210,9 @@ def _draw(name: str, space: Space, n: int, generator: np.random.Generator) -> Ar
 
 
 def _check_range(name: str, low: float, high: float) -> None:
-    if not 0.0 < low < high < np.inf:
+    if not (is_real(low) and is_real(high) and 0.0 < low < high < np.inf):
         raise ValueError(
-            f"`{name}` must be part of a range 0 < low < high < ∞; got low={low}, high={high}. "
+            f"`{name}` must be part of a range 0 < low < high < ∞; got low={low!r}, high={high!r}. "
             "To include 0, put it in front: [0.0, *log_grid(...)]."
         )
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +71,8 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, prints: dict[str, str]) -> None:
+        if not isinstance(folder, str | os.PathLike | None):
+            raise TypeError(f"`folder` must be a path or None; got {folder!r}.")
         self.folder = None if folder is None else Path(folder)
         if self.folder is None:
             return
@@ -136,8 +139,19 @@ def _digest(part: Any) -> str:
 
 def _pieces(folder: Path) -> Iterator[tuple[Array, list[Array]]]:
     for path in sorted(folder.glob("rows-*.npz")):
-        with np.load(path) as file:
-            yield file["rows"], [file[str(i)] for i in range(len(file.files) - 1)]
+        try:
+            piece = _piece(path)
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"`folder` must hold finished pieces only; {str(path)!r} is none: {error}. Remove "
+                "this file, and its rows are trained again."
+            ) from None
+        yield piece
+
+
+def _piece(path: Path) -> tuple[Array, list[Array]]:
+    with np.load(path) as file:
+        return file["rows"], [file[str(i)] for i in range(len(file.files) - 1)]
 
 
 def _write(path: Path, fill: Any) -> None:

@@ -17,7 +17,14 @@ import optax
 from jax import lax
 
 from wdjax.devices import beside, copied, every_nth
-from wdjax.given import check_function, check_whole, common_axis, kind_of, named_leaves
+from wdjax.given import (
+    check_function,
+    check_whole,
+    common_axis,
+    is_real,
+    kind_of,
+    named_leaves,
+)
 from wdjax.leafwise import widened
 from wdjax.metrics import collected
 from wdjax.paths import listed
@@ -289,8 +296,8 @@ def _check_optimizer(optimizer: Any) -> None:
 def _check_max_norm(value: Any) -> None:
     if value is None or isinstance(value, jax.core.Tracer):
         return
-    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-    if isinstance(value, bool) or not is_number or np.ndim(value) or not value > 0:
+    is_scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
+    if not ((is_scalar or is_real(value)) and value > 0):
         raise ValueError(f"`max_grad_norm` must be a number > 0, or None; got {value!r}.")
 
 
