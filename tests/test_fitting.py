@@ -361,6 +361,22 @@ def test_an_iterator_that_raises_loses_no_batch(good):
     assert f"`fit` was at step {good}" in caught.value.__notes__[0]
 
 
+def test_a_batch_that_was_read_ahead_is_left_in_what_an_exception_carries():
+    orders = [np.arange(20)] * 2  # 8, 8, 4, 8, 8, 4: the change of shape shows one batch later
+    expected, _ = fit(STEP, start(), cut(orders))
+
+    def stop(state):
+        if int(state.step) == 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(STEP, start(), cut(orders), on_chunk=stop)
+    reached = caught.value.state
+    state, history = fit(STEP, reached, caught.value.batches)
+    assert history.metrics["size"].tolist() == [4, 8, 8, 4]
+    same(state, expected)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 @pytest.mark.parametrize("where", ["evaluate", "on_chunk"])
 def test_a_callback_that_raises_loses_no_step(error, where):

@@ -91,8 +91,33 @@ def _rounds(step: int, count: int, capacity: int, per_epoch: int, ragged: bool) 
     return np.stack([total - short, short], axis=1).astype(np.int32)
 
 
+class Stream:
+    """An iterator of batches that takes back what was read too early."""
+
+    def __init__(self, batches: Any) -> None:
+        self._rest: Iterator[Any] = iter(batches)
+        self._back: list[Any] = []
+
+    def __iter__(self) -> "Stream":
+        """Return itself: what is left."""
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next batch, or raise an error that waited."""
+        if not self._back:
+            return next(self._rest)
+        item = self._back.pop()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def take_back(self, item: Any) -> None:
+        """Keep a batch, or an error in place of one, for next time."""
+        self._back.append(item)
+
+
 def from_stream(
-    batches: Any, epochs: int | None, steps: int | None, batch_size: int | None, chunk: int
+    batches: Stream, epochs: int | None, steps: int | None, batch_size: int | None, chunk: int
 ) -> tuple[Draw, int | None, int]:
     """Batches from an iterator, stacked in groups of one shape so that a chunk can scan them."""
     if epochs is not None or batch_size is not None:
@@ -100,11 +125,9 @@ def from_stream(
             "`epochs` and `batch_size` are for data in memory; an iterator of batches has its own. "
             f"Use `steps`; got {epochs=} and {batch_size=}."
         )
-    iterator = iter(batches)
-    ahead: list[Any] = []  # a batch of another shape, or an error, that waits for the next draw
 
     def draw(_: int, limit: int) -> tuple[PyTree, np.ndarray, np.ndarray]:
-        group = _group(iterator, ahead, min(limit, chunk))
+        group = _group(batches, min(limit, chunk))
         if not group:
             return None, np.zeros(0, np.int32), np.zeros((1, 2), np.int32)
         capacity = _stack_size(group[0], chunk)
@@ -114,20 +137,15 @@ def from_stream(
     return draw, steps, 0
 
 
-def _group(iterator: Iterator[Any], ahead: list[Any], limit: int) -> list[PyTree]:
+def _group(batches: Stream, limit: int) -> list[PyTree]:
     """The next batches of one shape; an error of the iterator waits until they are trained on."""
     group: list[PyTree] = []
     try:
         while len(group) < limit:
-            if ahead:
-                batch = ahead.pop()
-                if isinstance(batch, BaseException):
-                    raise batch
-            else:
-                # a copy, because many iterators fill the same buffer again and again
-                batch = as_arrays("batch", next(iterator), np.array)
+            # a copy, because many iterators fill the same buffer again and again
+            batch = as_arrays("batch", next(batches), np.array)
             if group and _signature(batch) != _signature(group[0]):
-                ahead.append(batch)
+                batches.take_back(batch)
                 break
             group.append(batch)
             limit = min(limit, _stack_size(batch, limit))
@@ -136,7 +154,7 @@ def _group(iterator: Iterator[Any], ahead: list[Any], limit: int) -> list[PyTree
     except BaseException as error:
         if not group:
             raise
-        ahead.append(error)
+        batches.take_back(error)
     return group
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wdjax.batches import Draw, from_memory, from_stream, is_stream
+from wdjax.batches import Draw, Stream, from_memory, from_stream, is_stream
 from wdjax.devices import cut_rows, require_global, spans_processes, take_rows
 from wdjax.given import check_function, check_whole, checked_readings, kind_of
 from wdjax.training import Metrics, PyTree, Step, TrainState
@@ -70,7 +70,8 @@ def fit(
     arguments and as many batches, and the batches lie on all of these devices, too.
 
     The caller's `state` stays valid. If something raises on the way (the iterator, `evaluate`,
-    `on_chunk`, an interrupt), the exception carries what was reached as `.state` and `.history`.
+    `on_chunk`, an interrupt), the exception carries what was reached as `.state` and `.history`,
+    and what is left of an iterator as `.batches`: a batch may have been read ahead.
 
     Args:
         step: `step(state, batch) -> (state, metrics)`, from `make_train_step` or any function JAX
@@ -123,8 +124,9 @@ def fit(
     _check_options(evaluate, epochs=epochs, steps=steps, eval_every=eval_every, chunk=chunk)
     if not isinstance(state, TrainState):
         raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
-    if is_stream(batches):
-        draw, goal, short = from_stream(batches, epochs, steps, batch_size, chunk)
+    left = Stream(batches) if is_stream(batches) else None
+    if left is not None:
+        draw, goal, short = from_stream(left, epochs, steps, batch_size, chunk)
     else:
         draw, goal, short = from_memory(batches, epochs, steps, batch_size, chunk, shuffle, seed)
     run = _Run(functools.partial(_run_chunk, step, short, jax.tree.structure(state)), state)
@@ -141,7 +143,9 @@ def fit(
     except BaseException as error:
         with contextlib.suppress(Exception):  # a chunk that failed has no metrics to wait for
             run.settle(len(run.results))
-        error.state, error.history = run.state, run.history()  # type: ignore[attr-defined]
+        found = {"state": run.state, "history": run.history(), "batches": left}
+        for name, value in found.items():
+            setattr(error, name, value)
         error.add_note(
             f"`fit` was at step {run.reached}: see .state and .history of this exception"
         )

@@ -37,6 +37,15 @@ def is_real(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Refuse what is neither a number > 0 nor None; what is traced passes."""
+    if value is None or isinstance(value, jax.core.Tracer):
+        return
+    is_scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
+    if not ((is_scalar or is_real(value)) and value > 0):
+        raise ValueError(f"`{name}` must be a number > 0, or None; got {value!r}.")
+
+
 def check_function(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse what cannot be called."""
     if not callable(value) and not (optional and value is None):

@@ -19,9 +19,9 @@ from jax import lax
 from wdjax.devices import beside, copied, every_nth
 from wdjax.given import (
     check_function,
+    check_positive,
     check_whole,
     common_axis,
-    is_real,
     kind_of,
     named_leaves,
 )
@@ -172,7 +172,7 @@ def make_train_step(
     check_whole("accumulate", accumulate)
     check_function("loss_fn", loss_fn)
     _check_optimizer(optimizer)
-    _check_max_norm(max_grad_norm)
+    check_positive("max_grad_norm", max_grad_norm)
     _check_shapes(batch_spec)
     names = set(inspect.signature(loss_fn).parameters) - set(getattr(loss_fn, "keywords", ()))
     extras = tuple(name for name in ("model_state", "key") if name in names)
@@ -291,14 +291,6 @@ def _check_optimizer(optimizer: Any) -> None:
             f"`optimizer` must be an Optax transformation, such as wdjax.adamw(1e-3); got "
             f"{optimizer!r}."
         )
-
-
-def _check_max_norm(value: Any) -> None:
-    if value is None or isinstance(value, jax.core.Tracer):
-        return
-    is_scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
-    if not ((is_scalar or is_real(value)) and value > 0):
-        raise ValueError(f"`max_grad_norm` must be a number > 0, or None; got {value!r}.")
 
 
 def _check_shapes(spec: PyTree) -> None:
