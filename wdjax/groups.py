@@ -71,7 +71,7 @@ def norm(z: jax.Array, axes: Axes) -> jax.Array:
 
 
 def scaled(z: jax.Array, axes: Axes) -> jax.Array:
-    """Z / max|z|, so that squares and products neither underflow nor overflow."""
+    """Return z / max|z|, so that squares and products neither underflow nor overflow."""
     top = jnp.max(jnp.abs(z), axis=checked_axes(axes, z), keepdims=True, initial=0)
     return z / jnp.where(top > 0, top, 1)
 
