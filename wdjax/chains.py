@@ -41,7 +41,7 @@ _PLACES = {
 _CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
 _INJECTED = "inject_hyperparams.<locals>.wrapped_transform.<locals>."
 _INJECT = _INJECTED + "init_fn"
-# Functions of ours that pass on the gradient they were given themselves, whatever their caller says.
+# Functions of ours that pass on the gradient they were given, whatever their caller says.
 _OWN_GRADIENT = {
     ("wdjax.adaptive", "with_grad.<locals>.update"),
     ("wdjax.optimizers", "_followed_by.<locals>.parts"),
