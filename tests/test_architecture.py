@@ -18,8 +18,8 @@ LAYERS = (
     "optimizers", "metrics", "audit", "dynamics", "sentences", "explaining",
     "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",
     "devices", "given", "training", "batches", "fitting", "folds",
-    "regression", "ridge", "lasso", "linear", "grids", "jobs", "runs", "results", "chunks",
-    "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
+    "regression", "ridge", "singular", "lasso", "linear", "grids", "jobs", "runs", "results",
+    "chunks", "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
 )
 # fmt: on
 RUNTIME = {"jax", "jaxlib", "optax", "chex", "numpy"}

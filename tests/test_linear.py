@@ -1112,3 +1112,57 @@ def test_l1_paths_see_a_feature_that_lies_far_from_zero():
     assert both.converged.all()
     assert both.coef.shape[2] == 2
     assert both.coef[-1, 0, 0] != 0
+
+
+def augmented(x, y, lam, intercept):
+    """Ridge without inner products: least squares of y on X over √λ I."""
+    means = (x.mean(axis=0), y.mean()) if intercept else (0.0, 0.0)
+    rows = np.vstack([x - means[0], np.sqrt(lam) * np.eye(x.shape[1])])
+    return np.linalg.lstsq(rows, np.append(y - means[1], np.zeros(x.shape[1])), rcond=None)[0]
+
+
+def stiff(name):
+    """Data whose inner products lose what is small: columns of unlike scales, or far from 0."""
+    rng = np.random.default_rng(3)
+    n, p = (12, 20) if "wide" in name else (60, 6)
+    x = rng.normal(size=(n, p))
+    y = x @ rng.normal(size=p) + 0.1 * rng.normal(size=n)
+    if "far" in name:
+        return x + 1e7, y, False
+    x[:, {"first": 0, "last": -1}.get(name.split()[0], 2)] *= 1e8
+    return x, y, True
+
+
+STIFF = ["first", "last", "middle", "middle wide", "far from 0", "far from 0, wide"]
+
+
+@pytest.mark.parametrize("name", STIFF)
+def test_features_of_unlike_scales_are_solved_as_without_inner_products(name):
+    x, y, intercept = stiff(name)
+    lams = np.array([0.01, 1.0, 100.0])
+    path = linear.ridge_path(x, y, lams, intercept=intercept)
+    for lam, coef in zip(lams, path.coef, strict=True):
+        want = augmented(x, y, lam, intercept)
+        np.testing.assert_allclose(coef, want, rtol=1e-5, atol=1e-6 * np.abs(want).min())
+
+
+@pytest.mark.parametrize("name", STIFF)
+def test_scores_of_unlike_scales_are_those_of_the_fits_left_out(name):
+    x, y, intercept = stiff(name)
+    lams = np.array([0.1, 1.0, 10.0])
+    rows = np.arange(len(y))
+    folds = Folds.from_sklearn([(rows[rows % 4 != k], rows[rows % 4 == k]) for k in range(4)], x)
+    parts = {"loo": [[i] for i in rows], "folds": [rows[rows % 4 == k] for k in range(4)]}
+    for method, left_out in parts.items():
+        given = folds if method == "folds" else method
+        chosen = linear.ridge_cv(x, y, lams, method=given, intercept=intercept)
+        for lam, score in zip(lams, chosen.score, strict=True):
+            errors = []
+            for out in left_out:
+                kept = np.setdiff1d(rows, out)
+                mean_x, mean_y = (x[kept].mean(axis=0), y[kept].mean()) if intercept else (0, 0)
+                w = augmented(x[kept], y[kept], lam, intercept)
+                errors.append(np.mean((y[out] - mean_y - (x[out] - mean_x) @ w) ** 2))
+            np.testing.assert_allclose(score, np.mean(errors), rtol=1e-4)
+        want = augmented(x, y, float(chosen.lam), intercept)
+        np.testing.assert_allclose(chosen.coef, want, rtol=1e-5, atol=1e-6 * np.abs(want).min())

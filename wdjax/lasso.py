@@ -37,7 +37,9 @@ def sizes(shape: Any, lasso_only: bool, most: int | None) -> tuple[int, int]:
 
 
 def is_full(coef: jax.Array, converged: jax.Array, size: int) -> bool:
-    """Whether a working set that was full kept a solution (L, p, ...) from being found."""
+    """Whether it is known that a full working set kept a solution (L, p, ...) from being found."""
+    if isinstance(coef, jax.core.Tracer):
+        return False
     used = (coef != 0).sum(axis=1)
     return bool((~converged & (used >= size)).any())
 

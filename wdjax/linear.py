@@ -11,10 +11,12 @@ training loss.
 Precision of ridge: where all values are at hand it is computed in float64, whatever the dtype of
 the data, and results are rounded to the dtype that JAX would give them, without x64 float32. So
 features need not be standardised, and NumPy's float64 is taken as it is; a CPU takes two to three
-times as long as in float32. Traced values (under jit, vmap or grad) keep their dtype, and on a TPU
-all do. In float32 an eigenvalue d or a λ below about p · eps · d_max is noise there, with
-eps = 10⁻⁷: features of unlike scales, rows of weight 0 or of high leverage and small λ then give
-wrong solutions and scores. Standardise, or enable x64.
+times as long as in float32. Where even that loses the small directions, as beside a feature 10⁵
+times the others, all is computed once more by singular values, which takes longer. Traced values
+(under jit, vmap or grad) keep their dtype, and on a TPU all do. In float32 an eigenvalue d or a λ
+below about p · eps · d_max is noise there, with eps = 10⁻⁷: features of unlike scales, rows of
+weight 0 or of high leverage and small λ then give wrong solutions and scores. Standardise, or
+enable x64.
 """
 
 import functools
@@ -25,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import lasso, regression, ridge
+from wdjax import lasso, regression, ridge, singular
 from wdjax.folds import Folds, check_folds
 
 
@@ -146,26 +148,29 @@ def ridge_path(
     zero = regression.known(lams) and (lams == 0).any()
     if groups is not None and ridge.is_wide(*x.shape) and zero:
         raise ValueError("`lams` must be > 0 with groups where p is not well below n; got 0.")
-    path: RidgePath = regression.in_float64(
+    path: RidgePath = regression.on_any_scales(
         _ridge_path, x, y, lams, weights, labels,
         intercept=intercept, noise=float(np.finfo(x.dtype).eps),
     )  # fmt: skip
     return path
 
 
-@functools.partial(jax.jit, static_argnames=("intercept", "noise"))
+@functools.partial(jax.jit, static_argnames=("intercept", "noise", "exact"))
 def _ridge_path(
-    x: Any, y: Any, lams: Any, weights: Any, groups: Any, *, intercept: bool, noise: float
-) -> RidgePath:
+    x: Any, y: Any, lams: Any, weights: Any, groups: Any, *,
+    intercept: bool, noise: float, exact: bool,
+) -> tuple[RidgePath, Any]:  # fmt: skip
+    by = singular if exact else ridge
     with jax.default_matmul_precision("highest"):
         problem = regression.centred(x, y, weights, intercept)
         if groups is None:
-            coef = ridge.coefficients(problem, lams, intercept, noise)
-            df = ridge.degrees_of_freedom(problem, lams, intercept, noise)
+            coef = by.coefficients(problem, lams, intercept, noise)
+            df = by.degrees_of_freedom(problem, lams, intercept, noise)
         else:
             coef, df = ridge.group_path(problem, lams[:, groups])
-        coef, constant = _targets(y, coef, _intercept(problem, coef))
-        return RidgePath(coef, constant, df)
+        is_lost = groups is None and ridge.loses(problem, lams, intercept)
+        coef, constant = regression.targets(y, coef, regression.intercept_of(problem, coef))
+        return RidgePath(coef, constant, df), is_lost
 
 
 def ridge_cv(
@@ -233,7 +238,7 @@ def ridge_cv(
     elif regression.known(*jax.tree.leaves(folds)):
         check_folds(folds, x.shape[0], "method")
         regression.check_fold_weights(folds, weights)
-    chosen: RidgeCV = regression.in_float64(
+    chosen: RidgeCV = regression.on_any_scales(
         _ridge_cv, x, y, lams, weights, folds,
         method=name, per_target=per_target, intercept=intercept,
     )  # fmt: skip
@@ -241,30 +246,31 @@ def ridge_cv(
     return chosen
 
 
-@functools.partial(jax.jit, static_argnames=("method", "per_target", "intercept"))
+@functools.partial(jax.jit, static_argnames=("method", "per_target", "intercept", "exact"))
 def _ridge_cv(
     x: Any, y: Any, lams: Any, weights: Any, folds: Any, *,
-    method: str, per_target: bool, intercept: bool,
-) -> RidgeCV:  # fmt: skip
+    method: str, per_target: bool, intercept: bool, exact: bool,
+) -> tuple[RidgeCV, jax.Array]:  # fmt: skip
+    by, solver = (singular, singular.coefficients) if exact else (ridge, None)
     with jax.default_matmul_precision("highest"):
         problem = regression.centred(x, y, weights, intercept)
         if folds is not None:
-            score = jnp.mean(ridge.fold_errors(x, y, weights, folds, lams, intercept), axis=0)
+            errors = ridge.fold_errors(x, y, weights, folds, lams, intercept, solver)
+            score = jnp.mean(errors, axis=0)
         else:
-            fits = ridge.fits(problem, lams, intercept)
+            fits = by.fits(problem, lams, intercept)
             score = jax.vmap(ridge.CRITERIA[method], (0, None))(fits, problem)
         if not per_target:
             joint = jnp.sum if method == "evidence" else jnp.mean
             score = joint(score, axis=1, keepdims=True)
-        usable = jnp.where(jnp.isfinite(score), score, jnp.inf)
-        lowest = usable <= jnp.min(usable, axis=0, keepdims=True)
-        lam = jnp.max(jnp.where(lowest, lams[:, None], 0), axis=0)
-        coef = ridge.solve(problem, jnp.broadcast_to(lam, problem.mean_y.shape), intercept)
+        lam = regression.lowest(score, lams)
+        coef = by.solve(problem, jnp.broadcast_to(lam, problem.mean_y.shape), intercept)
+        is_lost = ridge.loses(problem, lams, intercept)
         edge = (lam == jnp.min(lams)) | (lam == jnp.max(lams))
         if not per_target:
             score, lam, edge = score[:, 0], lam[0], edge[0]
-        coef, constant = _targets(y, coef, _intercept(problem, coef))
-        return RidgeCV(score, lam, coef, constant, edge)
+        coef, constant = regression.targets(y, coef, regression.intercept_of(problem, coef))
+        return RidgeCV(score, lam, coef, constant, edge), is_lost
 
 
 def group_ridge(
@@ -340,7 +346,7 @@ def _group_ridge(
         problem = regression.centred(x, y, weights, intercept)
         lam, edge, score = ridge.group_search(problem, groups, count, method, steps, intercept)
         coef = ridge.group_path(problem, lam[groups][None])[0][0]
-        coef, constant = _targets(y, coef, _intercept(problem, coef))
+        coef, constant = regression.targets(y, coef, regression.intercept_of(problem, coef))
         return GroupRidge(lam, coef, constant, score, edge)
 
 
@@ -428,8 +434,7 @@ def enet_path(
     solve = functools.partial(_enet_path, x, y, lams, l1_ratio, weights, intercept=intercept)
     first, last = lasso.sizes(x.shape, lasso_only, max_active)
     path: LassoPath = solve(options=lasso.Options(tol, max_sweeps, first))
-    is_known = first < last and regression.known(path.coef)
-    if is_known and lasso.is_full(path.coef, path.converged, first):
+    if first < last and lasso.is_full(path.coef, path.converged, first):
         path = solve(options=lasso.Options(tol, max_sweeps, last))
     return path._replace(intercept=path.intercept + regression.offset(path.coef, *means))
 
@@ -448,7 +453,9 @@ def _enet_path(
         coef, gap = lasso.path(problem.x, problem.y, strength, options)
         back = jnp.argsort(order)
         coef, gap = jnp.moveaxis(coef, 0, -1)[back], gap.T[back]
-        found = _targets(y, coef, _intercept(problem, coef), gap, gap <= options.tol)
+        found = regression.targets(
+            y, coef, regression.intercept_of(problem, coef), gap, gap <= options.tol
+        )
         return LassoPath(lams, *found)
 
 
@@ -609,14 +616,3 @@ def to_sklearn_alpha(
     if norm == "l1":
         return lam / (2 * n * c)
     return lam / (2 * c) if penalty == "decay" else lam / c
-
-
-def _targets(y: jax.Array, *results: jax.Array) -> Any:
-    """The results without their last axis, of targets, where y has none."""
-    return tuple(result[..., 0] for result in results) if y.ndim == 1 else results
-
-
-def _intercept(problem: regression.Centred, coef: jax.Array) -> jax.Array:
-    """(..., T) b = ȳ − x̄ᵀw."""
-    mean_y = problem.mean_y.reshape((1,) * (coef.ndim - 2) + problem.mean_y.shape)
-    return mean_y - jnp.einsum("p,...pt->...t", problem.mean_x, coef)

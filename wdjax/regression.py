@@ -109,6 +109,17 @@ def offset(coef: Any, mean_x: Any, mean_y: Any) -> Any:
     return jnp.broadcast_to(mean_y, along.shape) - along
 
 
+def targets(y: jax.Array, *results: jax.Array) -> Any:
+    """The results without their last axis, of targets, where y has none."""
+    return tuple(result[..., 0] for result in results) if y.ndim == 1 else results
+
+
+def intercept_of(problem: Centred, coef: jax.Array) -> jax.Array:
+    """(..., T) b = ȳ − x̄ᵀw."""
+    mean_y = problem.mean_y.reshape((1,) * (coef.ndim - 2) + problem.mean_y.shape)
+    return mean_y - jnp.einsum("p,...pt->...t", problem.mean_x, coef)
+
+
 def known(*values: Any) -> bool:
     """Whether the values are at hand, not traced."""
     return not any(isinstance(value, jax.core.Tracer) for value in values)
@@ -134,6 +145,20 @@ def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any
         return program(*arrays, **options)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         return _in_float64(arrays, program, tuple(options.items()), dtype)
+
+
+def on_any_scales(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """`in_float64`, and once more, slower, where much was lost by inner products.
+
+    Args:
+        program: also takes `exact`, and returns whether much was lost beside its result.
+        arrays: as for `in_float64`.
+        options: as for `in_float64`.
+    """
+    result, is_lost = in_float64(program, *arrays, exact=False, **options)
+    if known(is_lost) and is_lost:
+        result, _ = in_float64(program, *arrays, exact=True, **options)
+    return result
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -227,6 +252,13 @@ def check_fold_weights(folds: Any, weights: Any) -> None:
                     f"`weights` must be > 0 for an example in every part of `method`; {part} of "
                     f"fold {index} has none. Make the folds of the rows with weight > 0."
                 )
+
+
+def lowest(score: jax.Array, lams: jax.Array) -> jax.Array:
+    """The λ (t,) with the smallest score (L, t), of equal ones the largest."""
+    usable = jnp.where(jnp.isfinite(score), score, jnp.inf)
+    least = usable <= jnp.min(usable, axis=0, keepdims=True)
+    return jnp.max(jnp.where(least, lams[:, None], 0), axis=0)
 
 
 def check_score(score: jax.Array) -> None:

@@ -59,7 +59,8 @@ def resolvent(a: jax.Array, b: jax.Array, lams: jax.Array, noise: float = 0.0) -
     """
     values, vectors = _eigh(a)
     turned = jnp.einsum("ij,lit->ljt", vectors, b)
-    return jnp.einsum("ij,ljt->lit", vectors, _inverse(values, lams, noise)[:, :, None] * turned)
+    shares = inverse(values, lams, _rounding(values, noise))
+    return jnp.einsum("ij,ljt->lit", vectors, shares[:, :, None] * turned)
 
 
 @resolvent.defjvp
@@ -72,21 +73,33 @@ def _resolvent_jvp(noise: float, primals: Any, tangents: Any) -> tuple[jax.Array
 
 
 def _eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    values, vectors = jnp.linalg.eigh(a, symmetrize_input=False)
-    return jnp.maximum(values, 0), vectors
+    """Eigenvalues and eigenvectors; with the diagonal from large to small, small ones are right."""
+    order = jnp.argsort(-jnp.diagonal(a))
+    values, vectors = jnp.linalg.eigh(a[order][:, order], symmetrize_input=False)
+    return jnp.maximum(values, 0), vectors[jnp.argsort(order)]
 
 
-def _inverse(values: jax.Array, lams: jax.Array, noise: float) -> jax.Array:
-    """(L, m), 1 / (d + λ), and at λ = 0 its limit 0 where d is 0 to rounding.
-
-    To that of the decomposition or to that of the data, of whose singular values d is the square.
-    """
+def inverse(values: jax.Array, lams: jax.Array, rounding: float) -> jax.Array:
+    """(L, m), 1 / (d + λ), and at λ = 0 its limit 0 where d is 0 to rounding, of the largest."""
     total = values[None] + lams[:, None]
-    m = values.size
-    rounding = max(m * np.finfo(values.dtype).eps, (m * noise) ** 2)
     floor = rounding * jnp.max(values, initial=0)
     singular = (lams[:, None] == 0) & (values[None] <= floor)
     return jnp.where(singular, 0, 1 / jnp.where(singular, 1, total))
+
+
+def _rounding(values: jax.Array, noise: float) -> float:
+    """That of the decomposition or that of the data, of whose singular values d is the square."""
+    m = values.size
+    return float(max(m * np.finfo(values.dtype).eps, (m * noise) ** 2))
+
+
+def loses(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
+    """Whether inner products may have lost the smallest singular values, for the smallest λ."""
+    values, _ = _eigh(_gram(problem, intercept))
+    least = jnp.min(values) + jnp.min(lams)
+    eps = float(np.finfo(values.dtype).eps)
+    lost: jax.Array = eps * jnp.max(values) > eps**0.5 / 16 * least
+    return lost
 
 
 def _reflected(problem: Centred, a: jax.Array) -> jax.Array:
@@ -104,7 +117,7 @@ def contrasts(problem: Centred, a: jax.Array, intercept: bool) -> jax.Array:
     return _reflected(problem, a)[1:] if intercept else a
 
 
-def _examples(problem: Centred, a: jax.Array, intercept: bool) -> jax.Array:
+def examples(problem: Centred, a: jax.Array, intercept: bool) -> jax.Array:
     """B a: back from `contrasts`."""
     return _reflected(problem, jnp.pad(a, ((1, 0), (0, 0)))) if intercept else a
 
@@ -124,12 +137,12 @@ def coefficients(
     x, y = problem.x, problem.y
     gram = _gram(problem, intercept)
     if not is_wide(*x.shape):
-        return _varying(x) * resolvent(gram, (x.T @ y)[None], lams, noise)
+        return varying(x) * resolvent(gram, (x.T @ y)[None], lams, noise)
     dual = resolvent(gram, contrasts(problem, y, intercept)[None], lams, noise)
     return jnp.einsum("ip,lit->lpt", contrasts(problem, x, intercept), dual)
 
 
-def _varying(x: jax.Array) -> jax.Array:
+def varying(x: jax.Array) -> jax.Array:
     """(1, p, 1), 0 for a column of zeros: eigenvectors hold it to rounding, which 1/λ blows up."""
     return jnp.any(x != 0, axis=0)[None, :, None].astype(x.dtype)
 
@@ -140,7 +153,7 @@ def degrees_of_freedom(
     """(L,) tr A (A + λ)⁻¹, through the eigenvalues alone: their derivative is always finite."""
     values = jnp.linalg.eigvalsh(_gram(problem, intercept), symmetrize_input=False)
     values = jnp.maximum(values, 0)
-    return jnp.sum(values[None] * _inverse(values, lams, noise), axis=1)
+    return jnp.sum(values[None] * inverse(values, lams, _rounding(values, noise)), axis=1)
 
 
 def solve(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
@@ -151,7 +164,7 @@ def solve(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
     x, y = problem.x, problem.y
     gram = _gram(problem, intercept)
     if not is_wide(*x.shape):
-        return (_varying(x) * resolvent(gram, (y.T @ x)[:, :, None], lams))[:, :, 0].T
+        return (varying(x) * resolvent(gram, (y.T @ x)[:, :, None], lams))[:, :, 0].T
     dual = resolvent(gram, contrasts(problem, y, intercept).T[:, :, None], lams)[:, :, 0]
     return (dual @ contrasts(problem, x, intercept)).T
 
@@ -219,25 +232,34 @@ def _log_det(lower: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def fits(problem: Centred, lams: jax.Array, intercept: bool) -> Fit:
     """The same as `fit` for every λ of lams (L,), all by one eigendecomposition."""
-    x, y = problem.x, problem.y
-    if is_wide(*x.shape):
-        turned = contrasts(problem, x, intercept)
-        values, vectors = _eigh(turned @ turned.T)
-        vectors = _examples(problem, vectors, intercept)
-        shrink = lams[:, None] / (values[None] + lams[:, None])  # (L, m), λ / (d + λ)
-        target = vectors.T @ y
-        residual = jnp.einsum("ij,ljt->lit", vectors, shrink[:, :, None] * target[None])
-        slack = shrink @ (vectors**2).T
-        energy = shrink @ target**2
-    else:
-        values, vectors = _eigh(x.T @ x)
-        scores = x @ vectors
-        target = scores.T @ y
-        inverse = 1 / (values[None] + lams[:, None])
-        coef = inverse[:, :, None] * target[None]  # in the basis of the eigenvectors
-        residual = y[None] - jnp.einsum("ij,ljt->lit", scores, coef)
-        slack = 1 - problem.constant[None] ** 2 - inverse @ (scores**2).T
-        energy = jnp.sum(residual**2, axis=1) + lams[:, None] * jnp.sum(coef**2, axis=1)
+    values, vectors = _eigh(_gram(problem, intercept))
+    if is_wide(*problem.x.shape):
+        vectors = examples(problem, vectors, intercept)
+        return fits_of_examples(problem, values, vectors, lams)
+    return fits_of_features(problem, values, problem.x @ vectors, lams)
+
+
+def fits_of_examples(
+    problem: Centred, values: jax.Array, vectors: jax.Array, lams: jax.Array
+) -> Fit:
+    """From K = U diag(d) Uᵀ, U (n, m) with all directions but the intercept's."""
+    shrink = lams[:, None] / (values[None] + lams[:, None])  # (L, m), λ / (d + λ)
+    target = vectors.T @ problem.y
+    residual = jnp.einsum("ij,ljt->lit", vectors, shrink[:, :, None] * target[None])
+    log_det = jnp.sum(jnp.log1p(values[None] / lams[:, None]), axis=1)
+    return Fit(residual, shrink @ (vectors**2).T, shrink @ target**2, log_det)
+
+
+def fits_of_features(
+    problem: Centred, values: jax.Array, scores: jax.Array, lams: jax.Array
+) -> Fit:
+    """From XᵀX = V diag(d) Vᵀ, by the scores XV (n, p)."""
+    y = problem.y
+    inverse = 1 / (values[None] + lams[:, None])
+    coef = inverse[:, :, None] * (scores.T @ y)[None]  # in the basis of the eigenvectors
+    residual = y[None] - jnp.einsum("ij,ljt->lit", scores, coef)
+    slack = 1 - problem.constant[None] ** 2 - inverse @ (scores**2).T
+    energy = jnp.sum(residual**2, axis=1) + lams[:, None] * jnp.sum(coef**2, axis=1)
     log_det = jnp.sum(jnp.log1p(values[None] / lams[:, None]), axis=1)
     return Fit(residual, slack, energy, log_det)
 
@@ -283,21 +305,26 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def fold_errors(
-    x: jax.Array, y: jax.Array, weights: jax.Array, folds: Any, lams: jax.Array, intercept: bool
-) -> jax.Array:
-    """(K, L, t) mean squared errors on the validation part of every fold."""
+    x: jax.Array, y: jax.Array, weights: jax.Array, folds: Any, lams: jax.Array, intercept: bool,
+    solver: Callable[..., jax.Array] | None = None,
+) -> jax.Array:  # fmt: skip
+    """(K, L, t) mean squared errors on the validation part of every fold.
+
+    By `solver`, which gives coefficients; None is what takes the least time.
+    """
     n, p = x.shape
     # a shift of all data changes no error, and spares digits
     both, shift = joined(x, y, jnp.full(n, 1 / n, x.dtype), intercept)
     x, y = both[:, :p], both[:, p:]
-    gram = x @ x.T if is_wide(folds.train.shape[1], p) else None
+    gram = x @ x.T if solver is None and is_wide(folds.train.shape[1], p) else None
+    solver = coefficients if solver is None else solver
 
     def one(fold: Any) -> jax.Array:
         train, train_weights, val, val_weights = fold
         s = weights[train] * train_weights
         if gram is None:
             problem = centred_near(both[train], shift, p, s, intercept)
-            coef = coefficients(problem, lams, intercept)
+            coef = solver(problem, lams, intercept)
             left_out = both[val]
             predicted = jnp.einsum("vp,lpt->lvt", left_out[:, :p] - problem.mean_x[None], coef)
             error = (left_out[:, p:] - problem.mean_y[None])[None] - predicted
