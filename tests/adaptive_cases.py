@@ -267,8 +267,9 @@ def _cpr_rows():
     )
 
 
+CPR_TREES = {"cpr inflection point": 5, "cpr dependent": 3, "cpr per row": 3}  # others: μ and κ
 ADAPTIVE = {
-    name: Case(build, reference, "cpr", trees=5 if "inflection" in name else 2)
+    name: Case(build, reference, "cpr", trees=CPR_TREES.get(name, 2))
     for name, build, reference in _cpr_rows()
 } | {
     "cumulative_l1": Case(adaptive.cumulative_l1, cumulative, "cumulative_l1", trees=2),

@@ -1007,3 +1007,14 @@ def test_names_of_the_messages_are_names_of_the_package():
 def _source(module):
     lines = inspect.getsource(module).splitlines()
     return "\n".join(line for line in lines if not line.startswith(("from", "import")))
+
+
+@pytest.mark.parametrize("bound", ["uniform", "dependent"])
+def test_a_bound_may_be_retuned_from_the_step_after(bound):
+    make = lambda number: adaptive.cpr(getattr(bounds, bound)(number), rules=(("**", 1.0),))
+    params = {"kernel": jnp.full((2, 2), 2.0)}
+    grow = {"kernel": jnp.full((2, 2), 0.1)}
+    old, new = make(1.0), make(50.0)
+    _, state = new.update(grow, old.init(params), params)
+    _, fresh = new.update(grow, new.init(params), params)
+    np.testing.assert_array_equal(state.memory[1]["kernel"], fresh.memory[1]["kernel"])

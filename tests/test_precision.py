@@ -319,3 +319,20 @@ def test_the_seed_stays_valid_where_the_state_is_donated(seed):
     jax.block_until_ready(tx.init(params).key + 1)
     if isinstance(seed, jax.Array):
         jax.block_until_ready(jax.random.uniform(seed))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+@pytest.mark.parametrize(
+    "wrap", [wdjax.compensated, lambda inner: wdjax.stochastically_rounded(inner, 0)]
+)
+def test_the_train_step_adds_updates_to_float8(dtype, wrap):
+    params = {"kernel": jnp.ones((64, 64), dtype), "scale": jnp.ones(3)}
+    optimizer = wrap(wdjax.decayed(optax.sgd)(1.0, weight_decay=0.01))
+    loss = lambda params, batch: 0.0 * jnp.sum(params["scale"]) * jnp.sum(batch)
+    step = wdjax.make_train_step(loss, optimizer)
+    state = wdjax.TrainState.create(params, optimizer)
+    for _ in range(20):
+        state, _ = step(state, jnp.ones(2))
+    mean = jnp.mean(state.params["kernel"].astype(jnp.float32))
+    np.testing.assert_allclose(mean, 0.99**20, atol=0.0625)  # half a step of float8_e5m2
+    assert state.params["kernel"].dtype == dtype

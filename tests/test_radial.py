@@ -822,3 +822,20 @@ def test_an_injected_axis_is_no_axis():
         optax.inject_hyperparams(radial.hyperball)(0.1, axes=0).init({"kernel": jnp.ones((2, 2))})
     named = optax.inject_hyperparams(radial.hyperball, static_args=("axes",))(0.1, axes=0)
     named.init({"kernel": jnp.ones((2, 2))})
+
+
+@pytest.mark.parametrize("method", ["norm_control", "hyperball"])
+def test_a_radius_may_be_retuned_scheduled_and_injected(method):
+    make = lambda radius: getattr(radial, method)(1.0, radius=radius)
+    params = {"kernel": jnp.arange(1.0, 7).reshape(3, 2)}
+    updates = jax.tree.map(lambda p: 0.01 * p[::-1], params)
+    after = lambda tx, state: optax.apply_updates(params, tx.update(updates, state, params)[0])
+    want = after(make(8.0), make(8.0).init(params))
+    restored = after(make(8.0), make(4.0).init(params))
+    chex.assert_trees_all_close(restored, want, rtol=1e-6)
+    injected = optax.inject_hyperparams(getattr(radial, method))(1.0, radius=lambda t: 8.0 + t)
+    state = injected.init(params)
+    chex.assert_trees_all_close(after(injected, state), want, rtol=1e-6)
+    _, state = jax.jit(injected.update)(updates, state, params)
+    later = after(injected, state)
+    chex.assert_trees_all_close(later, after(make(9.0), make(9.0).init(params)), rtol=1e-6)

@@ -130,11 +130,6 @@ class Bound(NamedTuple):
     follow: Callable[[jax.Array, jax.Array, tuple[jax.Array, ...]], tuple[jax.Array, ...]]
 
 
-def _stay(measured: jax.Array, count: jax.Array, z: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    del measured, count
-    return z
-
-
 def _positive(measured: jax.Array) -> jax.Array:
     return jnp.where(measured > 0, measured, jnp.inf)
 
@@ -158,7 +153,11 @@ def uniform(value: float) -> Bound:
         (Array([2.], dtype=float32),)
     """
     check_range("value", value, 0)
-    return Bound(lambda measured: (jnp.full_like(measured, value),), _stay)
+
+    def start(measured: Any) -> Any:
+        return (jnp.full_like(measured, value),)
+
+    return Bound(start, lambda measured, count, z: start(measured))
 
 
 def dependent(factor: float) -> Bound:
@@ -179,10 +178,18 @@ def dependent(factor: float) -> Bound:
 
     Example:
         >>> dependent(0.5).start(jnp.array([4.0]))
-        (Array([2.], dtype=float32),)
+        (Array([2.], dtype=float32), Array([4.], dtype=float32))
     """
     check_range("factor", factor, 0)
-    return Bound(lambda measured: (jnp.where(measured > 0, factor * measured, jnp.inf),), _stay)
+
+    def of_start(measured: Any) -> Any:
+        return jnp.where(measured > 0, factor * measured, jnp.inf)
+
+    # R(θ₀) itself is kept too, for the factor of a restored run may be another
+    return Bound(
+        lambda measured: (of_start(measured), measured),
+        lambda measured, count, z: (of_start(z[1]), z[1]),
+    )
 
 
 def warm_start(steps: int) -> Bound:

@@ -17,6 +17,10 @@ import jax
 from wdjax import paths
 from wdjax.rules import CLOSING, Rules, resolve
 
+_IN_THE_LOSS = (
+    "in the loss of a linesearch, which keeps value and gradient of where it ends for "
+    "optax.value_and_grad_from_state"
+)
 # Where decay must stand instead of behind it, by the `init` of what changes when or where a step
 # is taken; and what decay behind it would do.
 _PLACES = {
@@ -37,6 +41,8 @@ _PLACES = {
     "the first ones and so undoes it",
     "scale_by_madgrad.<locals>.init_fn": "before optax.contrib.madgrad, which computes weights "
     "from the first ones and so undoes it",
+    "scale_by_zoom_linesearch.<locals>.init_fn": _IN_THE_LOSS,
+    "scale_by_backtracking_linesearch.<locals>.init_fn": _IN_THE_LOSS,  # with store_grad
 }
 _CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
 _INJECTED = "inject_hyperparams.<locals>.wrapped_transform.<locals>."
@@ -64,8 +70,9 @@ def place_instead(init: Callable[..., Any]) -> str | None:
         'inside of optax.lookahead, whose slow weights would not decay'
         >>> place_instead(optax.adam(0.1).init)
     """
-    places = (_PLACES.get(_name(function)) for function in _functions(init))
-    return next(filter(None, places), None)
+    # a backtracking linesearch that keeps no gradient needs none
+    kept = (f for f in _functions(init) if _variables(f).get("store_grad", True))
+    return next(filter(None, (_PLACES.get(_name(function)) for function in kept)), None)
 
 
 def remedy(place: str) -> str:
@@ -81,6 +88,8 @@ def remedy(place: str) -> str:
         >>> remedy("before optax.contrib.cocob, which ...")
         'Use its own weight_decay, or wdjax.add_decayed_weights first in the chain.'
     """
+    if place == _IN_THE_LOSS:
+        return "Add it: loss + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
     if place.startswith("before"):
         return "Use its own weight_decay, or wdjax.add_decayed_weights first in the chain."
     return "Wrap the whole chain: wrapper(optax.chain(...), ...)."

@@ -128,6 +128,11 @@ def radius_keeper(
     return keep
 
 
+def renewed(kept: tuple[Any, ...], radius: Any) -> tuple[Any, ...]:
+    """What `radius_keeper` kept, with the radius that is given now: a schedule's, or retuned."""
+    return kept if radius is None else (jnp.full_like(kept[0], radius),)
+
+
 def is_zero(value: Any) -> bool:
     """Whether a number or schedule is known to be 0."""
     known = value.value if isinstance(value, schedules.Constant) else value

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from wdjax import paths
 
@@ -62,6 +63,19 @@ def map_stateful(
     treedef, rows = lined_up(name, updates, params, multipliers, state, *trees)
     pairs = [leaf(*row) for row in rows]
     return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
+
+
+def applied(params: Params, updates: Params) -> Params:
+    """θ + Δ as `optax.apply_updates`, which cannot add float32 to float8."""
+
+    def leaf(param: Any, update: Any) -> Any:
+        is_float8 = jnp.issubdtype(param.dtype, jnp.floating) and param.dtype.itemsize == 1
+        if is_float8 and update is not None:
+            return (widened(param) + widened(update)).astype(param.dtype)
+        return optax.apply_updates(param, update)
+
+    new: Params = jax.tree.map(leaf, params, updates, is_leaf=paths.is_hidden)
+    return new
 
 
 def widened(x: Any) -> jax.Array:

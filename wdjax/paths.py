@@ -16,7 +16,12 @@ import optax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 _KEY_FIELD = {DictKey: "key", FlattenedIndexKey: "key", GetAttrKey: "name", SequenceKey: "idx"}
-_BOXES = {("flax", "Variable"), ("flax", "VariableState"), ("flax", "AxisMetadata")}
+_BOXES = {
+    ("flax", "Variable"),
+    ("flax", "VariableState"),
+    ("flax", "AxisMetadata"),
+    ("optax", "SplitRealAndImaginaryArrays"),  # whose two leaves share the path of the complex one
+}
 _GLOB_TOKEN = re.compile(r"(\*)|(\?)|\[(!?+)(\][^\]]*|[^\]]+)\]|(.)", re.DOTALL)
 _CLASS_RANGE = re.compile(r"(.)-(.)|(.)", re.DOTALL)
 

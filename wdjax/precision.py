@@ -27,7 +27,7 @@ class CompensatedState(NamedTuple):
     Attributes:
         inner: the wrapped optimizer's state, for parameters in float32.
         residual: per leaf, exact parameter minus stored parameter, float32 for leaves narrower
-            than float32, else an empty array.
+            than float32, else 0, for Orbax saves no empty array.
     """
 
     inner: Any
@@ -55,6 +55,9 @@ def compensated(
 
     The optimizer sees the float32 value θ̂, so its own state is float32 as well. Float32 and wider
     parameters pass through untouched, bit for bit. Wrap the whole chain, decay included.
+
+    Updates of low-precision parameters are float32. `make_train_step` adds them to float8 too,
+    which `optax.apply_updates` does not.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -86,10 +89,7 @@ def compensated(
         _check_is_outermost("compensated", params)
         # zeros_like, for it takes over the sharding of a leaf
         residual = jax.tree.map(
-            lambda p: (
-                jnp.zeros_like(p, jnp.float32) if _is_narrow(p) else jnp.zeros((0,), jnp.float32)
-            ),
-            params,
+            lambda p: jnp.zeros_like(p, jnp.float32) if _is_narrow(p) else jnp.zeros(()), params
         )
         return CompensatedState(inner.init(jax.tree.map(_wide, params)), residual)
 

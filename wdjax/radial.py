@@ -23,7 +23,7 @@ from wdjax import schedules
 from wdjax.bounds import check_range
 from wdjax.chains import needed_gradient
 from wdjax.groups import Axes, checked_axes, norm, unit
-from wdjax.groupwise import is_zero, lift, radius_keeper
+from wdjax.groupwise import is_zero, lift, radius_keeper, renewed
 from wdjax.leafwise import Params
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Strength
@@ -102,7 +102,8 @@ def norm_control(
 
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, k: Any, r: Any) -> Any:
         del grad
-        return update - k * m * (param - r * kept[0] * unit(param, axes)), kept
+        (length,) = kept = renewed(kept, radius)
+        return update - k * m * (param - r * length * unit(param, axes)), kept
 
     return lift(
         "norm_control",
@@ -159,7 +160,7 @@ def hyperball(
 
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, eta: Any) -> Any:
         del grad
-        r = kept[0]
+        (r,) = kept = renewed(kept, radius)
         candidate = param + eta * m * r * unit(update, axes)
         moved = _on_sphere(candidate, r, param, axes) - param
         return jnp.where(r > 0, moved, update), kept

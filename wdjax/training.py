@@ -25,7 +25,7 @@ from wdjax.given import (
     kind_of,
     named_leaves,
 )
-from wdjax.leafwise import widened
+from wdjax.leafwise import applied, widened
 from wdjax.metrics import collected
 from wdjax.paths import listed
 
@@ -193,7 +193,7 @@ def make_train_step(
         def update(old: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
             params, opt_state, _ = old
             updates, opt_state = optimizer.update(grads, opt_state, params, value=loss, grad=grads)
-            new = (optax.apply_updates(params, updates), opt_state, model_state)
+            new = (applied(params, updates), opt_state, model_state)
             for name, *trees in zip(("params", "opt_state", "model_state"), old, new, strict=True):
                 _check_kept(name, *trees)
             return new

@@ -106,6 +106,18 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(saved, tmp_path):
     assert_identical(trained(optimizer, restored), whole)
 
 
+@ways
+def test_residuals_beside_float32_leaves_are_saved_and_restored(saved, tmp_path):
+    optimizer = wdjax.compensated(wdjax.adamw(1e-3, weight_decay=0.1))
+    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16), "bias": jnp.zeros(2)}
+    state = wdjax.TrainState.create(params, optimizer, key=jax.random.key(3))
+    grads = jax.tree.map(jnp.ones_like, params)
+    _, opt_state = optimizer.update(grads, state.opt_state, params)
+    state = state._replace(opt_state=opt_state)
+    like = wdjax.TrainState.create(params, optimizer, key=jax.random.key(4))
+    assert_identical(saved(state, like, tmp_path), state)
+
+
 @pytest.mark.slow  # a run for each way and each change
 @ways
 @pytest.mark.parametrize("what", retuned_optimizers())

@@ -300,6 +300,29 @@ def test_a_mean_of_steps_that_is_skipped_does_not_decay():
     np.testing.assert_allclose(params["kernel"], 2 * (1 - S) ** 2, rtol=1e-6)
 
 
+def test_decay_behind_a_linesearch_that_keeps_its_gradient_is_refused():
+    """`optax.value_and_grad_from_state` would return those of weights before the decay."""
+    decay = wdjax.decay_weights(S)
+    search = functools.partial(optax.scale_by_backtracking_linesearch, 5)
+    for inner in (optax.lbfgs(), optax.chain(optax.sgd(1.0), search(store_grad=True))):
+        with pytest.raises(TypeError, match=r"in the loss of a linesearch.* Add it: loss \+ λ"):
+            optax.chain(inner, decay).init(PARAMS)
+    with pytest.raises(TypeError, match=r"`decayed` must stand in the loss of a linesearch"):
+        wdjax.decayed(optax.lbfgs)(1.0, weight_decay=S)
+    optax.chain(optax.sgd(1.0), search(), decay).init(PARAMS)
+    optax.chain(decayed(), search(store_grad=True)).init(PARAMS)
+
+
+def test_complex_parameters_keep_their_names_where_they_are_split():
+    params = {name: jnp.ones((2, 2), jnp.complex64) for name in ("kernel", "bias", "embedding")}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    alone, _ = steps(decayed(), params, 1, zeros)
+    split, _ = steps(optax.contrib.split_real_and_imaginary(decayed()), params, 1, zeros)
+    for name in params:
+        np.testing.assert_allclose(split[name], alone[name], rtol=1e-6)
+    np.testing.assert_array_equal(split["bias"], 1.0)
+
+
 def test_apply_every_before_decay_is_refused():
     chain = optax.chain(optax.sgd(0.1), optax.apply_every(4), wdjax.decay_weights(S))
     with pytest.raises(
