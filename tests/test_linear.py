@@ -1166,3 +1166,20 @@ def test_scores_of_unlike_scales_are_those_of_the_fits_left_out(name):
             np.testing.assert_allclose(score, np.mean(errors), rtol=1e-4)
         want = augmented(x, y, float(chosen.lam), intercept)
         np.testing.assert_allclose(chosen.coef, want, rtol=1e-5, atol=1e-6 * np.abs(want).min())
+
+
+@pytest.mark.parametrize("shape", [(50, 3), (20, 200)])
+@pytest.mark.parametrize(("of_x", "of_y"), [(1, 1e-20), (1, 1e20), (1e20, 1e-10), (1e-20, 1e5)])
+def test_the_lasso_does_not_depend_on_units(shape, of_x, of_y):
+    """float32 cannot hold the squares of such numbers."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(np.float32)
+    y = (x[:, :3] @ np.array([1.0, -1.0, 0.5])).astype(np.float32)
+    lams = np.asarray(linear.lam_max(x, y), np.float64) * np.array([0.5, 0.1])
+    want = linear.lasso_path(x, y, lams, tol=1e-6)
+    assert (want.coef != 0).any()
+    scaled = x * np.float32(of_x), y * np.float32(of_y), lams * of_x * of_y
+    path = linear.lasso_path(*scaled, tol=1e-6)
+    assert path.converged.all()
+    got = np.asarray(path.coef, np.float64) / of_y * of_x
+    np.testing.assert_allclose(got, want.coef, rtol=1e-3, atol=1e-4)

@@ -490,10 +490,67 @@ def test_a_constraint_has_no_value_and_no_gradient():
         wdjax.prox_weights(0.1, "l2")
 
 
-@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30, 1e37])
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30, 3e38])
 def test_a_norm_that_overflows_float32_is_projected_and_not_lost(size):
     z = jnp.array([[3.0, 4.0], [0.0, 0.0]], jnp.float32) * (size / 4)
     onto = penalties.sphere(0.5, axes=1).prox(z, 1.0)
     np.testing.assert_allclose(onto, [[0.3, 0.4], [0.0, 0.0]], rtol=1e-6)
     within = penalties.ball(0.5, axes=1).prox(z, 1.0)
     np.testing.assert_allclose(within, onto if size >= 1 else z, rtol=1e-6)
+
+
+def all_penalties():
+    """One of every penalty and constraint, with groups of whole leaves."""
+    p = penalties
+    return [
+        p.l2, p.l1, p.elastic_net(0.5), p.group_lasso(), p.spread(), p.huber(1.0), p.p_norm(0.5),
+        p.p_norm(1.5), p.l0, p.l_half, p.mcp(0.5), p.scad(0.5), p.ball(0.5), p.sphere(0.5),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("penalty", all_penalties(), ids=str)
+@pytest.mark.parametrize("strength", [0.1, 2.0])
+def test_a_weight_that_is_no_number_is_not_made_a_number(penalty, strength):
+    """Else a run that has diverged would look well again."""
+    z = jnp.array([1.0, jnp.nan, -0.01, 3.0])
+    assert jnp.isnan(penalty.prox(z, strength)[1])
+    if penalty.value is not None:
+        assert jnp.isnan(penalty.value(z))
+    if penalty.gradient is not None:
+        assert jnp.isnan(penalty.gradient(z)[1])
+
+
+@pytest.mark.parametrize("penalty", all_penalties(), ids=str)
+def test_strength_zero_leaves_the_smallest_and_largest_as_they_are(penalty):
+    z = jnp.array([3e-20, -4e-20, 3e19, 1e37], jnp.float32)
+    for part in (z[:2], z[2:], z):
+        np.testing.assert_array_equal(penalty.prox(part, 0.0), part)
+
+
+def test_groups_of_equal_weights_have_no_spread_whatever_their_mean():
+    for value in (0.125, 0.1, 1e-3, 7e4):
+        z = jnp.full((3, 5), value)
+        np.testing.assert_array_equal(penalties.spread().gradient(z), 0.0)
+        np.testing.assert_array_equal(penalties.spread().prox(z, 0.1), z)
+        assert wdjax.bounds.deviation(z).value == 0
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e19, 1e30])
+def test_the_group_lasso_pulls_by_one_whatever_the_size(size):
+    pull = penalties.group_lasso().gradient(jnp.array([3.0, 4.0]) * size)
+    np.testing.assert_allclose(pull, [0.6, 0.8], rtol=1e-6)
+    inside = jnp.array([3.0, 4.0]) * size
+    np.testing.assert_array_equal(penalties.ball(30 * size).prox(inside, 1.0), inside)
+
+
+def test_a_floor_too_small_for_float32_is_refused():
+    with pytest.raises(ValueError, match=r"`floor` must be so large that float32 holds"):
+        penalties.p_norm(0.5, floor=1e-27)
+
+
+@pytest.mark.parametrize("size", [3.0, 1e3, 1e6, 1e9])
+def test_the_cap_on_singular_values_holds_however_far_they_are_above(size):
+    z = np.random.default_rng(0).normal(size=(2, 24, 16)).astype(np.float32)
+    z = jnp.asarray(z / np.linalg.norm(z, 2, axis=(1, 2), keepdims=True) * size)
+    capped = np.asarray(matrices.spectral_cap(1.0).prox(z, 1.0), np.float64)
+    np.testing.assert_allclose(np.linalg.norm(capped, 2, axis=(1, 2)), 1.0, rtol=1e-5)

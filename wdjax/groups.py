@@ -46,13 +46,13 @@ def size(x: jax.Array, axes: Axes) -> int:
 
 
 def root(x: jax.Array) -> jax.Array:
-    """Return √x, with derivative 0 at 0."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
+    """Return √x for x >= 0, with derivative 0 at 0."""
+    return jnp.where(x <= 0, 0, jnp.sqrt(jnp.where(x <= 0, 1, x)))
 
 
 def ratio(a: Any, b: Any) -> jax.Array:
     """Return a / b, and 0 where b is 0."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
+    return jnp.where(b <= 0, 0, a / jnp.where(b <= 0, 1, b))
 
 
 def abs2(z: jax.Array) -> jax.Array:
@@ -72,15 +72,44 @@ def norm(z: jax.Array, axes: Axes) -> jax.Array:
 
 def scaled(z: jax.Array, axes: Axes) -> jax.Array:
     """Return z / max|z|, so that squares and products neither underflow nor overflow."""
-    top = jnp.max(jnp.abs(z), axis=checked_axes(axes, z), keepdims=True, initial=0)
-    return z / jnp.where(top > 0, top, 1)
+    return _scaled(z, axes)[0]
+
+
+def _scaled(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """Z / t and t = max|z|, or 1 where that is 0."""
+    # a quarter of it, because 1/t of the largest numbers would be subnormal and count as 0
+    quarter = z / 4
+    top = jnp.max(jnp.abs(quarter), axis=checked_axes(axes, z), keepdims=True, initial=0)
+    top = jnp.where(top == 0, 1, top)
+    return quarter / top, 4 * top
+
+
+def is_longer(z: jax.Array, axes: Axes, length: Any) -> jax.Array:
+    """Whether ‖z‖ > length, whatever the size of z."""
+    small, top = _scaled(z, axes)
+    longer: jax.Array = norm(small, axes) > length / top
+    return longer
+
+
+def deviations(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """z̄ and z − z̄, which is 0 exactly in a group of equal numbers."""
+    along = checked_axes(axes, z)
+    first = jax.lax.stop_gradient(z[tuple(_head(axis in along) for axis in range(z.ndim))])
+    near = z - first
+    count = max(1, math.prod(z.shape[axis] for axis in along))
+    mean = jnp.sum(near, axis=along, keepdims=True) / count
+    return first + mean, near - mean
+
+
+def _head(is_inside: bool) -> slice:
+    return slice(0, 1) if is_inside else slice(None)
 
 
 def unit(z: jax.Array, axes: Axes) -> jax.Array:
     """N(z) = z/‖z‖, and 0 where z = 0, whatever the size of z."""
     z = scaled(z, axes)
     length = norm(z, axes)
-    return z / jnp.where(length > 0, length, 1)
+    return z / jnp.where(length == 0, 1, length)
 
 
 def checked_axes(axes: Axes, z: jax.Array) -> tuple[int, ...]:

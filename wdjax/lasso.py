@@ -264,8 +264,27 @@ def working_path(x: jax.Array, y: jax.Array, lams: Strength, options: Options) -
 def path(x: jax.Array, y: jax.Array, lams: Strength, options: Options) -> Solution:
     """Solutions for every target of y (n, t): coef (t, L, p), λ from large to small, gap (t, L)."""
     solver = gram_path if x.shape[1] <= options.size else working_path
-    solution: Solution = jax.lax.map(lambda target: solver(x, target, lams, options), y.T)
+    of_x = _power(x)
+    x = x * of_x
+
+    def one(target: jax.Array) -> Solution:
+        of_y = _power(target)
+        scaled = Strength(lams.l1 * of_x * of_y, lams.l2 * of_x * of_x)
+        coef, gap = solver(x, target * of_y, scaled, options)
+        return Solution(coef * (of_x / of_y), gap)
+
+    solution: Solution = jax.lax.map(one, y.T)
     return solution
+
+
+def _power(x: jax.Array) -> jax.Array:
+    """A power of 2 that takes the largest entry near 1, with which no bit of any changes.
+
+    Else the squares of numbers below 1e-19 would all be 0 in float32, and of 1e20 infinite.
+    """
+    largest = jnp.max(jnp.abs(x))
+    exponent = jnp.clip(jnp.frexp(largest)[1], -120, 120)
+    return jnp.where(largest > 0, jnp.ldexp(jnp.ones((), x.dtype), -exponent), 1)
 
 
 @path.defjvp

@@ -15,6 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from wdjax.groups import abs2, absolute
 from wdjax.penalties import Penalty, _check_positive, _constraint
 
+Split = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # σ -> what is taken off, what is kept
+
 
 def _checked(name: str, z: jax.Array) -> jax.Array:
     if z.ndim < 2:
@@ -45,15 +47,26 @@ def _decomposed(name: str, z: jax.Array) -> Any:
     return jnp.linalg.svd(_checked(name, z), full_matrices=False)
 
 
-def _lowered(name: str, z: jax.Array, excess: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Take the excess off the singular values: Z − U e(σ) V*.
+def _lowered(name: str, z: jax.Array, split: Split) -> jax.Array:
+    """Take the excess e off the singular values and keep k: Z − U e(σ) V*, or U k(σ) V*.
 
-    More accurate than U (σ − e) V*, and Z itself, bit for bit, where there is no excess.
+    The first where little is taken off, and Z itself, bit for bit, where nothing is; the second
+    where most is, for the difference of large numbers has few digits.
     """
     left, sigma, right = _decomposed(name, z)
-    off = excess(sigma)
-    nothing_left = jnp.all(off == sigma, axis=-1)[..., None, None]
-    return jnp.where(nothing_left, 0, z - (left * off[..., None, :]) @ right)
+    off, kept = split(sigma)
+    is_most = (_largest(off) > _largest(sigma) / 2)[..., None, None]
+
+    def of_values(values: jax.Array) -> jax.Array:
+        product: jax.Array = (left * values[..., None, :]) @ right
+        return product
+
+    return jnp.where(is_most, of_values(kept), z - of_values(off))
+
+
+def _above(limit: Any) -> Split:
+    """The excess over a limit, and what is kept."""
+    return lambda sigma: (jnp.maximum(sigma - limit, 0), jnp.minimum(sigma, limit))
 
 
 def _nuclear_gradient(z: jax.Array) -> jax.Array:
@@ -68,7 +81,7 @@ nuclear = Penalty(
     name="nuclear",
     value=lambda z: jnp.sum(absolute(_singular_values("nuclear", z))),
     gradient=_nuclear_gradient,
-    prox=lambda z, s: _lowered("nuclear", z, lambda sigma: jnp.minimum(sigma, s)),
+    prox=lambda z, s: _lowered("nuclear", z, lambda sigma: _above(s)(sigma)[::-1]),
 )
 """Nuclear norm: the lasso of singular values. Its prox lowers the rank, for low-rank kernels.
 
@@ -87,13 +100,13 @@ def _largest(sigma: jax.Array) -> jax.Array:
 
 
 def _spectral_prox(z: jax.Array, s: Any) -> jax.Array:
-    def excess(sigma: jax.Array) -> jax.Array:
+    def split(sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
         # the level t that the largest come down to: Σ max(σ − t, 0) = s t
         k = jnp.arange(1, sigma.shape[-1] + 1).reshape((1,) * (sigma.ndim - 1) + (-1,))
         t = jnp.max(jnp.cumsum(sigma, axis=-1) / (k + s), axis=-1, keepdims=True, initial=0)
-        return jnp.maximum(sigma - t, 0)
+        return _above(t)(sigma)
 
-    return _lowered("spectral", z, excess)
+    return _lowered("spectral", z, split)
 
 
 def _spectral_gradient(z: jax.Array) -> jax.Array:
@@ -182,5 +195,4 @@ def spectral_cap(limit: float) -> Penalty:
     """
     _check_positive("limit", limit)
     name = f"spectral_cap({limit:g})"
-    excess = lambda sigma: jnp.maximum(sigma - limit, 0)
-    return _constraint(name, lambda z: _lowered(name, z, excess))
+    return _constraint(name, lambda z: _lowered(name, z, _above(limit)))

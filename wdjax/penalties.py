@@ -13,9 +13,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wdjax import stacking
-from wdjax.groups import Axes, abs2, absolute, checked_axes, norm, unit
+from wdjax.groups import (
+    Axes,
+    abs2,
+    absolute,
+    checked_axes,
+    deviations,
+    is_longer,
+    norm,
+    unit,
+)
 from wdjax.leafwise import Params, is_off, widened
 from wdjax.rules import Rules, resolve, standard
 
@@ -56,8 +66,8 @@ class Penalty:
 
 
 def _shrink_factor(length: jax.Array, s: Any) -> jax.Array:
-    """max(1 − s/‖z‖, 0), and 0 at ‖z‖ = 0."""
-    return jnp.where(length > s, 1 - s / jnp.where(length > 0, length, 1), 0)
+    """max(1 − s/‖z‖, 0), and 1 for s = 0, also where squares underflow."""
+    return jnp.where((length <= s) & (s > 0), 0, 1 - s / jnp.where(length == 0, 1, length))
 
 
 def _soft_threshold(z: jax.Array, s: Any) -> jax.Array:
@@ -161,15 +171,10 @@ def group_lasso(axes: Axes = None) -> Penalty:
     References:
         Yuan and Lin, *Model Selection and Estimation in Regression with Grouped Variables*, 2006.
     """
-
-    def gradient(z: jax.Array) -> jax.Array:
-        length = norm(z, axes)
-        return z / jnp.where(length > 0, length, 1)
-
     return Penalty(
         name=f"group_lasso(axes={axes})",
         value=lambda z: jnp.sum(norm(z, axes)),
-        gradient=gradient,
+        gradient=lambda z: unit(z, axes),
         prox=lambda z, s: z * _shrink_factor(norm(z, axes), s),
     )
 
@@ -201,10 +206,8 @@ def spread(axes: Axes = None) -> Penalty:
     """
 
     def parts(z: jax.Array) -> tuple[jax.Array, jax.Array, float]:
-        along = checked_axes(axes, z)
-        n = math.prod(z.shape[axis] for axis in along)
-        mean = jnp.sum(z, axis=along, keepdims=True) / max(n, 1)
-        return mean, z - mean, math.sqrt(max(n - 1, 1))
+        n = math.prod(z.shape[axis] for axis in checked_axes(axes, z))
+        return *deviations(z, axes), math.sqrt(max(n - 1, 1))
 
     def value(z: jax.Array) -> jax.Array:
         _, rest, root = parts(z)
@@ -212,12 +215,11 @@ def spread(axes: Axes = None) -> Penalty:
 
     def gradient(z: jax.Array) -> jax.Array:
         _, rest, root = parts(z)
-        length = norm(rest, axes)
-        return rest / (jnp.where(length > 0, length, 1) * root)
+        return unit(rest, axes) / root
 
     def prox(z: jax.Array, s: Any) -> jax.Array:
-        mean, rest, root = parts(z)
-        return mean + rest * _shrink_factor(norm(rest, axes), s / root)
+        _, rest, root = parts(z)
+        return z - rest * (1 - _shrink_factor(norm(rest, axes), s / root))
 
     return Penalty(f"spread(axes={axes})", prox, value, gradient)
 
@@ -283,7 +285,7 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
         The penalty; not convex for p < 1.
 
     Raises:
-        ValueError: p is outside (0, 2], or f is not a finite number > 0.
+        ValueError: p is outside (0, 2], or f is not a finite number > 0, or too small.
 
     Example:
         >>> p_norm(2.0).prox(jnp.array([3.0, -1.0]), 0.5)
@@ -299,6 +301,11 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
     _check_positive("floor", floor)
 
     steepest = p * floor ** (p - 2)
+    if steepest > float(np.finfo(np.float32).max):
+        raise ValueError(
+            f"`floor` must be so large that float32 holds p fᵖ⁻², the steepest pull; got {floor}, "
+            f"and {steepest:.0e}."
+        )
 
     def pull(x: Any) -> Any:
         """∂R(x) / x."""
@@ -361,12 +368,12 @@ def _largest_root(size: jax.Array, s: Any, p: Any, least: Any) -> jax.Array:
 
 
 def _hard_threshold(z: jax.Array, least: Any) -> jax.Array:
-    return jnp.where(jnp.abs(z) > least, z, 0)
+    return jnp.where(jnp.abs(z) <= least, 0, z)
 
 
 l0 = Penalty(
     name="l0",
-    value=lambda z: jnp.sum(z != 0, dtype=jnp.float32),
+    value=lambda z: jnp.sum(jnp.where(jnp.isnan(z), jnp.nan, z != 0), dtype=jnp.float32),
     prox=lambda z, s: _hard_threshold(z, jnp.sqrt(2 * s)),
     separable=True,
 )
@@ -382,10 +389,11 @@ References:
 
 def _half_threshold(z: jax.Array, s: Any) -> jax.Array:
     size = jnp.abs(z)
-    kept = size > 1.5 * jnp.cbrt(s) ** 2
-    safe = jnp.where(kept, size, 1)
-    cosine = jnp.where(kept, -(27**0.5) / 4 * (s / safe) / jnp.sqrt(safe), 0)
-    return jnp.where(kept, z * 2 / 3 * (1 + jnp.cos(2 / 3 * jnp.arccos(cosine))), 0)
+    cut = size <= 1.5 * jnp.cbrt(s) ** 2
+    safe = jnp.where(cut, 1, size)
+    cosine = jnp.where(cut, 0, -(27**0.5) / 4 * (s / safe) / jnp.sqrt(safe))
+    shrunk = z * (2 / 3 * (1 + jnp.cos(2 / 3 * jnp.arccos(cosine))))
+    return jnp.where(cut, 0, jnp.where(s > 0, shrunk, z))
 
 
 l_half = Penalty(
@@ -435,7 +443,7 @@ def mcp(gamma: float) -> Penalty:
 
     def value(z: jax.Array) -> jax.Array:
         size = absolute(z)
-        return jnp.sum(jnp.where(size <= gamma, size - size**2 / (2 * gamma), gamma / 2))
+        return jnp.sum(jnp.where(size > gamma, gamma / 2, size - size**2 / (2 * gamma)))
 
     def prox(z: jax.Array, s: Any) -> jax.Array:
         steeper = 1 - s / gamma
@@ -489,7 +497,7 @@ def scad(knee: float, a: float = 3.7) -> Penalty:
     def value(z: jax.Array) -> jax.Array:
         size = absolute(z)
         fading = (2 * end * size - size**2 - k**2) / (2 * (end - k))
-        return jnp.sum(jnp.where(size <= k, size, jnp.where(size <= end, fading, (end + k) / 2)))
+        return jnp.sum(jnp.where(size <= k, size, jnp.where(size > end, (end + k) / 2, fading)))
 
     def prox(z: jax.Array, s: Any) -> jax.Array:
         size, soft = jnp.abs(z), _soft_threshold(z, s)
@@ -542,7 +550,7 @@ def ball(radius: float, axes: Axes = None) -> Penalty:
     _check_positive("radius", radius)
 
     def project(z: jax.Array) -> jax.Array:
-        return jnp.where(norm(z, axes) > radius, radius * unit(z, axes), z)
+        return jnp.where(is_longer(z, axes, radius), radius * unit(z, axes), z)
 
     return _constraint(f"ball({radius:g}, axes={axes})", project)
 
