@@ -50,7 +50,7 @@ CASES = {
         [seen(), seen(strength=1.1), seen(strength=0.9)],
     ),
     "too_slow": (
-        "decay acts on a 12,000-step timescale; this run has 3,000 steps: λ has almost no effect",
+        "decay acts on a 12,000-step timescale; this run has 3,000 steps: all of it takes 22% off",
         [seen(predicted(1 / 12_000, weight_decay=1.0, steps=3_000))],
         [
             seen(predicted(1 / 12_000, weight_decay=1.0, steps=4_000)),

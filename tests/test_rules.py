@@ -834,3 +834,14 @@ def test_nothing_of_the_rules_is_in_the_compiled_program():
         return jax.tree.map(lambda m, x: m * x, resolve(standard(), tree), tree)
 
     assert len(jax.make_jaxpr(scaled)(PARAMS).eqns) == 2
+
+
+def test_a_rule_for_what_is_filtered_out_is_no_error_and_a_misspelt_one_is():
+    """Equinox puts None where a leaf is frozen."""
+    trainable = {"conv": {"weight": None, "bias": shaped((3,))}, "head": {"weight": shaped()}}
+    for selector in ("conv/weight", re.compile("^conv/w"), ("none", "conv/weight")):
+        found = resolve(((selector, 0.5), ("**", 1.0)), trainable)
+        assert found["head"]["weight"] == 1.0
+    for selector in ("conv/wieght", re.compile("^conv/x"), kinds.Kind):
+        with pytest.raises(RuleError, match="matches no parameter"):
+            resolve(((selector, 0.5), ("**", 1.0)), trainable)

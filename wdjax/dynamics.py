@@ -799,7 +799,9 @@ def expected_rms(prediction: Prediction, start_rms: Number) -> Number:
 
     c is what past steps say about the next one. Where gradients shrink as 1/‖θ‖, q/ρ stands for q.
     Lion forgets otherwise, as β₂ᵏ, and its momentum starts at 0: in its first 5/(1 − β₂) steps
-    weights grow more slowly than this says, at first half as fast.
+    weights grow more slowly than this says, at first half as fast. Adam's first steps are longer
+    than its later ones, RMS 1 in place of q: in a run that starts near 0, or that has decayed
+    before 1/(1 − β₂) steps, weights are up to 1.6 times this for a while, and settle later.
 
     Args:
         prediction: of the run, from `predict`.

@@ -81,7 +81,9 @@ def applied(params: Params, updates: Params) -> Params:
 def widened(x: Any) -> jax.Array:
     """Return x in float32, or in its own dtype where that is wider."""
     array = jnp.asarray(x)
-    is_narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    if jnp.issubdtype(array.dtype, jnp.inexact) and array.dtype.itemsize >= 4:
+        return array
+    is_narrow = jnp.issubdtype(array.dtype, jnp.floating)
     # promote_types knows no float8
     dtype = jnp.float32 if is_narrow else jnp.promote_types(array.dtype, jnp.float32)
     wide: jax.Array = array.astype(dtype)

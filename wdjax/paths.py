@@ -107,6 +107,23 @@ def leaves(tree: Any) -> tuple[Leaf, ...]:
     )
 
 
+def frozen(tree: Any) -> tuple[str, ...]:
+    """Name the places of None: of what equinox has filtered out, or what a layer goes without.
+
+    Args:
+        tree: a pytree.
+
+    Returns:
+        Their paths.
+
+    Example:
+        >>> frozen({"dense": {"kernel": 1.0, "bias": None}})
+        ('dense/bias',)
+    """
+    named = _named(tree, is_leaf=is_hidden)
+    return tuple("/".join(parts) for parts, _, value in named if value is None)
+
+
 def has_holes(tree: Any) -> bool:
     """Tell whether some leaves are hidden, as inside `optax.masked` and `optax.partition`.
 

@@ -272,7 +272,7 @@ def _at_random(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
     """Round to one of the two neighbours in `dtype`, to the nearer one more often: E[·] = x."""
     q = _spacing(x, dtype)
     below = jnp.floor(x / q)
-    up = jax.random.uniform(key, x.shape) < x / q - below
+    up = (jax.random.uniform(key, x.shape) < x / q - below).astype(x.dtype)
     return _straight_through(x, (below + up) * q)
 
 

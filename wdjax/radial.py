@@ -460,7 +460,7 @@ def rotational(
         return radii, jax.tree.map(jnp.zeros_like, radii)
 
     def debias(count: Any) -> Any:
-        return 1 - decay ** (count + 1)
+        return 1 - decay ** (count + 1).astype(jnp.result_type(float))
 
     quantities = {"learning_rate": learning_rate, "decay": debias}
     return lift("rotational", step, quantities, axes=axes, rules=rules, keep=keep, exact=True)

@@ -42,7 +42,8 @@ def standard(*, embeddings: float = 0.0, strict: bool = False) -> Rules:
     the names do not tell is guessed by shape (0 up to one axis, else 1) and marked in the audit.
 
     Args:
-        embeddings: multiplier of embedding tables, >= 0; 1.0 is what nanoGPT and Hugging Face do.
+        embeddings: multiplier of embedding tables, >= 0; 1.0 is what nanoGPT and Hugging Face do,
+            which decay positions too: put `(("wpe/**", "pos_embedding"), 1.0)` or so in front.
         strict: if True there is no guess: a parameter of unknown kind is an error.
 
     Returns:
@@ -293,11 +294,12 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
     ]
     idle = []
     if not paths.has_holes(tree):  # a hidden leaf may be the one that a rule is for
+        frozen = paths.frozen(tree)
         for index in own:
-            if index not in winners:
+            if index not in winners and not _names_any(selectors[index], frozen):
                 raise RuleError(_why_not(selectors[index], tests[index], leaves))
         moved = {winner for winner, can in zip(winners, floating, strict=True) if can}
-        idle = [(i, leaves[winners.index(i)].path) for i in own if i not in moved]
+        idle = [(i, leaves[winners.index(i)].path) for i in own if i in {*winners} - moved]
     unclaimed = [
         f"{leaf.path} {leaf.shape}"
         for leaf, winner, can in zip(leaves, winners, floating, strict=True)
@@ -310,6 +312,15 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
         )
     found = tuple(w if can else -1 for w, can in zip(winners, floating, strict=True))
     return _Decision(found, _picker(found), tuple(idle))
+
+
+def _names_any(selector: Selector, names: tuple[str, ...]) -> bool:
+    """Whether a glob or a regular expression matches one of these paths."""
+    if isinstance(selector, str):
+        return any(paths.glob(selector).fullmatch(name + "/") for name in names)
+    if isinstance(selector, re.Pattern):
+        return any(map(selector.search, names))
+    return isinstance(selector, tuple) and any(_names_any(part, names) for part in selector)
 
 
 def _picker(found: tuple[int, ...]) -> Callable[[list[Multiplier]], Iterable[Multiplier]]:

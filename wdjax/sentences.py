@@ -62,7 +62,7 @@ def too_slow(seen: Seen) -> str | None:
         return None
     return (
         f"decay acts on a {p.timescale:,.0f}-step timescale; this run has {len(p.shrink):,} "
-        "steps: λ has almost no effect"
+        f"steps: all of it takes {-math.expm1(-p.budget):.0%} off"
     )
 
 

@@ -152,7 +152,7 @@ def decay_weights(
         z = param if anchor is None else param - anchor
         pull = s * gradient(z)
         if gate is not None:
-            pull = pull * gate(z, update, grad)
+            pull = pull * jnp.asarray(gate(z, update, grad), pull.real.dtype)
         return update - pull
 
     gradient = _needed("decay_weights", penalty, "gradient")

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import wdjax
+from wdjax.leafwise import widened
 
 PARAMS = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
 ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -566,3 +567,23 @@ def test_hidden_leaves_may_be_no_arrays_and_hidden_whole_branches():
     optax.masked(inner, {"net": True, "head": False}).init(params | {"head": jax.nn.relu})
     with pytest.raises(wdjax.RuleError, match="'head/bias' matches no parameter"):
         optax.masked(inner, {"net": True, "head": False}).init(params | {"head": jnp.ones(2)})
+
+
+STRICT = {
+    "decay_weights": wdjax.decay_weights(S),
+    "cautious": wdjax.decay_weights(S, gate=wdjax.gates.cautious),
+    "prox_weights": wdjax.prox_weights(S, wdjax.penalties.l1),
+    "cpr": wdjax.adaptive.cpr(wdjax.bounds.dependent(1.0)),
+    "rotational": wdjax.radial.rotational(S, axes=0),
+    "hyperball": wdjax.radial.hyperball(S),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize("decay", STRICT.values(), ids=STRICT)
+def test_it_runs_where_dtypes_are_not_promoted(decay, dtype):
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"):
+        params = {"kernel": jnp.arange(1.0, 7).reshape(2, 3).astype(dtype)}
+        grads = {"kernel": widened(params["kernel"][::-1])}
+        updates, _ = decay.update(grads, decay.init(params), params)
+        assert jnp.isfinite(updates["kernel"]).all()
