@@ -168,7 +168,7 @@ def _ridge_path(
             df = by.degrees_of_freedom(problem, lams, intercept, noise)
         else:
             coef, df = ridge.group_path(problem, lams[:, groups])
-        is_lost = groups is None and ridge.loses(problem, lams, intercept)
+        is_lost = groups is None and singular.are_needed(problem, lams, intercept)
         coef, constant = regression.targets(y, coef, regression.intercept_of(problem, coef))
         return RidgePath(coef, constant, df), is_lost
 
@@ -265,7 +265,7 @@ def _ridge_cv(
             score = joint(score, axis=1, keepdims=True)
         lam = regression.lowest(score, lams)
         coef = by.solve(problem, jnp.broadcast_to(lam, problem.mean_y.shape), intercept)
-        is_lost = ridge.loses(problem, lams, intercept)
+        is_lost = singular.are_needed(problem, lams, intercept)
         edge = (lam == jnp.min(lams)) | (lam == jnp.max(lams))
         if not per_target:
             score, lam, edge = score[:, 0], lam[0], edge[0]

@@ -74,9 +74,15 @@ def _resolvent_jvp(noise: float, primals: Any, tangents: Any) -> tuple[jax.Array
 
 def _eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues and eigenvectors; with the diagonal from large to small, small ones are right."""
-    order = jnp.argsort(-jnp.diagonal(a))
-    values, vectors = jnp.linalg.eigh(a[order][:, order], symmetrize_input=False)
+    graded, order = _graded(a)
+    values, vectors = jnp.linalg.eigh(graded, symmetrize_input=False)
     return jnp.maximum(values, 0), vectors[jnp.argsort(order)]
+
+
+def _graded(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows and columns in the order of the diagonal, from large to small, and that order."""
+    order = jnp.argsort(-jnp.diagonal(a))
+    return a[order][:, order], order
 
 
 def inverse(values: jax.Array, lams: jax.Array, rounding: float) -> jax.Array:
@@ -91,15 +97,6 @@ def _rounding(values: jax.Array, noise: float) -> float:
     """That of the decomposition or that of the data, of whose singular values d is the square."""
     m = values.size
     return float(max(m * np.finfo(values.dtype).eps, (m * noise) ** 2))
-
-
-def loses(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
-    """Whether inner products may have lost the smallest singular values, for the smallest λ."""
-    values, _ = _eigh(_gram(problem, intercept))
-    least = jnp.min(values) + jnp.min(lams)
-    eps = float(np.finfo(values.dtype).eps)
-    lost: jax.Array = eps * jnp.max(values) > eps**0.5 / 16 * least
-    return lost
 
 
 def _reflected(problem: Centred, a: jax.Array) -> jax.Array:
@@ -151,8 +148,8 @@ def degrees_of_freedom(
     problem: Centred, lams: jax.Array, intercept: bool, noise: float = 0.0
 ) -> jax.Array:
     """(L,) tr A (A + λ)⁻¹, through the eigenvalues alone: their derivative is always finite."""
-    values = jnp.linalg.eigvalsh(_gram(problem, intercept), symmetrize_input=False)
-    values = jnp.maximum(values, 0)
+    gram, _ = _graded(_gram(problem, intercept))  # as for `_eigh`, so that it is done once
+    values = jnp.maximum(jnp.linalg.eigvalsh(gram, symmetrize_input=False), 0)
     return jnp.sum(values[None] * inverse(values, lams, _rounding(values, noise)), axis=1)
 
 

@@ -13,6 +13,16 @@ import numpy as np
 
 from wdjax import ridge
 from wdjax.regression import Centred
+from wdjax.ridge import _eigh, _gram
+
+
+def are_needed(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
+    """Whether inner products may have lost the smallest singular values, for the smallest λ."""
+    values, _ = _eigh(_gram(problem, intercept))
+    least = jnp.min(values) + jnp.min(lams)
+    eps = float(np.finfo(values.dtype).eps)
+    lost: jax.Array = eps * jnp.max(values) > eps**0.5 / 16 * least
+    return lost
 
 
 class Decomposition(NamedTuple):
