@@ -261,6 +261,11 @@ def _cpr_rows():
             cpr(always(lambda r, kappa=kappa: kappa), reference),
         )
     yield (
+        "cpr deviation per row",
+        _cpr(bounds.uniform(0.6), bounds.deviation, axes=-1),
+        cpr(always(lambda r: 0.6), spread, axis=-1),
+    )
+    yield (
         "cpr per row",
         _cpr(bounds.dependent(0.7), axes=-1),
         cpr(always(lambda r: 0.7 * r), axis=-1),

@@ -1,11 +1,13 @@
 """Folds: every example where it should be, unequal sizes, and messages that say what is wrong."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdjax.folds import Folds, check_folds, holdout, kfold, time_folds
+from wdjax.grids import log_grid
 
 
 def parts(folds):
@@ -187,3 +189,9 @@ def test_folds_of_other_data_and_of_other_shapes_are_refused():
         check_folds(folds._replace(val=folds.val[:2]), 12)
     with pytest.raises(TypeError, match=r"`folds` must be Folds, such as kfold\(n, 5\); got 5"):
         check_folds(5, 12)
+
+
+def test_numbers_may_be_scalars_of_jax():
+    assert holdout(10, jnp.float32(0.2)).val.shape == (1, 2)
+    values = log_grid(jnp.float32(0.01), jnp.float32(1.0), 3)
+    np.testing.assert_allclose(values, [0.01, 0.1, 1.0], rtol=1e-6)

@@ -527,6 +527,14 @@ def test_strength_zero_leaves_the_smallest_and_largest_as_they_are(penalty):
         np.testing.assert_array_equal(penalty.prox(part, 0.0), part)
 
 
+def test_a_group_without_spread_left_has_equal_weights():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(5, 64)), jnp.float32)
+    collapsed = np.asarray(penalties.spread(axes=1).prox(z, 1e9))
+    np.testing.assert_array_equal(collapsed, collapsed[:, :1] + np.zeros(64, np.float32))
+    many = jnp.full(10**6, 0.1)  # the mean of so many is off by more than their own rounding
+    np.testing.assert_array_equal(penalties.spread().gradient(many), 0.0)
+
+
 def test_groups_of_equal_weights_have_no_spread_whatever_their_mean():
     for value in (0.125, 0.1, 1e-3, 7e4):
         z = jnp.full((3, 5), value)

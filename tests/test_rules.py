@@ -505,6 +505,7 @@ NAMES = [
     ("D", (8, 4), "token"),
     ("A+B+C", (8, 4), "token"),
     ("A+B+D", (8, 4), "token"),
+    ("A+B+log_dt", (8, 4), "token"),
     ("A+B", (8, 4), "weight"),
     ("B+A", (8, 4), "weight"),
     ("A+B+alpha", (8, 4), "weight"),

@@ -947,7 +947,7 @@ BAD = {
     "weights of examples": (
         _swap(folds=sweeps.kfold(30, 4)._replace(train_weights=np.full((4, 23), 0.5, np.float32))),
         ValueError,
-        r"`folds` must have training weights 0 and 1, .* got 0.5",
+        r"`folds` must have training weights 0 or 1: .* got 0.5",
     ),
     "a number as a folder": (
         _swap(folder=3), TypeError, r"`folder` must be a path or None; got 3",

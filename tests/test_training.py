@@ -550,3 +550,12 @@ def test_a_key_that_partial_has_set_stays():
     state = TrainState.create({"w": jnp.ones(())}, optax.sgd(0.1), key=of_state)
     _, metrics = step(state, {"x": jnp.ones(1)})
     np.testing.assert_allclose(metrics["loss"], jax.random.uniform(own), rtol=1e-6)
+
+
+def test_params_may_hold_none_as_a_filtered_equinox_model_does():
+    params = {"w": jnp.ones(3), "b": None}
+    loss = lambda params, batch: jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+    step = make_train_step(loss, optax.sgd(0.1))
+    state, _ = step(TrainState.create(params, optax.sgd(0.1)), BATCH)
+    assert state.params["b"] is None
+    assert not np.array_equal(state.params["w"], np.ones(3))

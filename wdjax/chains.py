@@ -8,6 +8,7 @@ import contextlib
 import functools
 import inspect
 import operator
+import re
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 
 from wdjax import paths
-from wdjax.rules import CLOSING, Rules, resolve
+from wdjax.rules import CLOSING, RuleError, Rules, hint, names_any, shown
 
 _IN_THE_LOSS = (
     "in the loss of a linesearch, which keeps value and gradient of where it ends for "
@@ -47,11 +48,6 @@ _PLACES = {
 _CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
 _INJECTED = "inject_hyperparams.<locals>.wrapped_transform.<locals>."
 _INJECT = _INJECTED + "init_fn"
-# Functions of ours that pass on the gradient they were given, whatever their caller says.
-_OWN_GRADIENT = {
-    ("wdjax.adaptive", "with_grad.<locals>.update"),
-    ("wdjax.optimizers", "_followed_by.<locals>.parts"),
-}
 _MOST = 1_000  # items of a container: more are data
 
 
@@ -141,17 +137,17 @@ def check_place(params: Any, rules: Rules, multipliers: Any) -> None:
 
 
 def needed_gradient(name: str, grad: Any) -> Any:
-    """Return the raw gradients, unless they are missing or of a part of the batch.
+    """Return the raw gradients, unless they are missing.
 
     Args:
         name: whose need it is, for messages.
-        grad: as `update` was given it.
+        grad: from `leafwise.raw_gradients`.
 
     Returns:
         The same.
 
     Raises:
-        ValueError: there is none, or `optax.MultiSteps` around it passes on that of the last
+        ValueError: there is none, or `optax.MultiSteps` around it hands on that of the last
             micro-batch.
 
     Example:
@@ -159,19 +155,41 @@ def needed_gradient(name: str, grad: Any) -> Any:
         Traceback (most recent call last):
         ValueError: `spd` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain ...
     """
-    if grad is None:
-        raise ValueError(
-            f"`{name}` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain in "
-            "wdjax.adaptive.with_grad(...), or call "
-            "`optimizer.update(grads, state, params, grad=grads)`."
-        )
-    if _is_of_a_micro_batch():
+    if grad is not None:
+        return grad
+    if stands_in("MultiSteps.update"):
         raise ValueError(
             f"`{name}` needs the raw gradient of the whole step; inside of optax.MultiSteps, the "
             "`grad` that is passed is that of the last micro-batch. Write "
             "optax.MultiSteps(wdjax.adaptive.with_grad(optax.chain(...)), ...)."
         )
-    return grad
+    raise ValueError(
+        f"`{name}` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain in "
+        "wdjax.adaptive.with_grad(...), or call "
+        "`optimizer.update(grads, state, params, grad=grads)`."
+    )
+
+
+def is_of_a_micro_batch(grad: Any) -> bool:
+    """Tell whether `optax.MultiSteps` was given these gradients, and hands them on as they are.
+
+    Args:
+        grad: the argument of that name.
+
+    Returns:
+        Whether they are those of one micro-batch out of several.
+
+    Example:
+        >>> is_of_a_micro_batch({"kernel": 1.0})
+        False
+    """
+    frame = inspect.currentframe()
+    while frame is not None and _name_of(frame) != "MultiSteps.update":
+        frame = frame.f_back
+    if frame is None or frame.f_locals.get("extra_args", {}).get("grad") is not grad:
+        return False
+    count = frame.f_locals.get("k_steps")
+    return isinstance(count, jax.core.Tracer) or count is None or int(count) != 1
 
 
 def is_scheduled(argument: str) -> bool:
@@ -213,12 +231,27 @@ def stands_in(init: str) -> bool:
 
 
 def _check_hidden(rules: Rules, params: Any) -> None:
-    """Raise for a rule that has no part in the tree which the outermost mask was given."""
-    whole = _whole(params)
-    closed = bool(rules) and rules[-1][0] in CLOSING
-    with contextlib.suppress(TypeError):  # what is no array may be hidden for good
-        if whole is not params:
-            resolve(rules if closed else (*rules, ("**", 0.0)), whole)
+    """Raise for a rule that names nothing in the tree which the outermost mask was given.
+
+    Only names can be asked for: what else a rule looks at is hidden for good reason.
+    """
+    tree = _whole(params)
+    whole: tuple[paths.Leaf, ...] = ()
+    with contextlib.suppress(TypeError):  # what is no array may be hidden, too
+        whole = paths.leaves(tree)
+    names = tuple(leaf.path for leaf in whole)
+    if tree is params or not {leaf.path for leaf in paths.leaves(params)} <= {*names}:
+        return
+    for selector, _ in rules:
+        if _is_name(selector) and selector not in CLOSING and not names_any(selector, names):
+            raise RuleError(f"rule {shown(selector)} matches no parameter{hint(selector, whole)}")
+
+
+def _is_name(selector: Any) -> bool:
+    """Whether a selector looks at the path alone."""
+    if isinstance(selector, tuple):
+        return all(map(_is_name, selector))
+    return isinstance(selector, str | re.Pattern)
 
 
 # The chain that runs.
@@ -254,16 +287,6 @@ def _before(chain: FrameType, inner: FrameType | None) -> list[Callable[..., Any
         return members[: max(0, len(members) - operator.length_hint(waiting) - 1)]
     members = [member.init for _, member in own.get("transforms", ())]
     return members[: len(own.get("states", ()))]
-
-
-def _is_of_a_micro_batch() -> bool:
-    """Whether `optax.MultiSteps` is around the caller, and nothing in between has the gradient."""
-    frame = inspect.currentframe()
-    while frame is not None and _name_of(frame) != "MultiSteps.update":
-        if (frame.f_globals.get("__name__"), frame.f_code.co_qualname) in _OWN_GRADIENT:
-            return False
-        frame = frame.f_back
-    return frame is not None
 
 
 def _name_of(frame: FrameType) -> str:

@@ -34,15 +34,16 @@ def kind_of(leaf: Any) -> str:
 
 def is_real(value: Any) -> bool:
     """Whether a value is one real number, no truth value."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if isinstance(value, np.ndarray | np.number | jax.Array):
+        return value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number) and jnp.isrealobj(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_positive(name: str, value: Any) -> None:
     """Refuse what is neither a number > 0 nor None; what is traced passes."""
     if value is None or isinstance(value, jax.core.Tracer):
         return
-    is_scalar = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0
-    if not ((is_scalar or is_real(value)) and value > 0):
+    if not (is_real(value) and value > 0):
         raise ValueError(f"`{name}` must be a number > 0, or None; got {value!r}.")
 
 

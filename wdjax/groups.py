@@ -94,22 +94,25 @@ def is_longer(z: jax.Array, axes: Axes, length: Any) -> jax.Array:
 def deviations(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """z̄ and z − z̄, which is 0 exactly in a group of equal numbers."""
     along = checked_axes(axes, z)
-    first = jax.lax.stop_gradient(z[tuple(_head(axis in along) for axis in range(z.ndim))])
-    near = z - first
     count = max(1, math.prod(z.shape[axis] for axis in along))
-    mean = jnp.sum(near, axis=along, keepdims=True) / count
-    return first + mean, near - mean
 
+    def mean_of(x: jax.Array) -> jax.Array:
+        return jnp.sum(x, axis=along, keepdims=True) / count
 
-def _head(is_inside: bool) -> slice:
-    return slice(0, 1) if is_inside else slice(None)
+    rough = jax.lax.stop_gradient(mean_of(z))
+    near = z - rough  # what rounding leaves of the mean of many numbers is taken off, too
+    mean = rough + mean_of(near)
+    rest = near - mean_of(near)
+    noise = 16 * float(jnp.finfo(z.dtype).eps) * jnp.abs(mean)  # type: ignore[no-untyped-call]
+    largest = jnp.max(jnp.abs(rest), axis=along, keepdims=True, initial=0)
+    return mean, jnp.where(largest <= noise, 0, rest)
 
 
 def unit(z: jax.Array, axes: Axes) -> jax.Array:
     """N(z) = z/‖z‖, and 0 where z = 0, whatever the size of z."""
     z = scaled(z, axes)
     length = norm(z, axes)
-    return z / jnp.where(length == 0, 1, length)
+    return jnp.where(length == 0, 0, z / jnp.where(length == 0, 1, length))
 
 
 def checked_axes(axes: Axes, z: jax.Array) -> tuple[int, ...]:

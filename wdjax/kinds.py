@@ -42,6 +42,9 @@ _TOKEN = re.compile(r"cls|(.+_)?tokens?|probe|.*temperature|A_log|dt_bias")
 _MATRIX = re.compile(
     r"(.+_)?kernel(_.+)?|(.+_)?[wW][a-z]?_?\d*|[wW]_.+|weights|weight_.+|.+_weights?|lora_[abAB]"
 )
+_BESIDE_LORA = re.compile(
+    r"alpha|base(_layer|_module)?|bias|dropout|kernel|linear|r|rank|scal(e|ing)|w|weight"
+)
 _STATE = re.compile(r"mean|var|(running|moving)_.+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NORM_WORD = re.compile(r".*norms?|ln|bn|gn")
@@ -145,8 +148,10 @@ def _parent(leaf: Leaf) -> str:
 
 
 def _is_lora(leaf: Leaf) -> bool:
-    # a state space model has C or D beside them
-    return leaf.name in ("A", "B") and {"A", "B"} == leaf.family & {"A", "B", "C", "D"}
+    # a state space model has C, D or a time step beside them
+    others = leaf.family - {"A", "B"}
+    is_pair = leaf.name in ("A", "B") and len(leaf.family - others) == 2
+    return is_pair and all(map(_BESIDE_LORA.fullmatch, others))
 
 
 def _is_table_name(name: str) -> bool:

@@ -269,9 +269,10 @@ def path(x: jax.Array, y: jax.Array, lams: Strength, options: Options) -> Soluti
 
     def one(target: jax.Array) -> Solution:
         of_y = _power(target)
-        scaled = Strength(lams.l1 * of_x * of_y, lams.l2 * of_x * of_x)
-        coef, gap = solver(x, target * of_y, scaled, options)
-        return Solution(coef * (of_x / of_y), gap)
+        most = float(np.finfo(x.dtype).max) / 4
+        l2 = jnp.minimum(lams.l2 * of_x * of_x, most)  # which leaves no coefficient
+        coef, gap = solver(x, target * of_y, Strength(lams.l1 * of_x * of_y, l2), options)
+        return Solution(jnp.where(coef == 0, 0, coef * of_x / of_y), gap)
 
     solution: Solution = jax.lax.map(one, y.T)
     return solution

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import paths
+from wdjax.chains import is_of_a_micro_batch
 
 Params: TypeAlias = Any  # a pytree of arrays
 
@@ -69,6 +70,8 @@ def applied(params: Params, updates: Params) -> Params:
     """θ + Δ as `optax.apply_updates`, which cannot add float32 to float8."""
 
     def leaf(param: Any, update: Any) -> Any:
+        if paths.is_hidden(param):
+            return param
         is_float8 = jnp.issubdtype(param.dtype, jnp.floating) and param.dtype.itemsize == 1
         if is_float8 and update is not None:
             return (widened(param) + widened(update)).astype(param.dtype)
@@ -98,8 +101,11 @@ def _dtype(update: Any, param: Any) -> Any:
 def raw_gradients(
     name: str, updates: Params, params: Params, grads: Params | None
 ) -> Params | None:
-    """Return the raw gradients of the leaves in `updates`, of which masks may hide some."""
-    if grads is None:
+    """Return the raw gradients of the leaves in `updates`, of which masks may hide some.
+
+    Those of one micro-batch, which `optax.MultiSteps` hands through, are none.
+    """
+    if grads is None or is_of_a_micro_batch(grads):
         return None
 
     is_hidden = paths.is_hidden

@@ -11,8 +11,9 @@ training loss.
 Precision of ridge: where all values are at hand it is computed in float64, whatever the dtype of
 the data, and results are rounded to the dtype that JAX would give them, without x64 float32. So
 features need not be standardised, and NumPy's float64 is taken as it is; a CPU takes two to three
-times as long as in float32. Where even that loses the small directions, as beside a feature 10⁵
-times the others, all is computed once more by singular values, which takes longer. Traced values
+times as long as in float32. Where even that loses the small directions, as beside a feature 10⁴
+times the others or for equal columns and a tiny λ, all is computed once more by singular values,
+which takes three to four times as long. Traced values
 (under jit, vmap or grad) keep their dtype, and on a TPU all do. In float32 an eigenvalue d or a λ
 below about p · eps · d_max is noise there, with eps = 10⁻⁷: features of unlike scales, rows of
 weight 0 or of high leverage and small λ then give wrong solutions and scores. Standardise, or
@@ -29,6 +30,8 @@ import numpy as np
 
 from wdjax import lasso, regression, ridge, singular
 from wdjax.folds import Folds, check_folds
+
+_STATIC = ("intercept", "exact", "tolerance")
 
 
 class RidgePath(NamedTuple):
@@ -155,10 +158,10 @@ def ridge_path(
     return path
 
 
-@functools.partial(jax.jit, static_argnames=("intercept", "noise", "exact"))
+@functools.partial(jax.jit, static_argnames=("noise", *_STATIC))
 def _ridge_path(
     x: Any, y: Any, lams: Any, weights: Any, groups: Any, *,
-    intercept: bool, noise: float, exact: bool,
+    intercept: bool, noise: float, exact: bool, tolerance: float,
 ) -> tuple[RidgePath, Any]:  # fmt: skip
     by = singular if exact else ridge
     with jax.default_matmul_precision("highest"):
@@ -168,7 +171,7 @@ def _ridge_path(
             df = by.degrees_of_freedom(problem, lams, intercept, noise)
         else:
             coef, df = ridge.group_path(problem, lams[:, groups])
-        is_lost = groups is None and singular.are_needed(problem, lams, intercept)
+        is_lost = groups is None and singular.are_needed(problem, lams, intercept, tolerance)
         coef, constant = regression.targets(y, coef, regression.intercept_of(problem, coef))
         return RidgePath(coef, constant, df), is_lost
 
@@ -246,10 +249,10 @@ def ridge_cv(
     return chosen
 
 
-@functools.partial(jax.jit, static_argnames=("method", "per_target", "intercept", "exact"))
+@functools.partial(jax.jit, static_argnames=("method", "per_target", *_STATIC))
 def _ridge_cv(
     x: Any, y: Any, lams: Any, weights: Any, folds: Any, *,
-    method: str, per_target: bool, intercept: bool, exact: bool,
+    method: str, per_target: bool, intercept: bool, exact: bool, tolerance: float,
 ) -> tuple[RidgeCV, jax.Array]:  # fmt: skip
     by, solver = (singular, singular.coefficients) if exact else (ridge, None)
     with jax.default_matmul_precision("highest"):
@@ -263,10 +266,9 @@ def _ridge_cv(
         if not per_target:
             joint = jnp.sum if method == "evidence" else jnp.mean
             score = joint(score, axis=1, keepdims=True)
-        lam = regression.lowest(score, lams)
+        lam, edge = regression.lowest(score, lams)
         coef = by.solve(problem, jnp.broadcast_to(lam, problem.mean_y.shape), intercept)
-        is_lost = singular.are_needed(problem, lams, intercept)
-        edge = (lam == jnp.min(lams)) | (lam == jnp.max(lams))
+        is_lost = singular.are_needed(problem, lams, intercept, tolerance)
         if not per_target:
             score, lam, edge = score[:, 0], lam[0], edge[0]
         coef, constant = regression.targets(y, coef, regression.intercept_of(problem, coef))

@@ -148,14 +148,14 @@ def _followed_by(
         **extra_args: Any,
     ) -> tuple[Params, Params, tuple[Any, Any]]:
         require_params("decayed", params)
+        # its own gradients, not those a caller passes: inside optax.masked they are fewer
+        own = {**extra_args, "grad": updates}
         try:
-            before, inner_state = inner.update(updates, state[0], params, **extra_args)
+            before, inner_state = inner.update(updates, state[0], params, **own)
         except (TypeError, ValueError):
             lined_up("decayed", updates, params)  # a clearer error, if the trees do not fit
             raise
-        # its own gradients, not those a caller passes: inside optax.masked they are fewer
-        known = {**extra_args, "grad": updates, **measure(inner_state)}
-        after, decay_state = decay.update(before, state[1], params, **known)
+        after, decay_state = decay.update(before, state[1], params, **own, **measure(inner_state))
         return before, after, (inner_state, decay_state)
 
     def update(*args: Any, **extra_args: Any) -> tuple[Params, tuple[Any, Any]]:

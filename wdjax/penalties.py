@@ -218,8 +218,9 @@ def spread(axes: Axes = None) -> Penalty:
         return unit(rest, axes) / root
 
     def prox(z: jax.Array, s: Any) -> jax.Array:
-        _, rest, root = parts(z)
-        return z - rest * (1 - _shrink_factor(norm(rest, axes), s / root))
+        mean, rest, root = parts(z)
+        left = _shrink_factor(norm(rest, axes), s / root)
+        return jnp.where(left == 0, mean, z - rest * (1 - left))
 
     return Penalty(f"spread(axes={axes})", prox, value, gradient)
 
@@ -300,12 +301,12 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
         raise ValueError(f"`p` must be in (0, 2]; got {p}.")
     _check_positive("floor", floor)
 
-    steepest = p * floor ** (p - 2)
-    if steepest > float(np.finfo(np.float32).max):
+    dtype = jnp.result_type(float)
+    if math.log(p) + (p - 2) * math.log(floor) > math.log(np.finfo(dtype).max):
         raise ValueError(
-            f"`floor` must be so large that float32 holds p fᵖ⁻², the steepest pull; got {floor}, "
-            f"and {steepest:.0e}."
+            f"`floor` must be so large that {dtype} holds p fᵖ⁻², the steepest pull; got {floor}."
         )
+    steepest = p * floor ** (p - 2)
 
     def pull(x: Any) -> Any:
         """∂R(x) / x."""
@@ -393,7 +394,7 @@ def _half_threshold(z: jax.Array, s: Any) -> jax.Array:
     safe = jnp.where(cut, 1, size)
     cosine = jnp.where(cut, 0, -(27**0.5) / 4 * (s / safe) / jnp.sqrt(safe))
     shrunk = z * (2 / 3 * (1 + jnp.cos(2 / 3 * jnp.arccos(cosine))))
-    return jnp.where(cut, 0, jnp.where(s > 0, shrunk, z))
+    return jnp.where(cut, 0, jnp.where(s == 0, z, shrunk))
 
 
 l_half = Penalty(

@@ -89,7 +89,10 @@ def compensated(
         _check_is_outermost("compensated", params)
         # zeros_like, for it takes over the sharding of a leaf
         residual = jax.tree.map(
-            lambda p: jnp.zeros_like(p, jnp.float32) if _is_narrow(p) else jnp.zeros(()), params
+            lambda p: (
+                jnp.zeros_like(p, jnp.float32) if _is_narrow(p) else jnp.zeros((), jnp.float32)
+            ),
+            params,
         )
         return CompensatedState(inner.init(jax.tree.map(_wide, params)), residual)
 

@@ -151,12 +151,15 @@ def on_any_scales(program: Callable[..., Any], *arrays: Any, **options: Any) -> 
     """`in_float64`, and once more, slower, where much was lost by inner products.
 
     Args:
-        program: also takes `exact`, and returns whether much was lost beside its result.
+        program: also takes `exact` and a `tolerance`, and returns beside its result whether inner
+            products may be off by more than that.
         arrays: as for `in_float64`.
         options: as for `in_float64`.
     """
+    dtype = jax.dtypes.canonicalize_dtype(arrays[0].dtype)
+    options["tolerance"] = max(1e-9, float(np.finfo(dtype).eps) / 8)
     result, is_lost = in_float64(program, *arrays, exact=False, **options)
-    if known(is_lost) and is_lost:
+    if known(is_lost) and is_lost and jax.default_backend() != "tpu":
         result, _ = in_float64(program, *arrays, exact=True, **options)
     return result
 
@@ -254,11 +257,12 @@ def check_fold_weights(folds: Any, weights: Any) -> None:
                 )
 
 
-def lowest(score: jax.Array, lams: jax.Array) -> jax.Array:
-    """The λ (t,) with the smallest score (L, t), of equal ones the largest."""
+def lowest(score: jax.Array, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The λ (t,) with the smallest score (L, t), of equal ones the largest; whether at an end."""
     usable = jnp.where(jnp.isfinite(score), score, jnp.inf)
     least = usable <= jnp.min(usable, axis=0, keepdims=True)
-    return jnp.max(jnp.where(least, lams[:, None], 0), axis=0)
+    lam = jnp.max(jnp.where(least, lams[:, None], 0), axis=0)
+    return lam, (lam == jnp.min(lams)) | (lam == jnp.max(lams))
 
 
 def check_score(score: jax.Array) -> None:

@@ -266,7 +266,7 @@ def _decide(rules: Rules, tree: Any, leaves: list[Any], treedef: Any) -> _Decisi
         selector, multiplier = rules[index]
         if isinstance(multiplier, float) and multiplier != 0:
             raise RuleError(
-                f"rule {_shown(selector)} matches only leaves that are not floating, such as "
+                f"rule {shown(selector)} matches only leaves that are not floating, such as "
                 f"{path!r}, and those never decay; give it the multiplier 0 or remove it"
             )
     return decision
@@ -296,7 +296,7 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
     if not paths.has_holes(tree):  # a hidden leaf may be the one that a rule is for
         frozen = paths.frozen(tree)
         for index in own:
-            if index not in winners and not _names_any(selectors[index], frozen):
+            if index not in winners and not names_any(selectors[index], frozen):
                 raise RuleError(_why_not(selectors[index], tests[index], leaves))
         moved = {winner for winner, can in zip(winners, floating, strict=True) if can}
         idle = [(i, leaves[winners.index(i)].path) for i in own if i in {*winners} - moved]
@@ -314,13 +314,13 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
     return _Decision(found, _picker(found), tuple(idle))
 
 
-def _names_any(selector: Selector, names: tuple[str, ...]) -> bool:
-    """Whether a glob or a regular expression matches one of these paths."""
+def names_any(selector: Selector, names: tuple[str, ...]) -> bool:
+    """Tell whether a glob or a regular expression matches one of the paths; others match none."""
     if isinstance(selector, str):
         return any(paths.glob(selector).fullmatch(name + "/") for name in names)
     if isinstance(selector, re.Pattern):
         return any(map(selector.search, names))
-    return isinstance(selector, tuple) and any(_names_any(part, names) for part in selector)
+    return isinstance(selector, tuple) and any(names_any(part, names) for part in selector)
 
 
 def _picker(found: tuple[int, ...]) -> Callable[[list[Multiplier]], Iterable[Multiplier]]:
@@ -360,13 +360,13 @@ def _why_not(selector: Selector, test: Callable[[Leaf], Any], leaves: tuple[Leaf
     matched = sum(bool(test(leaf)) for leaf in leaves)
     if matched:
         return (
-            f"rule {_shown(selector)} never wins: earlier rules already claim all {matched} "
+            f"rule {shown(selector)} never wins: earlier rules already claim all {matched} "
             "parameters it matches"
         )
-    return f"rule {_shown(selector)} matches no parameter{_hint(selector, leaves)}"
+    return f"rule {shown(selector)} matches no parameter{hint(selector, leaves)}"
 
 
-def _hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
+def hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
     """Suggest what the selector may have been meant to be."""
     if isinstance(selector, type):
         names = sorted({cls.__name__ for leaf in leaves for cls in leaf.types})
@@ -378,8 +378,8 @@ def _hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
     return f"; did you mean {close}?" if close else ""
 
 
-def _shown(selector: Selector) -> str:
-    """A selector as it stands in a message."""
+def shown(selector: Selector) -> str:
+    """Write a selector as it stands in a message."""
     return label(selector) if isinstance(selector, Kind | type) else repr(selector)
 
 
@@ -439,7 +439,7 @@ def _checked_multiplier(multiplier: Any, selector: Selector) -> Multiplier:
         if math.isfinite(number) and number >= 0:
             return number
     raise RuleError(
-        f"the multiplier of rule {_shown(selector)} must be a finite number >= 0 or a scalar "
+        f"the multiplier of rule {shown(selector)} must be a finite number >= 0 or a scalar "
         f"array; got {multiplier!r}."
     )
 

@@ -311,16 +311,16 @@ def _weights(folds: Folds, examples: int) -> Array:
 
 def _orders(folds: Folds, epochs: int, size: int, seeds: Sequence[int], shuffle: bool) -> Array:
     """(P, K, S, B) rows of every batch; orders repeat if they would take more than 64 MB."""
+    if not np.isin(folds.train_weights, (0, 1)).all():
+        raise ValueError(
+            "`folds` must have training weights 0 or 1: a row is in a batch, or it is not; got "
+            f"{np.setdiff1d(folds.train_weights, (0, 1))[0]:g}. Put weights of examples into "
+            "`data`, and let the loss multiply by them."
+        )
     count, width = folds.train.shape
     per_epoch = -(-width // size)
     epochs = min(epochs, max(1, _ENTRIES // (count * len(seeds) * per_epoch * size)))
     rows = np.full((count, len(seeds), epochs, per_epoch * size), -1, np.int32)
-    if not np.isin(folds.train_weights, (0, 1)).all():
-        raise ValueError(
-            "`folds` must have training weights 0 and 1, for whoever is not and is in a batch; got "
-            f"{np.setdiff1d(folds.train_weights, (0, 1))[0]:g}. Put weights of examples into "
-            "`data`, and let the loss multiply by them."
-        )
     for k, (train, weights) in enumerate(zip(folds.train, folds.train_weights, strict=True)):
         own = np.tile(train[weights > 0], (epochs, 1))
         for s, seed in enumerate(seeds):

@@ -1,8 +1,9 @@
 """Ridge regression by the singular values of X: slower than by inner products, and less is lost.
 
 Inner products square the ratio of the largest singular value to the smallest. Where a feature is
-10⁷ times another, or all lie far from 0 and nothing takes their mean off, even float64 has no digit
-left for the small ones. These functions are those of `wdjax.ridge` with the same names.
+10⁴ times another or more, or all lie far from 0 and nothing takes their mean off, even float64 has
+few digits left for the small ones, from 10⁸ on none. These functions are those of `wdjax.ridge`
+with the same names.
 """
 
 from typing import Any, NamedTuple
@@ -16,12 +17,11 @@ from wdjax.regression import Centred
 from wdjax.ridge import _eigh, _gram
 
 
-def are_needed(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
-    """Whether inner products may have lost the smallest singular values, for the smallest λ."""
+def are_needed(problem: Centred, lams: jax.Array, intercept: bool, tolerance: float) -> jax.Array:
+    """Whether inner products may be off by more than the tolerance, at the smallest λ."""
     values, _ = _eigh(_gram(problem, intercept))
     least = jnp.min(values) + jnp.min(lams)
-    eps = float(np.finfo(values.dtype).eps)
-    lost: jax.Array = eps * jnp.max(values) > eps**0.5 / 16 * least
+    lost: jax.Array = float(np.finfo(values.dtype).eps) * jnp.max(values) > tolerance * least
     return lost
 
 

@@ -407,6 +407,14 @@ NEEDS_GRAD = {
 }
 
 
+def hand_written(chain):
+    """What `with_grad` does, as a user may have written it."""
+    hand_on = lambda updates, state, params=None, **extra: chain.update(
+        updates, state, params, **extra | {"grad": updates}
+    )
+    return optax.GradientTransformationExtraArgs(chain.init, hand_on)
+
+
 @pytest.mark.parametrize("decay", NEEDS_GRAD.values(), ids=NEEDS_GRAD)
 def test_the_gradient_of_one_micro_batch_is_refused_in_multi_steps(decay):
     chain = optax.chain(optax.sgd(0.1), decay)
@@ -416,6 +424,8 @@ def test_the_gradient_of_one_micro_batch_is_refused_in_multi_steps(decay):
     for optimizer in (
         optax.MultiSteps(wdjax.adaptive.with_grad(chain), 2),
         optax.MultiSteps(wdjax.decayed(lambda learning_rate: chain)(1.0, weight_decay=0.1), 2),
+        optax.MultiSteps(chain, 1),  # whose only micro-batch is the whole
+        optax.MultiSteps(hand_written(chain), 2),
         chain,
     ):
         optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS, grad=ZEROS)
@@ -557,6 +567,24 @@ def test_a_rule_for_hidden_leaves_is_taken_and_a_misspelt_one_is_not(decay, hide
     for rules in ((("biass", 0.5), ("kernel", 1.0)), (("biass", 0.5), ("**", 1.0))):
         with pytest.raises(wdjax.RuleError, match=r"'biass' matches no parameter; .* \['bias'\]"):
             hide(decay(rules)).init(PARAMS)
+
+
+def test_rules_that_ask_for_more_than_names_are_not_asked_of_hidden_leaves():
+    columns = (lambda leaf: leaf.shape[1] > 2, 0.5), ("**", 1.0)
+    params = PARAMS | {"ids": jnp.arange(3)}
+    mask = {"kernel": True, "bias": False, "ids": False}
+    optax.masked(wdjax.decay_weights(S, rules=columns), mask).init(params)
+    of_ids = ("ids", 0.5), ("kernel", 1.0), ("**", 0.0)
+    optax.masked(wdjax.decay_weights(S, rules=of_ids), mask).init(params)
+
+
+def test_a_wrapper_that_hands_on_a_branch_under_a_mask_is_taken():
+    decay = wdjax.decay_weights(S, rules=(("/kernel", 1.0), ("**", 0.0)))
+    branch = optax.GradientTransformation(
+        lambda params: decay.init(params["model"]), lambda updates, state, params: (updates, state)
+    )
+    mask = {"model": {"kernel": True, "bias": False}}
+    optax.masked(branch, mask).init({"model": PARAMS})
 
 
 def test_hidden_leaves_may_be_no_arrays_and_hidden_whole_branches():
