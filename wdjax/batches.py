@@ -1,4 +1,4 @@
-"""What goes into a training loop and comes back: batches from arrays in memory or an iterator.
+"""Where the batches of a training loop come from: arrays in memory, or an iterator.
 
 Arrays and iterators both give a function `draw(step, limit)` that returns data, the rows of each
 step's batch in that data, and per epoch the number of full batches and of short ones, at most

@@ -183,9 +183,7 @@ def is_of_a_micro_batch(grad: Any) -> bool:
         >>> is_of_a_micro_batch({"kernel": 1.0})
         False
     """
-    frame = inspect.currentframe()
-    while frame is not None and _name_of(frame) != "MultiSteps.update":
-        frame = frame.f_back
+    frame = next((frame for name, frame in _running() if name == "MultiSteps.update"), None)
     if frame is None or frame.f_locals.get("extra_args", {}).get("grad") is not grad:
         return False
     count = frame.f_locals.get("k_steps")
@@ -205,9 +203,7 @@ def is_scheduled(argument: str) -> bool:
         >>> is_scheduled("mask")
         False
     """
-    frame = inspect.currentframe()
-    while frame is not None and not _name_of(frame).startswith(_INJECTED):
-        frame = frame.f_back
+    frame = next((frame for name, frame in _running() if name.startswith(_INJECTED)), None)
     return frame is not None and argument in frame.f_locals.get("sched_hps", ())
 
 
@@ -224,10 +220,7 @@ def stands_in(init: str) -> bool:
         >>> stands_in("apply_if_finite.<locals>.init")
         False
     """
-    frame = inspect.currentframe()
-    while frame is not None and _name_of(frame) != init:
-        frame = frame.f_back
-    return frame is not None
+    return any(name == init for name, _ in _running())
 
 
 def _check_hidden(rules: Rules, params: Any) -> None:
@@ -235,12 +228,13 @@ def _check_hidden(rules: Rules, params: Any) -> None:
 
     Only names can be asked for: what else a rule looks at is hidden for good reason.
     """
-    tree = _whole(params)
+    if not paths.has_holes(params):
+        return
     whole: tuple[paths.Leaf, ...] = ()
     with contextlib.suppress(TypeError):  # what is no array may be hidden, too
-        whole = paths.leaves(tree)
+        whole = paths.leaves(_whole())
     names = tuple(leaf.path for leaf in whole)
-    if tree is params or not {leaf.path for leaf in paths.leaves(params)} <= {*names}:
+    if not whole or not {leaf.path for leaf in paths.leaves(params)} <= {*names}:
         return
     for selector, _ in rules:
         if _is_name(selector) and selector not in CLOSING and not names_any(selector, names):
@@ -257,14 +251,20 @@ def _is_name(selector: Any) -> bool:
 # The chain that runs.
 
 
-def _whole(params: Any) -> Any:
-    """The tree of which `optax.masked` and `optax.partition` show the caller a part."""
-    frame, whole = inspect.currentframe(), params
-    while frame is not None and paths.has_holes(params):
-        if _name_of(frame) == "masked.<locals>.init_fn":
-            whole = frame.f_locals["params"]
+def _running() -> Iterator[tuple[str, FrameType]]:
+    """The functions of Optax that have called the caller, by qualified name, innermost first."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        name = _name_of(frame)
+        if name:
+            yield name, frame
         frame = frame.f_back
-    return whole
+
+
+def _whole() -> Any:
+    """The tree of which the outermost `optax.masked` shows the caller a part; () for none."""
+    masks = [frame for name, frame in _running() if name == "masked.<locals>.init_fn"]
+    return masks[-1].f_locals["params"] if masks else ()
 
 
 def _before_the_caller() -> Iterator[Callable[..., Any]]:

@@ -54,14 +54,14 @@ def check_function(name: str, value: Any, *, optional: bool = False) -> None:
         raise TypeError(f"`{name}` must be a function{or_none}; got {value!r}.")
 
 
-def check_whole(name: str, value: Any) -> None:
+def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Counts: whole numbers from one on."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         advice = f' Under optax.inject_hyperparams name it: static_args=("{name}",).'
         advice = advice if isinstance(value, jax.Array) else ""
-        raise TypeError(f"`{name}` must be a whole number >= 1; got {value!r}.{advice}")
-    if value < 1:
-        raise ValueError(f"`{name}` must be a whole number >= 1; got {value}.")
+        raise TypeError(f"`{name}` must be a whole number >= {least}; got {value!r}.{advice}")
+    if value < least:
+        raise ValueError(f"`{name}` must be a whole number >= {least}; got {value}.")
 
 
 def check_seed(name: str, value: Any) -> None:
@@ -80,10 +80,7 @@ def check_seed(name: str, value: Any) -> None:
         Traceback (most recent call last):
         ValueError: `seed` must be a whole number >= 0; got -1.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be a whole number >= 0; got {value!r}.")
-    if value < 0:
-        raise ValueError(f"`{name}` must be a whole number >= 0; got {value}.")
+    check_whole(name, value, least=0)
 
 
 def common_axis(name: str, tree: PyTree) -> int:

@@ -294,9 +294,8 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
     ]
     idle = []
     if not paths.has_holes(tree):  # a hidden leaf may be the one that a rule is for
-        frozen = paths.frozen(tree)
         for index in own:
-            if index not in winners and not names_any(selectors[index], frozen):
+            if index not in winners and not names_any(selectors[index], paths.frozen(tree)):
                 raise RuleError(_why_not(selectors[index], tests[index], leaves))
         moved = {winner for winner, can in zip(winners, floating, strict=True) if can}
         idle = [(i, leaves[winners.index(i)].path) for i in own if i in {*winners} - moved]
