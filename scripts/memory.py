@@ -145,7 +145,7 @@ METHODS = {
     "`compensated` (counted among the state above)": Extra(per_param=4),
     "`group_lasso`, `ball`, `sphere` of neurons": Extra(sums=1),
     "`radial.hyperball` of neurons": Extra(per_group=4, sums=5),
-    "`adaptive.cpr` of whole leaves": Extra(per_group=8, sums=1),
+    "`adaptive.cpr` of whole leaves": Extra(per_group=12, sums=1),
 }
 
 
