@@ -57,7 +57,7 @@ def resolvent(a: jax.Array, b: jax.Array, lams: jax.Array, noise: float = 0.0) -
     Returns:
         (L, m, t). Derivatives are those of the inverse, so equal eigenvalues do no harm.
     """
-    values, vectors = _eigh(a)
+    values, vectors = eigh(a)
     turned = jnp.einsum("ij,lit->ljt", vectors, b)
     shares = inverse(values, lams, _rounding(values, noise))
     return jnp.einsum("ij,ljt->lit", vectors, shares[:, :, None] * turned)
@@ -72,7 +72,7 @@ def _resolvent_jvp(noise: float, primals: Any, tangents: Any) -> tuple[jax.Array
     return out, resolvent(a, change, lams, noise)
 
 
-def _eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues and eigenvectors; with the diagonal from large to small, small ones are right."""
     graded, order = _graded(a)
     values, vectors = jnp.linalg.eigh(graded, symmetrize_input=False)
@@ -119,7 +119,8 @@ def examples(problem: Centred, a: jax.Array, intercept: bool) -> jax.Array:
     return _reflected(problem, jnp.pad(a, ((1, 0), (0, 0)))) if intercept else a
 
 
-def _gram(problem: Centred, intercept: bool) -> jax.Array:
+def gram_matrix(problem: Centred, intercept: bool) -> jax.Array:
+    """XᵀX, or where X is wide the smaller BᵀXXᵀB, in the basis of `contrasts`."""
     x = problem.x
     if not is_wide(*x.shape):
         return x.T @ x
@@ -132,7 +133,7 @@ def coefficients(
 ) -> jax.Array:
     """Coefficients (L, p, t) at every λ."""
     x, y = problem.x, problem.y
-    gram = _gram(problem, intercept)
+    gram = gram_matrix(problem, intercept)
     if not is_wide(*x.shape):
         return varying(x) * resolvent(gram, (x.T @ y)[None], lams, noise)
     dual = resolvent(gram, contrasts(problem, y, intercept)[None], lams, noise)
@@ -148,7 +149,7 @@ def degrees_of_freedom(
     problem: Centred, lams: jax.Array, intercept: bool, noise: float = 0.0
 ) -> jax.Array:
     """(L,) tr A (A + λ)⁻¹, through the eigenvalues alone: their derivative is always finite."""
-    gram, _ = _graded(_gram(problem, intercept))  # as for `_eigh`, so that it is done once
+    gram, _ = _graded(gram_matrix(problem, intercept))  # as for `eigh`, so that it is done once
     values = jnp.maximum(jnp.linalg.eigvalsh(gram, symmetrize_input=False), 0)
     return jnp.sum(values[None] * inverse(values, lams, _rounding(values, noise)), axis=1)
 
@@ -159,7 +160,7 @@ def solve(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:
     The eigendecomposition is that of `fits`: compiled together, it is done once.
     """
     x, y = problem.x, problem.y
-    gram = _gram(problem, intercept)
+    gram = gram_matrix(problem, intercept)
     if not is_wide(*x.shape):
         return (varying(x) * resolvent(gram, (y.T @ x)[:, :, None], lams))[:, :, 0].T
     dual = resolvent(gram, contrasts(problem, y, intercept).T[:, :, None], lams)[:, :, 0]
@@ -229,7 +230,7 @@ def _log_det(lower: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def fits(problem: Centred, lams: jax.Array, intercept: bool) -> Fit:
     """The same as `fit` for every λ of lams (L,), all by one eigendecomposition."""
-    values, vectors = _eigh(_gram(problem, intercept))
+    values, vectors = eigh(gram_matrix(problem, intercept))
     if is_wide(*problem.x.shape):
         vectors = examples(problem, vectors, intercept)
         return fits_of_examples(problem, values, vectors, lams)

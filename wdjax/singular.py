@@ -14,12 +14,11 @@ import numpy as np
 
 from wdjax import ridge
 from wdjax.regression import Centred
-from wdjax.ridge import _eigh, _gram
 
 
 def are_needed(problem: Centred, lams: jax.Array, intercept: bool, tolerance: float) -> jax.Array:
     """Whether inner products may be off by more than the tolerance, at the smallest λ."""
-    values, _ = _eigh(_gram(problem, intercept))
+    values, _ = ridge.eigh(ridge.gram_matrix(problem, intercept))
     least = jnp.min(values) + jnp.min(lams)
     lost: jax.Array = float(np.finfo(values.dtype).eps) * jnp.max(values) > tolerance * least
     return lost
