@@ -715,6 +715,28 @@ def test_swd_divides_and_awd_multiplies_by_the_scale_of_the_loss():
     np.testing.assert_allclose(pulls[4.0][1], pulls[1.0][1] * 4, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rules: adaptive.awd(0.5, decay=0.0, rules=rules),
+        lambda rules: adaptive.swd(0.05, largest=0.9, rules=rules),
+    ],
+)
+def test_a_leaf_with_a_traced_multiplier_of_zero_is_in_no_sum(make):
+    params = {"a": jnp.full((2, 2), 100.0), "b": jnp.ones((2, 2))}
+    grads = {"a": jnp.full((2, 2), 10.0), "b": jnp.ones((2, 2))}
+
+    def step(m):
+        tx = make((("a", m), ("b", 1.0)))
+        return tx.update(grads, tx.init(params), params, grad=grads)[0]
+
+    mapped = jax.vmap(step)(jnp.array([0.0, 1.0]))
+    for i, m in enumerate([0.0, 1.0]):
+        alone = step(m)
+        chex.assert_trees_all_close(jax.jit(step)(m), alone, rtol=1e-6)
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], mapped), alone, rtol=1e-6)
+
+
 def test_swd_takes_off_at_most_what_is_allowed_when_gradients_vanish():
     tx = adaptive.swd(0.01, largest=0.25)
     params, zeros = leaf(1.0, -2.0), leaf(0.0, 0.0)

@@ -860,6 +860,14 @@ def test_an_unknown_setting_is_named_with_the_nearest_known_one(call, message):
         ),
         (lambda: convert.torch_nadam(momentum_decay=-1.0), "`momentum_decay` must be a finite"),
         (lambda: convert.torch_adagrad(lr_decay=-1.0), "`lr_decay` must be a finite number"),
+        (
+            lambda: convert.torch_adagrad(groups=[("w", {"initial_accumulator_value": 4.0})]),
+            "`initial_accumulator_value` of a group is without effect in torch.optim.Adagrad",
+        ),
+        (
+            lambda: convert.keras_adamw(weight_decay=None),
+            "must be a number in keras.optimizers.AdamW; got None. Use keras_adam",
+        ),
         (lambda: convert.torch_rmsprop(alpha=1.0), r"`alpha` must be in \[0, 1\); got 1.0"),
         (lambda: convert.torch_muon(adjust_lr_fn="spectral"), "`adjust_lr_fn` must be one of"),
         (lambda: convert.torch_muon(outputs=2), "`outputs` must be an axis of a matrix; got 2"),
@@ -894,6 +902,36 @@ def test_an_unknown_setting_is_named_with_the_nearest_known_one(call, message):
 )
 def test_a_setting_out_of_range_or_without_equal_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: convert.paper_adamw(weight_decay=1e-4, alpha=optax.constant_schedule(1e-3)),
+            "`alpha` must be a number, the height of the step; a schedule is `eta`",
+        ),
+        (lambda: convert.torch_adam(betas=0.9), r"`betas` must be a pair \(β₁, β₂\); got 0.9"),
+        (lambda: convert.torch_nadam(betas=(0.9,)), r"`betas` must be a pair \(β₁, β₂\); got \("),
+        (
+            lambda: convert.torch_sgd(momentum=optax.constant_schedule(0.9)),
+            "`momentum` must be a number here; got a schedule",
+        ),
+        (lambda: convert.torch_adam(eps=None), "`eps` must be a number here; got None"),
+        (
+            lambda: convert.keras_sgd(exclude_from_weight_decay="bias"),
+            r"`exclude_from_weight_decay` must be a list of names; got 'bias'. Write \['bias'\]",
+        ),
+        (
+            lambda: convert.timm_weight_decay(no_weight_decay_list="pos_embed"),
+            "`no_weight_decay_list` must be a list of names",
+        ),
+        (lambda: convert.timm_layer_decay("stem/**"), "`layers` must be a list of names"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused(call, message):
+    with pytest.raises(TypeError, match=message):
         call()
 
 

@@ -193,6 +193,10 @@ def test_the_signature_shows_both_argument_lists():
             r"`adam_weight_decay` would decay a second time",
         ),
         (
+            lambda: wdjax.muonw(0.02, weight_decay=0.1, adam_learning_rate=3e-4),
+            r"`adam_learning_rate` would leave decay at the strength of `learning_rate`",
+        ),
+        (
             lambda: wdjax.adamw(1e-3, weight_decay=0.1, implicit=True, gate=gates.cautious),
             r"`gate` acts on the explicit form only",
         ),

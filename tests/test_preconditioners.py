@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,11 +50,21 @@ def test_the_two_metrics_solve_their_two_problems(x64):
     assert ((own == 0) == (soft(z, LAM) == 0)).all()
 
 
-@pytest.mark.parametrize("factory", [optax.adam, optax.rmsprop, optax.adagrad])
-def test_decayed_reaches_the_lasso_in_the_optimizer_s_own_metric(factory, x64):
+@pytest.mark.parametrize(
+    ("factory", "rate"),
+    [
+        (optax.adam, optax.exponential_decay(0.05, 1_000, 0.5)),
+        (functools.partial(optax.nadam, b1=0.8), optax.exponential_decay(0.05, 1_000, 0.5)),
+        (optax.rmsprop, optax.exponential_decay(0.05, 1_000, 0.5)),
+        # a momentum of steps keeps the rates that they had
+        (functools.partial(optax.rmsprop, momentum=0.9), 2e-4),
+        (functools.partial(optax.rmsprop, momentum=0.9, nesterov=True, eps_in_sqrt=False), 2e-4),
+        (optax.adagrad, 0.5),
+    ],
+)
+def test_decayed_reaches_the_lasso_in_the_optimizer_s_own_metric(factory, rate, x64):
     q, y, z = problem()
     loss = lambda p: 0.5 * jnp.sum((q @ p["kernel"] - y) ** 2)
-    rate = optax.exponential_decay(0.05, 1_000, 0.5) if factory is not optax.adagrad else 0.5
     optimizer = wdjax.decayed(factory)(
         rate, weight_decay=LAM, penalty=penalties.l1, implicit=True, metric="preconditioner"
     )
@@ -123,8 +135,25 @@ def test_what_cannot_work_says_so():
     tx = wdjax.prox_weights(0.1, penalties.l1, metric="preconditioner")
     with pytest.raises(ValueError, match=r"needs the diagonal D at every step. Use wdjax.decayed"):
         tx.update(params, tx.init(params), params)
-    lion = wdjax.lionw(
-        0.1, weight_decay=0.1, penalty=penalties.l1, implicit=True, metric="preconditioner"
-    )
-    with pytest.raises(TypeError, match=r"known for Adam, RMSprop and Adagrad; lion keeps no"):
-        lion.update(params, lion.init(params), params)
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [
+        (optax.lion, {}),
+        (optax.lamb, {}),  # Adam's state, a step of another length
+        (optax.radam, {}),
+        (optax.adamax, {}),
+        (optax.yogi, {}),
+        (optax.contrib.muon, {}),
+        (lambda learning_rate: optax.chain(optax.clip(1.0), optax.adam(learning_rate)), {}),
+        (optax.rmsprop, {"centered": True}),
+        (optax.rmsprop, {"bias_correction": True}),
+    ],
+)
+def test_a_metric_that_is_not_known_is_refused_when_built(factory, arguments):
+    with pytest.raises(TypeError, match=r"known for optax\.adam, .* is none of these"):
+        wdjax.decayed(factory)(
+            0.1, weight_decay=0.1, penalty=penalties.l1, implicit=True, metric="preconditioner",
+            **arguments,
+        )  # fmt: skip

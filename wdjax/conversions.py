@@ -214,7 +214,17 @@ def shown(value: Any) -> str:
 def check_numbers(settings: Settings, *names: str) -> None:
     """Raise unless the settings are finite numbers >= 0."""
     for name in names:
-        check_scalar(name, settings[name])
+        value = settings[name]
+        if value is None or callable(value):
+            what = "None" if value is None else "a schedule"
+            raise TypeError(f"`{name}` must be a number here; got {what}.")
+        check_scalar(name, value)
+
+
+def check_list(name: str, value: Any) -> None:
+    """Raise where one name is given for a list of names: it would be taken letter by letter."""
+    if isinstance(value, str):
+        raise TypeError(f"`{name}` must be a list of names; got {value!r}. Write [{value!r}].")
 
 
 def check_below_one(settings: Settings, *names: str) -> None:

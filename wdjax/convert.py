@@ -20,6 +20,7 @@ from wdjax.conversions import (
     adam,
     check_below_one,
     check_known,
+    check_list,
     check_numbers,
     converted,
     decay,
@@ -128,6 +129,7 @@ def timm_weight_decay(
     """
     known = ["no_weight_decay_list", "weight_decay_exclude_1d"]
     check_known("timm.optim.param_groups_weight_decay", unknown, known, _NO_EQUAL)
+    check_list("no_weight_decay_list", no_weight_decay_list)
     listed: Rules = tuple((_timm_name(name), 0.0) for name in no_weight_decay_list)
     excluded: Rules = ((Kind("timm: ndim ≤ 1 or bias", _is_flat), 0.0),)
     return check_rules((*listed, *(excluded if weight_decay_exclude_1d else ()), ("**", 1.0)))
@@ -170,6 +172,7 @@ def timm_layer_decay(
     """
     known = ["layers", "layer_decay", "min_scale"]
     check_known("timm.optim.param_groups_layer_decay", unknown, known, _NO_EQUAL)
+    check_list("layers", layers)
     check_scalar("layer_decay", layer_decay, most=1.0)
     check_scalar("min_scale", min_scale)
     top = len(layers)
@@ -329,6 +332,8 @@ def _paper(source: str, build: Any, arguments: Settings) -> Converted:
     rules, unknown = settings.pop("rules"), settings.pop("unknown")
     check_known(source, unknown, [*settings, "rules"])
     as_schedule(settings["eta"], "eta")
+    if callable(settings["alpha"]):
+        raise TypeError("`alpha` must be a number, the height of the step; a schedule is `eta`.")
     check_numbers(settings, "alpha", "weight_decay")
     return converted(source, build, settings, rules=rules)
 

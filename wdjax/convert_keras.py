@@ -14,6 +14,7 @@ from wdjax.conversions import (
     Settings,
     check_below_one,
     check_known,
+    check_list,
     check_numbers,
     converted,
     given,
@@ -142,7 +143,7 @@ def keras_adam(
 def keras_adamw(
     *,
     learning_rate: Strength = 1e-3,
-    weight_decay: Strength | None = 0.004,
+    weight_decay: Strength = 0.004,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
@@ -157,7 +158,7 @@ def keras_adamw(
 
     Args:
         learning_rate: η, a number or a schedule of the step.
-        weight_decay: λ, None for none.
+        weight_decay: λ.
         beta_1: β₁ in [0, 1).
         beta_2: β₂ in [0, 1).
         epsilon: ε, which Keras adds before it corrects the bias of √v.
@@ -180,6 +181,10 @@ def keras_adamw(
     References:
         Keras 3.15, `keras/src/optimizers/adamw.py`.
     """
+    if weight_decay is None:
+        raise ValueError(
+            "`weight_decay` must be a number in keras.optimizers.AdamW; got None. Use keras_adam."
+        )
     return _converted("AdamW", _adam, locals())
 
 
@@ -403,6 +408,7 @@ def _converted(name: str, build: Build, arguments: Settings) -> Converted:
     names = ("exclude_from_weight_decay", "rules", "common")
     excluded, rules, common = (settings.pop(key) for key in names)
     source = f"keras.optimizers.{name}"
+    check_list("exclude_from_weight_decay", excluded)
     # what is None, False or 0 is switched off
     unknown = [key for key in common if key not in (*_CLIPS, *_LEFT_OUT)]
     known = [*settings, *_CLIPS, *_LEFT_OUT, *_NO_EQUAL, *names[:2]]

@@ -266,7 +266,8 @@ def torch_adagrad(
         initial_accumulator_value: a at the start (0; Optax has 0.1).
         eps: ε, outside of the root.
         maximize: climb: −g in place of g.
-        groups: (selector, settings) pairs, as in `torch_sgd`.
+        groups: (selector, settings) pairs, as in `torch_sgd`; PyTorch starts a where the optimiser
+            says, whatever a group says.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, differentiable; they change no step.
 
@@ -291,7 +292,13 @@ def torch_adagrad(
         PyTorch 2.13, `torch/optim/adagrad.py`; Duchi, Hazan and Singer, *Adaptive Subgradient
         Methods*, 2011.
     """
-    return from_torch("Adagrad", _adagrad, locals())
+    record = from_torch("Adagrad", _adagrad, locals())
+    if any("initial_accumulator_value" in own for _, own in groups):
+        raise ValueError(
+            "`initial_accumulator_value` of a group is without effect in torch.optim.Adagrad, "
+            "which takes that of the optimizer. Give it there."
+        )
+    return record
 
 
 def torch_rmsprop(
@@ -372,8 +379,7 @@ def _sgd(s: Settings, rules: Rules) -> list[Piece]:
 
 
 def _adam(s: Settings, rules: Rules) -> list[Piece]:
-    (b1, b2), eps = s["betas"], s["eps"]
-    check_below_one(s, "betas")
+    (b1, b2), eps = _betas(s), s["eps"]
     check_numbers(s, "eps")
     direction = adam(given(s, "betas", "eps", "amsgrad"), b1, b2, eps)
     if s["amsgrad"]:
@@ -384,8 +390,7 @@ def _adam(s: Settings, rules: Rules) -> list[Piece]:
 
 
 def _nadam(s: Settings, rules: Rules) -> list[Piece]:
-    b1, b2 = s["betas"]
-    check_below_one(s, "betas")
+    b1, b2 = _betas(s)
     check_numbers(s, "eps", "momentum_decay")
     link = foreign.nadam(b1, b2, s["eps"], s["momentum_decay"])
     meaning = "Dozat's schedule of the momentum; not optax.nadam, which has a constant one"
@@ -402,6 +407,15 @@ def _adagrad(s: Settings, rules: Rules) -> list[Piece]:
         Piece(given(s, "initial_accumulator_value", "eps"), meaning, foreign.adagrad(initial, eps)),
         rate(given(s, "lr", "lr_decay"), _falling(s["lr"], s["lr_decay"])),
     ]
+
+
+def _betas(s: Settings) -> tuple[float, float]:
+    try:
+        b1, b2 = s["betas"]
+    except (TypeError, ValueError):
+        raise TypeError(f"`betas` must be a pair (β₁, β₂); got {s['betas']!r}.") from None
+    check_below_one({"betas": (b1, b2)}, "betas")
+    return b1, b2
 
 
 def _falling(lr: Strength, lr_decay: float) -> Strength:

@@ -22,6 +22,7 @@ STANDARD: Rules = standard()
 # What Optax's factories call decay of their own, and the value that switches it off.
 _OWN_DECAY = {"weight_decay": 0.0, "weight_decay_rate": None, "adam_weight_decay": 0.0}
 _OWN_MASK = ("mask", "weight_decay_mask")
+_OWN_RATE = ("adam_learning_rate",)  # of some leaves only
 
 
 def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtraArgs]:
@@ -39,8 +40,9 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         penalty: R, default `penalties.l2`.
         implicit: True takes the proximal form, for exact zeros.
         rules: which parameters; default `standard()`: matrices, not biases, norms, embeddings.
-        metric: None, or "preconditioner" for the proximal step in the metric of Adam, RMSprop or
-            Adagrad, which solves the penalised problem as written; implicit form only.
+        metric: None, or "preconditioner" for the proximal step in the metric of optax.adam, adamw,
+            nadam, nadamw, rmsprop (not centred, no bias correction) or adagrad, which solves the
+            penalised problem as written; implicit form only.
         gate: φ, such as `gates.cautious`, which also gets the raw gradient; explicit form only.
         anchor: a: None, "init" or a pytree.
 
@@ -171,17 +173,15 @@ def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) ->
     """Return what reads the preconditioner from the inner state, where a metric needs it."""
     if metric is None:
         return lambda inner_state: {}
+    diagonal = preconditioners.diagonal_of(factory, arguments)
+    if diagonal is None:
+        raise TypeError(
+            '`metric="preconditioner"` is known for optax.adam, nadam, their AdamW forms, rmsprop '
+            f"and adagrad, also in functools.partial; {_name(factory)} as given here is none of "
+            "these. Use metric=None."
+        )
 
-    def measure(inner_state: Any) -> dict[str, Any]:
-        found = preconditioners.diagonal(inner_state, arguments)
-        if found is None:
-            raise TypeError(
-                f'`metric="preconditioner"` is known for Adam, RMSprop and Adagrad; '
-                f"{_name(factory)} keeps no such state. Use metric=None."
-            )
-        return {"preconditioner": found}
-
-    return measure
+    return lambda inner_state: {"preconditioner": diagonal(inner_state)}
 
 
 def _check_is_innermost(factory: Factory, inner: optax.GradientTransformation) -> None:
@@ -239,6 +239,12 @@ def _check_own_arguments(
     for name in kwargs:
         if name in _OWN_MASK and name in own:
             raise TypeError(f"`{name}` is replaced by `rules`: decayed(...)(..., rules=...).")
+        if name in _OWN_RATE and kwargs[name] is not None:
+            raise TypeError(
+                f"`{name}` would leave decay at the strength of `learning_rate` where steps have "
+                "another size. Give those parameters an optimizer of their own: optax.partition "
+                "with wdjax.adamw and wdjax.muonw."
+            )
         if name in _OWN_DECAY:
             raise TypeError(f"`{name}` would decay a second time; pass `weight_decay` alone.")
     positional = list(own)[1 : 1 + len(args)]

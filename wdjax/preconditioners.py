@@ -4,6 +4,7 @@ A proximal step in the optimiser's own metric needs it: Adam moves each entry by
 D = 1 / (√v̂ + ε), so the threshold of that entry is η λ D.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,28 +51,32 @@ def adam(state: optax.ScaleByAdamState, arguments: Arguments) -> Params:
 def rmsprop(state: optax.ScaleByRmsState, arguments: Arguments) -> Params:
     """Return RMSprop's diagonal.
 
-        D = 1 / √(v + ε), or 1 / (√v + ε) with eps_in_sqrt=False
+        D = 1 / √(v + ε), or 1 / (√v + ε) with eps_in_sqrt=False; divided by 1 − μ
+
+    The momentum μ holds finished steps, and takes each of them 1/(1 − μ) times in all.
 
     Args:
         state: after its update.
-        arguments: of the factory, with eps and eps_in_sqrt.
+        arguments: of the factory, with eps, eps_in_sqrt and momentum.
 
     Returns:
         A pytree like the parameters, float32 or wider.
 
     Example:
         >>> state = optax.ScaleByRmsState(nu={"w": jnp.array([4.0])})
-        >>> rmsprop(state, {"eps": 0.0, "eps_in_sqrt": True})["w"]
+        >>> rmsprop(state, {"eps": 0.0, "eps_in_sqrt": True, "momentum": None})["w"]
         Array([0.5], dtype=float32)
 
     References:
         Tieleman and Hinton, *Lecture 6.5: rmsprop*, 2012.
     """
+    momentum, eps = arguments["momentum"], arguments["eps"]
+    rest = 1 if momentum is None else 1 - momentum
 
     def diagonal(v: jax.Array) -> Any:
         if arguments["eps_in_sqrt"]:
-            return jax.lax.rsqrt(widened(v) + arguments["eps"])
-        return 1 / (jnp.sqrt(widened(v)) + arguments["eps"])
+            return jax.lax.rsqrt(widened(v) + eps) / rest
+        return 1 / ((jnp.sqrt(widened(v)) + eps) * rest)
 
     return jax.tree.map(diagonal, state.nu)
 
@@ -104,17 +109,30 @@ def adagrad(state: optax.ScaleByRssState, arguments: Arguments) -> Params:
     return jax.tree.map(diagonal, state.sum_of_squares)
 
 
-_DIAGONALS: dict[type, Callable[[Any, Arguments], Params]] = {
-    optax.ScaleByAdamState: adam,
-    optax.ScaleByRmsState: rmsprop,
-    optax.ScaleByRssState: adagrad,
+# By factory: others have these states too, and step along something else, such as LAMB and RAdam.
+_KNOWN: dict[Any, tuple[type, Callable[[Any, Arguments], Params]]] = {
+    optax.adam: (optax.ScaleByAdamState, adam),
+    optax.adamw: (optax.ScaleByAdamState, adam),
+    optax.rmsprop: (optax.ScaleByRmsState, rmsprop),
+    optax.adagrad: (optax.ScaleByRssState, adagrad),
 }
 
 
-def diagonal(opt_state: Any, arguments: Arguments) -> Params | None:
-    """Find the diagonal in an optimiser's state, or return None where it has none that is known."""
-    known = tuple(_DIAGONALS)
-    found = paths.nodes(opt_state, lambda node: isinstance(node, known))
-    if len(found) != 1:
+def diagonal_of(factory: Any, arguments: Arguments) -> Callable[[Any], Params] | None:
+    """Return the optimiser's state -> D, or None where D is not known.
+
+    Args:
+        factory: of Optax, also in a functools.partial, such as `optax.nadam`.
+        arguments: all that it is given, defaults filled in.
+    """
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    if factory not in _KNOWN or arguments.get("centered") or arguments.get("bias_correction"):
         return None
-    return _DIAGONALS[type(found[0])](found[0], arguments)
+    kind, formula = _KNOWN[factory]
+
+    def diagonal(opt_state: Any) -> Params:
+        (state,) = paths.nodes(opt_state, lambda node: isinstance(node, kind))
+        return formula(state, arguments)
+
+    return diagonal

@@ -141,8 +141,12 @@ def scalar(params: Params) -> jax.Array:
 
 
 def total(name: str, context: Context, term: Callable[[Any, Any], Any], tree: Params) -> Any:
-    """Sum term(x, θ) over the decayed leaves of a tree like the parameters."""
+    """Sum term(x, θ) over the decayed leaves of a tree like the parameters; m may be traced."""
     _, rows = leafwise.lined_up(name, context.updates, context.params, context.multipliers, tree)
-    chosen = [(x, param) for _, param, m, x in rows if x is not None and not is_off(m)]
-    terms = (term(widened(x), widened(param)) for x, param in chosen)
-    return sum(terms, start=scalar(context.params))
+    chosen = [(x, param, m) for _, param, m, x in rows if x is not None and not is_off(m)]
+
+    def counted(x: Any, param: Any, m: Any) -> Any:
+        value = term(widened(x), widened(param))
+        return jnp.where(m == 0, 0, value) if isinstance(m, jax.core.Tracer) else value
+
+    return sum((counted(*row) for row in chosen), start=scalar(context.params))
