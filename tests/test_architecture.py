@@ -15,7 +15,7 @@ LAYERS = (
     "paths", "stacking", "kinds", "rules", "chains", "leafwise", "schedules", "scaling", "groups",
     "penalties", "matrices", "gates", "anchors", "preconditioners", "transforms",
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
-    "optimizers", "metrics", "audit", "dynamics", "sentences", "explaining",
+    "optimizers", "metrics", "audit", "relaxation", "dynamics", "sentences", "explaining",
     "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",
     "devices", "given", "training", "batches", "fitting", "folds",
     "regression", "ridge", "singular", "lasso", "linear", "grids", "jobs", "runs", "results",

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import wdjax
-from wdjax import dynamics, radial
+from wdjax import dynamics, radial, relaxation
 
 LR, DECAY = 1e-4, 0.1
 SMALL = LR * DECAY
@@ -213,9 +213,80 @@ def test_settled_counts_steps_of_a_schedule():
     )
     needed = math.ceil(dynamics.steps_to_equilibrium(1e-3))
     assert steady.settled == needed
-    assert bursts.settled == 2 * needed
+    assert bursts.settled == pytest.approx(2 * needed, abs=2)
     short = dynamics.predict(dynamics.adam(0.0), LR, weight_decay=10.0, steps=needed - 1)
     assert short.settled == math.inf
+
+
+@pytest.mark.parametrize("start", [0.0, 0.02, 1.0])
+def test_a_goal_that_passes_by_is_no_equilibrium(start):
+    """In a warm-up the equilibrium passes through the RMS at first, long before weights follow."""
+    lr = optax.join_schedules(
+        [optax.linear_schedule(0.0, 1e-2, 200), optax.constant_schedule(1e-2)], [200]
+    )
+    found = dynamics.predict(dynamics.adam(0.0), lr, weight_decay=0.5, steps=2_000, start_rms=start)
+    square, near = start**2, []
+    for t in range(2_000):
+        eta = 1e-2 * min(t / 200, 1)
+        s = 0.5 * eta
+        square = (1 - s) ** 2 * square + eta**2
+        goal = eta / math.sqrt(s * (2 - s)) if eta else math.inf
+        near.append(abs(math.sqrt(square) / goal - 1) <= 0.05)
+    assert near.index(True) < 50 or start != 0.02  # it passes
+    last_away = max(t for t in range(2_000) if not near[t])
+    assert abs(found.settled - (last_away + 2)) <= 1
+    assert found.settled > 250
+
+
+def test_weights_that_cannot_follow_a_falling_equilibrium_do_not_settle():
+    cosine = optax.cosine_decay_schedule(1e-3, 1_000)
+    short = dynamics.predict(dynamics.adam(), cosine, weight_decay=1.0, steps=1_000)
+    assert short.settled == math.inf
+    long = dynamics.predict(dynamics.adam(0.0), cosine, weight_decay=100.0, steps=1_000)
+    path = np.asarray(dynamics.expected_rms(long, 0.0)) / long.equilibrium_rms
+    assert long.settled == pytest.approx(np.flatnonzero(abs(path - 1) < 0.05)[0] + 1, abs=3)
+    assert path[-1] > 2  # it does not stay for ever
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_decay_in_every_kth_step_has_the_equilibrium_of_a_simulation(k):
+    law = lambda decay, lr: wdjax.periodic(wdjax.lr_scaled(decay, lr), k)
+    found = dynamics.predict(dynamics.adam(0.0), 1e-2, weight_decay=0.5, steps=4_000, law=law)
+    rng, w, squares = np.random.default_rng(0), np.zeros(20_000), []
+    for t in range(4_000):
+        w = (1 - float(found.shrink[t])) * w + 1e-2 * rng.choice([-1.0, 1.0], size=w.size)
+        squares.append(np.mean(w**2))
+    assert (found.shrink > 0).sum() == 4_000 // k
+    rms = math.sqrt(np.mean(squares[-1_000:]))
+    assert np.allclose(found.equilibrium_rms, rms, rtol=0.02)
+    steady = dynamics.predict(dynamics.adam(0.0), 1e-2, weight_decay=0.5, steps=4_000)
+    assert np.allclose(found.equilibrium_rms, steady.equilibrium_rms, rtol=0.02)
+    assert found.settled == pytest.approx(steady.settled, rel=0.02)
+    mapped = jax.jit(
+        lambda decay: dynamics.predict(
+            dynamics.adam(0.0), 1e-2, weight_decay=decay, steps=4_000, law=law
+        )
+    )(0.5)
+    assert np.allclose(mapped.equilibrium_rms, found.equilibrium_rms, rtol=1e-4)
+    assert mapped.settled == pytest.approx(found.settled, abs=2)
+
+
+def test_decay_is_spread_over_the_steps_between_and_no_further():
+    spread = relaxation.spread
+    live = np.ones(9, bool)
+    once = np.array([0, 0, 0.5, 0, 0, 0, 0, 0, 0])
+    assert (spread(once, live) == once).all()  # no other decay, so no rhythm
+    every_third = np.array([0, 0, 0.5, 0, 0, 0.5, 0, 0, 0.5])
+    assert np.allclose(spread(every_third, live), 1 - 0.5 ** (1 / 3))
+    assert np.allclose(spread(every_third[:-1], live[:-1]), 1 - 0.5 ** (1 / 3))
+    late = np.array([0, 0, 0, 0, 0.1, 0.2, 0.3, 0, 0])
+    assert (spread(late, live) == late).all()
+    # steps in which nothing moves are not counted
+    asleep = np.array([True, False, True] * 3)
+    assert (spread(every_third, every_third > 0) == every_third).all()
+    got = spread(every_third, asleep)
+    assert np.allclose(got[asleep], 1 - 0.5**0.5)
+    assert (got[~asleep] == 0).all()
 
 
 def test_scale_invariant_weights_settle_sooner():
@@ -340,6 +411,17 @@ def test_corrected_decay_keeps_the_equilibrium_while_the_learning_rate_falls():
     law = functools.partial(wdjax.corrected, peak=1e-3)
     found = dynamics.predict(dynamics.adam(), schedule, weight_decay=DECAY, law=law, steps=50)
     np.testing.assert_allclose(found.equilibrium_rms, found.equilibrium_rms[0], rtol=1e-3)
+
+
+def test_lion_settles_as_many_times_above_target_rms_as_its_docstring_says():
+    memory = dynamics.lion_memory(0.0)
+    assert round(math.sqrt(memory), 1) == 6.8
+    for asked, want in ((0.1, 0.1 * math.sqrt(memory)), (0.1 / math.sqrt(memory), 0.1)):
+        found = dynamics.predict(
+            dynamics.lion(), 1e-4, weight_decay=0.0, steps=1,
+            law=lambda _, lr, asked=asked: wdjax.target_rms(lr, asked),
+        )  # fmt: skip
+        assert found.equilibrium_rms[0] == pytest.approx(want, rel=0.01)
 
 
 def test_muon_has_times_and_a_bound_but_no_norm():

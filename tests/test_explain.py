@@ -173,6 +173,8 @@ def test_weights_that_cannot_follow_a_falling_equilibrium_are_told_from_large_on
 
 
 def test_shorter_steps_and_smaller_weights_have_sentences_of_their_own():
+    found = sentences.steps_of_other_length(seen(length=1.2))
+    assert found.endswith("are not noise-dominated, or momentum looks ahead (Nesterov's)")
     found = sentences.steps_of_other_length(seen(length=0.4))
     assert found == (
         "steps are 0.4 times as long as predicted: gradients get smaller, come in bursts, or many "
@@ -186,9 +188,9 @@ def test_shorter_steps_and_smaller_weights_have_sentences_of_their_own():
 # Whole runs.
 
 
-def run(optimizer, gradient, steps, start=0.01, size=1_000):
+def run(optimizer, gradient, steps, start=0.01, size=1_000, every=1):
     """Readings of every step, group -> name -> (T,)."""
-    optimizer = metrics.measured(optimizer, per="leaf")
+    optimizer = metrics.measured(optimizer, per="leaf", every=every)
     theta = {"kernel": start * jax.random.normal(jax.random.key(1), (size, 1))}
 
     @jax.jit
@@ -249,6 +251,45 @@ def test_the_same_gradient_again_and_again_is_no_noise():
     measured = run(optimizer, lambda _, draw: direction + 0.1 * draw, 1_000)
     (found,) = explain(predicted(steps=1_000), measured).sentences.values()
     assert any(sentence.startswith("steps are 4.") for sentence in found)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_strength_that_acts_between_readings_is_not_missed(every):
+    """Decay acts in steps 9, 19, ..., readings are of steps 0, 10, ...: they never meet."""
+    law = lambda decay, lr: wdjax.periodic(wdjax.lr_scaled(decay, lr), 10)
+    optimizer = wdjax.adamw(1e-3, weight_decay=2.0, law=law, rules=ALL)
+    measured = run(optimizer, lambda _, draw: draw, 2_000, every=every)
+    found = explain(predicted(law=law), measured)
+    assert found.sentences == {"kernel": []}
+    row = {row["quantity"]: row for row in found.rows}["weight_rms"]
+    assert row["measured"] == pytest.approx(row["equilibrium"], rel=0.05)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_held_readings_and_falling_rates_are_compared_step_by_step(every):
+    """The ratio of decay to update grows without bound where η falls and decay does not."""
+    lr = optax.cosine_decay_schedule(2e-3, 2_000)
+    optimizer = wdjax.adamw(lr, weight_decay=2e-3, law=wdjax.fixed, rules=ALL)
+    measured = run(optimizer, lambda _, draw: draw, 2_000, every=every)
+    found = explain(predicted(lr, 2e-3, law=wdjax.fixed), measured)
+    assert not any(sentence.startswith("steps are") for sentence in found.sentences["kernel"])
+    row = {row["quantity"]: row for row in found.rows}["decay_to_update"]
+    assert row["measured"] == pytest.approx(row["expected"], rel=0.1)
+
+
+def test_nesterovs_longer_steps_are_not_put_down_to_the_gradients_alone():
+    alpha = 0.9
+    optimizer = wdjax.sgdw(0.01, momentum=alpha, nesterov=True, weight_decay=0.3, rules=ALL)
+    measured = run(optimizer, lambda _, draw: draw, 3_000)
+    direction = dynamics.sgd(1.0, momentum=alpha, scale_invariant=False)
+    prediction = dynamics.predict(direction, 0.01, weight_decay=0.3, steps=3_000)
+    (sentence,) = explain({"kernel": prediction}, measured).sentences["kernel"]
+    assert sentence.startswith("steps are 1.2 times as long as noise makes them")
+    assert sentence.endswith("(Nesterov's)")
+    longer = math.sqrt((1 - alpha**2) * (1 + alpha) ** 2 + alpha**4)
+    found = measured["kernel"]
+    step = found["effective_learning_rate"] * found["weight_rms"]
+    assert step[100:].mean() / (0.01 / math.sqrt(1 - alpha**2)) == pytest.approx(longer, rel=0.02)
 
 
 def test_long_sentences_are_wrapped_and_none_is_cut():

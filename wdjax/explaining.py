@@ -75,7 +75,8 @@ def explain(
         predictions: group -> `dynamics.predict(...)` of T steps; or one for all groups.
         measured: group -> name -> (N,) values, as `metrics.series` gives. `weight_rms`, before the
             step, is needed; `rotation`, `effective_learning_rate`, `decay_to_update`, `gated` and
-            `strength` are used if there. What is not finite is left out.
+            `strength` are used if there. What is not finite is left out. Readings that were held,
+            as `measured(every=10)` does, count once, for the step in which they were taken.
         steps: (N,) which step each value belongs to, from 0; None if N = T.
         dtype: that the weights have or might get, such as "bfloat16", to hear what it would lose.
 
@@ -118,11 +119,13 @@ def _compare(
     where, known = _checked(group, p, values, steps)
     path, first = np.full(len(p.shrink), np.nan), where[known[0]]
     path[first:] = _path(p, int(first), float(known[1]))
+    read = _read(values, where)
     late = where >= where[-1] - _WINDOW * len(p.shrink)
+    late = late & read if (late & read).any() else late
     now = where[late]
 
-    def measure(name: str) -> float:
-        return _mean(np.asarray(values[name], np.float64)[late]) if name in values else math.nan
+    def column(name: str, chosen: np.ndarray = late) -> np.ndarray:
+        return np.asarray(values.get(name, np.full(len(where), np.nan)), np.float64)[chosen]
 
     invariant = p.power == 4
     # RMS of a step at the expected RMS of the weights
@@ -137,27 +140,39 @@ def _compare(
             "group": group,
             "quantity": name,
             "expected": _mean(expected),
-            "measured": measure(name),
+            "measured": _mean(column(name)),
             "equilibrium": float(np.mean(equilibrium)),
         }
         for name, (expected, equilibrium) in sides.items()
         if name in values
     ]
-    rms, step = rows[0]["measured"], measure("effective_learning_rate")
-    strength = _mean(np.asarray(values.get("strength", np.nan), np.float64))
+    taken = column("effective_learning_rate") * column("weight_rms") ** (p.power // 2)
     seen = Seen(
         prediction=p,
-        rms=rms,
+        rms=rows[0]["measured"],
         expected=rows[0]["expected"],
         equilibrium=rows[0]["equilibrium"],
-        length=float(_quotient(step * rms ** (p.power // 2), p.step_rms[now].mean())),
-        ratio=measure("decay_to_update"),
-        gated=measure("gated"),
-        strength=float(_quotient(strength, p.shrink[where].mean())),
+        length=_times(taken, p.step_rms[now]),
+        ratio=_mean(column("decay_to_update")),
+        gated=_mean(column("gated")),
+        strength=_times(column("strength", read), p.shrink[where[read]]),
         dtype=dtype,
         kept=math.nan if dtype is None else _kept(dtype, p, path, where, values),
     )
     return rows, seen
+
+
+def _read(values: Measured, where: np.ndarray) -> np.ndarray:
+    """Which values are readings: those held in between repeat the last one, so n is seen.
+
+    They belong to their own step. Half a reading's time later, η may be another.
+    """
+    changed = np.zeros(len(where), bool)
+    for column in values.values():
+        x = np.asarray(column, np.float64)
+        changed[1:] |= (x[1:] != x[:-1]) & ~(np.isnan(x[1:]) & np.isnan(x[:-1]))
+    n = int(np.gcd.reduce(where[changed])) if changed.any() else 1
+    return where % max(n, 1) == 0
 
 
 def _kept(
@@ -220,6 +235,12 @@ def _mean(values: np.ndarray) -> float:
     """The mean of what is finite, or NaN."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
+
+
+def _times(measured: np.ndarray, predicted: np.ndarray) -> float:
+    """What was measured as a multiple of what was predicted, over the values that are finite."""
+    finite = np.isfinite(measured)
+    return float(_quotient(_mean(measured), _mean(predicted[finite])))
 
 
 def _quotient(x: Any, y: Any) -> Any:

@@ -339,7 +339,7 @@ def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
     Random unit-RMS updates add η² to the mean square in each step and decay takes 2 s ρ² off;
     the two balance at RMS ρ. Valid for small s and steps that are noise of unit RMS, as are Adam's
     with its momentum counted in. Lion's agree for longer: its weights settle at √M times ρ, with M
-    from `dynamics.lion_memory`, 6.7 times for small s, so ask for ρ/√M.
+    from `dynamics.lion_memory`, 6.8 times for small s, so ask for ρ/√M.
 
     Args:
         learning_rate: η, a number or schedule.

@@ -14,6 +14,7 @@ from wdjax.dynamics import Prediction
 
 FAR = 1.15  # predictions are good to 15%
 _SETTLED = 11  # memories of a step: momentum from 0 is stationary then; 5/(1 − β₂) for Lion
+_NESTEROV = 1.4  # its steps of noise are 1.16 times as long at β = 0.9, 1.33 at most
 _WEAK = 0.3  # timescales: a run with fewer hardly decays
 
 
@@ -137,6 +138,7 @@ def steps_of_other_length(seen: Seen) -> str | None:
         return (
             f"steps are {seen.length:.2g} times as long as noise makes them: gradients agree from "
             "step to step, as with few examples or large batches, and are not noise-dominated"
+            + (", or momentum looks ahead (Nesterov's)" if seen.length < _NESTEROV else "")
         )
     if seen.length * FAR < 1:
         return (

@@ -1,0 +1,89 @@
+"""Sizes that relax towards an equilibrium, which may move: recursions over a whole run at once.
+
+Everything works on NumPy arrays in float64 and on traced arrays alike.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Number = Any  # a float, an array or a traced scalar
+
+
+def numpy_of(*values: Number) -> Any:
+    """jax.numpy for its own arrays and traced values, else numpy, which keeps float64."""
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
+
+
+def over(x: Number, y: Number) -> Number:
+    """Divide x by y, infinite where y = 0."""
+    xp = numpy_of(x, y)
+    positive = xp.asarray(y) > 0
+    return xp.where(positive, x / xp.where(positive, y, 1), math.inf)
+
+
+def spread(shrink: Number, live: Number) -> Number:
+    """Decay that acts in every k-th step as if it acted in all, each time with a k-th.
+
+    Args:
+        shrink: (T,) s in [0, 1).
+        live: (T,) whether something moves in a step: only these are counted.
+
+    Returns:
+        (T,) s, the same where two successive steps decay. Each decay is spread over as many steps
+        as lie before it or after it, whichever are fewer; one that is alone stays as it is.
+    """
+    xp = numpy_of(shrink, live)
+    total, on, clock = len(shrink), shrink > 0, xp.cumsum(live)
+    steps, never = xp.arange(total), 2 * total + 2
+    following = _from_the_end(xp, xp.where(on, steps, total))
+    owner = xp.where(following < total, following, xp.maximum.accumulate(xp.where(on, steps, -1)))
+    before = xp.maximum.accumulate(xp.where(on, clock, -never))
+    after = _from_the_end(xp, xp.where(on, clock, 2 * never))
+    to_the_last = clock - xp.concatenate([xp.full(1, -never), before[:-1]])
+    to_the_next = xp.concatenate([after[1:], xp.full(1, 2 * never)]) - clock
+    k = xp.minimum(to_the_last, to_the_next)[owner]
+    k = xp.where(k > total, 1, k)
+    share = -xp.log1p(-shrink[owner]) / k
+    reached = live & (abs(clock[owner] - clock) < k)
+    return xp.where(k == 1, shrink, xp.where(reached, -xp.expm1(-share), 0))
+
+
+def relaxed(kept: Number, added: Number, start: Number) -> Number:
+    """All values of x⁺ = kept x + added from the start on: (T,), by doubling the stride."""
+    xp, stride = numpy_of(kept, added), 1
+    while stride < len(kept):
+        more = added[stride:] + kept[stride:] * added[:-stride]
+        added = xp.concatenate([added[:stride], more])
+        kept = xp.concatenate([kept[:stride], kept[stride:] * kept[:-stride]])
+        stride *= 2
+    return kept * start + added
+
+
+def arrival(x: Number, goal: Number, within: float, spent: Number) -> Number:
+    """How many steps it takes until x is near a goal and stays near for a while.
+
+    Args:
+        x: (T,) after each step.
+        goal: (T,) where it would settle.
+        within: how near, as a fraction of the goal.
+        spent: (T,) a clock: to stay for one unit of it, or to the end, is to have arrived. A goal
+            that only passes by does not count.
+
+    Returns:
+        The number of the first such step, from 1; infinite if there is none.
+    """
+    xp, total = numpy_of(x, goal), len(x)
+    near = (x >= (1 - within) * goal) & (x <= (1 + within) * goal)
+    leaves = _from_the_end(xp, xp.where(near, total, xp.arange(total)))
+    stays = spent[xp.maximum(leaves - 1, 0)] - spent >= 1
+    arrived = near & ((leaves == total) | stays)
+    return xp.where(arrived.any(), 1.0 + arrived.argmax(), math.inf)
+
+
+def _from_the_end(xp: Any, values: Number) -> Number:
+    """The least of this value and all later ones."""
+    return xp.minimum.accumulate(values[::-1])[::-1]
