@@ -12,8 +12,9 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "wdjax"
 # Lowest first: a module imports only from modules to its left.
 # fmt: off
 LAYERS = (
-    "paths", "stacking", "kinds", "rules", "chains", "leafwise", "schedules", "scaling", "groups",
-    "penalties", "matrices", "gates", "anchors", "preconditioners", "transforms",
+    "paths", "stacking", "kinds", "rules", "frames", "chains", "order", "leafwise",
+    "schedules", "scaling", "groups", "penalties", "matrices", "gates", "anchors",
+    "preconditioners", "transforms",
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
     "optimizers", "metrics", "audit", "relaxation", "dynamics", "sentences", "explaining",
     "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",

@@ -201,6 +201,16 @@ def test_the_signature_shows_both_argument_lists():
             r"`gate` acts on the explicit form only",
         ),
         (lambda: wdjax.adamw(1e-3, weight_decay=0.1, law=0.5), r"`law` must be a function"),
+        (
+            lambda: wdjax.adamw(1e-3, weight_decay=wdjax.lr_scaled(0.1, 1e-3)),
+            r"`weight_decay` must be λ itself; got lr_scaled\(λ, η\), which lr_scaled would mult",
+        ),
+        (
+            lambda: wdjax.lr_squared(
+                wdjax.corrected(0.1, optax.constant_schedule(1e-3), 1e-3), 1e-3
+            ),
+            r"got corrected\(λ, η\), which lr_squared would multiply by η again. Pass λ and law=w",
+        ),
         (lambda: wdjax.adamw(1e-3, weight_decay=0.1, bogus=1), r"unexpected keyword .*'bogus'"),
         (
             lambda: wdjax.decayed(optax.adafactor)(None, weight_decay=0.1),

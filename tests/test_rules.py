@@ -478,7 +478,20 @@ NAMES = [
             "patch_embeddings pos_proj embedding_projection post_mix blend"
         )
     ],
+    *[
+        (name, (3, 8), "norm/gain")  # stacked for a scan
+        for name in words(
+            "attn_norm attention_norm norm_1 input_layernorm ln1 ln_f attention_norm_weight norm_w "
+            "input_layernorm/w ln_2/w ln_2/g rmsnorm/g"
+        )
+    ],
     ("ada_norm/kernel", (3, 8), "weight"),
+    ("ada_norm/w", (3, 8), "weight"),
+    ("norm_kernel", (3, 8), "weight"),
+    ("norm_proj", (3, 8), "guess: n-D"),
+    ("normalizer", (3, 8), "guess: n-D"),
+    ("head/w", (3, 8), "weight"),
+    ("head/g", (3, 8), "guess: n-D"),
     ("layers/0/weight", (8,), "norm/gain"),
     ("layers/0/weight", (8, 8), "weight"),
     *[

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import wdjax
-from wdjax import gates, penalties
+from wdjax import adaptive, gates, penalties, radial
 
 KERNEL = {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([3.0])}
 ZERO = jax.tree.map(jnp.zeros_like, KERNEL)
@@ -367,3 +367,98 @@ def test_float8_parameters_decay():
     got = tx.update(updates, tx.init(params), params)[0]["kernel"]
     assert got.dtype == jnp.float8_e4m3fn
     np.testing.assert_array_equal(got.astype(jnp.float32), -0.25)
+
+
+# Shapes: what a function of the user's returns is not broadcast in silence.
+
+SQUARE = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}
+
+
+def one_step(tx, params=SQUARE, **extra):
+    return tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params, **extra)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3, 3)])
+def test_a_gate_that_reduces_without_keepdims_is_refused(shape):
+    """For a square matrix φ (3,) would gate columns where rows are meant."""
+    tx = wdjax.decay_weights(0.1, gate=lambda z, u, g: jnp.any(z != 0, axis=-1))
+    with pytest.raises(ValueError, match=r"`gate` must return .* got \(3,\), .* Use keepdims=True"):
+        one_step(tx, {"kernel": jnp.ones(shape)})
+    kept = wdjax.decay_weights(0.1, gate=lambda z, u, g: jnp.any(z != 0, axis=-1, keepdims=True))
+    assert np.allclose(one_step(kept, {"kernel": jnp.ones(shape)})[0]["kernel"], -0.1)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        wdjax.decay_weights(0.1, gate=lambda z, u, g: (z > 0)[None]),
+        wdjax.decay_weights(0.1, penalties.Penalty("mine", None, gradient=lambda z: z[None])),
+        wdjax.prox_weights(0.1, penalties.Penalty("mine", prox=lambda z, s: z[None])),
+    ],
+)
+def test_a_result_of_another_shape_names_the_leaf(tx):
+    with pytest.raises(ValueError, match=r"\(3, 3\).*; got \(1, 3, 3\)"):
+        one_step(tx)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        wdjax.decay_weights(0.1, penalties.Penalty("mine", None, gradient=jnp.sum)),
+        wdjax.prox_weights(0.1, penalties.Penalty("mine", prox=lambda z, s: jnp.sum(z))),
+    ],
+)
+def test_a_penalty_whose_parts_reduce_is_refused(tx):
+    with pytest.raises(ValueError, match=r"penalty mine must .* shape \(3, 3\); got \(\)"):
+        one_step(tx)
+
+
+def test_a_preconditioner_of_another_shape_is_refused():
+    tx = wdjax.prox_weights(0.1, penalties.l1, metric="preconditioner")
+    of_examples = jax.tree.map(lambda p: jnp.stack([p, p]), SQUARE)
+    with (
+        jax.numpy_rank_promotion("allow"),
+        pytest.raises(ValueError, match=r"must keep the shape of 'kernel' \(3, 3\)"),
+    ):
+        one_step(tx, preconditioner=of_examples)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        wdjax.decay_weights(0.1, gate=gates.touched_rows()),
+        wdjax.decay_weights(0.1, gate=gates.cosine()),
+        adaptive.swd(0.01),
+        adaptive.spd(0.1),
+        radial.project_radial(cosine=0.9),
+    ],
+)
+def test_gradients_of_single_examples_are_not_taken_for_that_of_the_batch(tx):
+    of_examples = jax.tree.map(lambda p: jnp.stack([p, p]), SQUARE)
+    with pytest.raises(ValueError, match=r"`grad` shaped like .* got \(2, 3, 3\)|\(2, 3\) for"):
+        one_step(tx, grad=of_examples)
+    one_step(tx, grad=SQUARE)
+
+
+def test_decay_behind_a_private_aggregate_does_not_look_at_single_examples():
+    def private(learning_rate):
+        return optax.chain(
+            optax.contrib.differentially_private_aggregate(1.0, 0.0, 0), optax.sgd(learning_rate)
+        )
+
+    of_examples = jax.tree.map(lambda p: jnp.stack([p, p]), SQUARE)
+    gated = wdjax.decayed(private)(0.1, weight_decay=0.5, gate=gates.touched_rows())
+    with pytest.raises(ValueError, match="only what comes out of the aggregation may be looked at"):
+        gated.update(of_examples, gated.init(SQUARE), SQUARE)
+    plain = wdjax.decayed(private)(0.1, weight_decay=0.5)
+    updates, _ = plain.update(of_examples, plain.init(SQUARE), SQUARE)
+    assert updates["kernel"].shape == (3, 3)
+
+
+def test_an_anchor_of_numpy_arrays_is_a_copy():
+    anchor = jax.tree.map(lambda p: np.full(p.shape, 3.0, np.float32), SQUARE)
+    tx = wdjax.decay_weights(0.1, anchor=anchor)
+    before = one_step(tx)[0]["kernel"]
+    anchor["kernel"] -= 3.0  # the caller uses the buffer again
+    assert np.allclose(before, 0.2)
+    assert np.allclose(one_step(tx)[0]["kernel"], 0.2)

@@ -16,6 +16,7 @@ from wdjax.anchors import as_anchor
 from wdjax.bounds import Bound, Measure, check_range, sum_squares
 from wdjax.groups import Axes
 from wdjax.leafwise import Params, check_widths, map_leaves
+from wdjax.order import check_is_early
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Strength
 from wdjax.stateful import Context, lift, map_memory, scalar, total, wide
@@ -374,7 +375,7 @@ def awd(
         trees = (context.updates, context.params, context.multipliers)
         return map_leaves("awd", leaf, *trees), (weight_decay,)
 
-    return lift("awd", start, step, strength, rules=rules)
+    return lift("awd", start, step, strength, rules=rules, check_order=check_is_early)
 
 
 def ada_decay(
@@ -423,4 +424,7 @@ def ada_decay(
         trees = (context.updates, context.params, context.multipliers)
         return map_leaves("ada_decay", leaf, *trees), memory
 
-    return lift("ada_decay", lambda params: (), step, strength, rules=rules, axes=axes)
+    return lift(
+        "ada_decay", lambda params: (), step, strength,
+        rules=rules, axes=axes, check_order=check_is_early,
+    )  # fmt: skip

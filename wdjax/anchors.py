@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wdjax import paths, stacking
 from wdjax.leafwise import Params, widened
@@ -170,7 +171,9 @@ def as_anchor(anchor: Any) -> Anchor:
 
 
 def _kept_safe(leaf: Any) -> Any:
-    """Copy an array of the caller's, who may donate it: it is often the first parameters too."""
+    """Copy an array of the caller's, who may donate or change it: it is often the first model."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.copy()
     if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
         return leaf
     if leaf.is_deleted():

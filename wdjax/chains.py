@@ -1,11 +1,6 @@
-"""What stands around decay: before it in its chain, or around all of it.
-
-Optax tells a transformation nothing about its neighbours. But `optax.chain` calls the `init` of
-its members one after the other, so while one of them runs, the frames above it show the rest.
-"""
+"""What stands around decay while `init` runs: before it in its chain, or around all of it."""
 
 import contextlib
-import functools
 import inspect
 import operator
 import re
@@ -16,6 +11,7 @@ from typing import Any
 import jax
 
 from wdjax import paths
+from wdjax.frames import INJECTED, functions, name_in, name_of, running, variables
 from wdjax.rules import CLOSING, RuleError, Rules, hint, names_any, shown
 
 _IN_THE_LOSS = (
@@ -46,9 +42,6 @@ _PLACES = {
     "scale_by_backtracking_linesearch.<locals>.init_fn": _IN_THE_LOSS,  # with store_grad
 }
 _CHAINS = ("chain.<locals>.init_fn", "named_chain.<locals>.init_fn")
-_INJECTED = "inject_hyperparams.<locals>.wrapped_transform.<locals>."
-_INJECT = _INJECTED + "init_fn"
-_MOST = 1_000  # items of a container: more are data
 
 
 def place_instead(init: Callable[..., Any]) -> str | None:
@@ -67,8 +60,8 @@ def place_instead(init: Callable[..., Any]) -> str | None:
         >>> place_instead(optax.adam(0.1).init)
     """
     # a backtracking linesearch that keeps no gradient needs none
-    kept = (f for f in _functions(init) if _variables(f).get("store_grad", True))
-    return next(filter(None, (_PLACES.get(_name(function)) for function in kept)), None)
+    kept = (f for f in functions(init) if variables(f).get("store_grad", True))
+    return next(filter(None, (_PLACES.get(name_in(function)) for function in kept)), None)
 
 
 def remedy(place: str) -> str:
@@ -183,7 +176,7 @@ def is_of_a_micro_batch(grad: Any) -> bool:
         >>> is_of_a_micro_batch({"kernel": 1.0})
         False
     """
-    frame = next((frame for name, frame in _running() if name == "MultiSteps.update"), None)
+    frame = next((frame for name, frame in running() if name == "MultiSteps.update"), None)
     if frame is None or frame.f_locals.get("extra_args", {}).get("grad") is not grad:
         return False
     count = frame.f_locals.get("k_steps")
@@ -203,7 +196,7 @@ def is_scheduled(argument: str) -> bool:
         >>> is_scheduled("mask")
         False
     """
-    frame = next((frame for name, frame in _running() if name.startswith(_INJECTED)), None)
+    frame = next((frame for name, frame in running() if name.startswith(INJECTED)), None)
     return frame is not None and argument in frame.f_locals.get("sched_hps", ())
 
 
@@ -220,7 +213,7 @@ def stands_in(init: str) -> bool:
         >>> stands_in("apply_if_finite.<locals>.init")
         False
     """
-    return any(name == init for name, _ in _running())
+    return any(name == init for name, _ in running())
 
 
 def _check_hidden(rules: Rules, params: Any) -> None:
@@ -251,27 +244,17 @@ def _is_name(selector: Any) -> bool:
 # The chain that runs.
 
 
-def _running() -> Iterator[tuple[str, FrameType]]:
-    """The functions of Optax that have called the caller, by qualified name, innermost first."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        name = _name_of(frame)
-        if name:
-            yield name, frame
-        frame = frame.f_back
-
-
 def _whole() -> Any:
     """The tree of which the outermost `optax.masked` shows the caller a part; () for none."""
-    masks = [frame for name, frame in _running() if name == "masked.<locals>.init_fn"]
+    masks = [frame for name, frame in running() if name == "masked.<locals>.init_fn"]
     return masks[-1].f_locals["params"] if masks else ()
 
 
 def _before_the_caller() -> Iterator[Callable[..., Any]]:
     """The `init` of all that comes before, in the chain that runs and in those around it."""
     frame, inner = inspect.currentframe(), None
-    while frame is not None and _name_of(frame) not in _PLACES:  # decay may stand inside of one
-        if _name_of(frame) in _CHAINS:
+    while frame is not None and name_of(frame) not in _PLACES:  # decay may stand inside of one
+        if name_of(frame) in _CHAINS:
             yield from _before(frame, inner)
         frame, inner = frame.f_back, frame
 
@@ -289,11 +272,6 @@ def _before(chain: FrameType, inner: FrameType | None) -> list[Callable[..., Any
     return members[: len(own.get("states", ()))]
 
 
-def _name_of(frame: FrameType) -> str:
-    """The qualified name of the function that runs, if it is Optax's."""
-    return frame.f_code.co_qualname if _is_optax(frame.f_globals.get("__name__")) else ""
-
-
 # What a member holds.
 
 
@@ -303,12 +281,12 @@ def _frozen(init: Callable[..., Any], params: Any) -> list[bool]:
     As far as one can see: one inside of other wrappers may be made for a part of the tree only.
     """
     found = [False] * len(jax.tree.leaves(params))
-    for function in _functions(init):
-        own = _variables(function)
+    for function in functions(init):
+        own = variables(function)
         is_frozen: Callable[[Any], bool] = bool
-        if _name(function) == "masked.<locals>.init_fn" and _zeroes(own["inner"].update):
+        if name_in(function) == "masked.<locals>.init_fn" and _zeroes(own["inner"].update):
             tree = own["mask"]
-        elif _name(function) == "partition.<locals>.init_fn":
+        elif name_in(function) == "partition.<locals>.init_fn":
             members = own["transforms"].items()
             is_frozen = {group for group, member in members if _zeroes(member.update)}.__contains__
             tree = own["param_labels"]
@@ -327,70 +305,9 @@ def _frozen(init: Callable[..., Any], params: Any) -> list[bool]:
 
 def _zeroes(update: Any) -> bool:
     """Whether the `update` is that of `optax.set_to_zero`, alone or in a chain."""
-    name = _name(update)
+    name = name_in(update)
     if name == "with_extra_args_support.<locals>.update":
-        return _zeroes(_variables(update)["tx"].update)
+        return _zeroes(variables(update)["tx"].update)
     if name == "chain.<locals>.update_fn":
-        return any(map(_zeroes, _variables(update)["update_fns"]))
+        return any(map(_zeroes, variables(update)["update_fns"]))
     return name == "set_to_zero.<locals>.update_fn"
-
-
-def _functions(root: Any) -> Iterator[Any]:
-    """Every function that this one can reach: through its closure, methods and containers."""
-    waiting, seen = [root], set()
-    while waiting:
-        thing = waiting.pop()
-        if id(thing) not in seen:
-            seen.add(id(thing))
-            if inspect.isfunction(thing):
-                yield thing
-            waiting += _within(thing)
-
-
-def _within(thing: Any) -> list[Any]:
-    """What a function, a method or a container holds."""
-    if inspect.isfunction(thing):
-        return [*_variables(thing).values(), *(_injected(thing) if _name(thing) == _INJECT else ())]
-    if inspect.ismethod(thing):
-        is_optax = _is_optax(type(thing.__self__).__module__)
-        return [thing.__func__, *(vars(thing.__self__).values() if is_optax else ())]
-    if isinstance(thing, functools.partial):
-        return [thing.func, thing.args, thing.keywords]
-    if isinstance(thing, tuple | list | dict):
-        items = list(thing.values() if isinstance(thing, dict) else thing)
-        return items if len(items) <= _MOST else []
-    return [thing.__wrapped__] if hasattr(thing, "__wrapped__") else []  # by jax.jit
-
-
-def _injected(init: Any) -> list[Any]:
-    """The `init` that `optax.inject_hyperparams` makes anew in every step."""
-    own = _variables(init)
-    with contextlib.suppress(Exception):  # it may need the values of some step
-        hyperparams = {name: s(s.init()) for name, s in own["sched_hps"].items()}
-        return [own["inner_factory"](**own["other_hps"], **own["numeric_hps"], **hyperparams).init]
-    return []
-
-
-def _variables(function: Any) -> dict[str, Any]:
-    """The variables of its closure, by name."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
-
-
-def _is_full(cell: Any) -> bool:
-    """Whether the variable has a value yet."""
-    try:
-        cell.cell_contents  # noqa: B018  # raises where there is none
-    except ValueError:
-        return False
-    return True
-
-
-def _name(function: Any) -> str:
-    """The qualified name of a function, if it is Optax's."""
-    own = getattr(function, "__module__", None)
-    return getattr(function, "__qualname__", "") if _is_optax(own) else ""
-
-
-def _is_optax(module: Any) -> bool:
-    return str(module).split(".")[0] == "optax"

@@ -19,6 +19,7 @@ from wdjax.leafwise import (
     require_params,
     widened,
 )
+from wdjax.order import check_is_last
 from wdjax.rules import Rules, check_rules, resolve
 from wdjax.schedules import Strength
 
@@ -76,6 +77,7 @@ def lift(
         updates: Params, state: RadialState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, RadialState]:
         require_params(name, params)
+        check_is_last(name)
         multipliers = resolve(rules, params)
         if exact:
             check_widths(name, updates, params, multipliers)

@@ -47,6 +47,8 @@ _BESIDE_LORA = re.compile(
 )
 _STATE = re.compile(r"mean|var|(running|moving)_.+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_KERNEL = re.compile(r"(.+_)?kernel(_.+)?")
+_ADAPTIVE_WORD = re.compile(r"ada.*")  # a norm whose gain comes out of a matrix
 _NORM_WORD = re.compile(r".*norms?|ln|bn|gn")
 _POSITION_WORD = re.compile(r"pos(?!t|es?$|itiv|s).*|wpe|relpos.*|relative")
 _TABLE_WORD = re.compile(r"emb.*|wte")
@@ -75,9 +77,17 @@ def _is_bias(leaf: Leaf) -> bool:
 
 
 def _is_gain(leaf: Leaf) -> bool:
-    if leaf.name == "g":  # equinox's WeightNorm
-        return "Norm" in _container(leaf)
-    return bool(_GAIN.fullmatch(leaf.name)) or _weight_role(leaf) == "norm/gain"
+    if leaf.name == "g" and "Norm" in _container(leaf):  # equinox's WeightNorm
+        return True
+    if leaf.name in ("g", "w"):  # a gain; stacked for a scan it has two axes
+        parent = _parent(leaf)
+        return _has_word(parent, _NORM_WORD) and not _has_word(parent, _ADAPTIVE_WORD)
+    is_norm = _has_word(leaf.name, _NORM_WORD) and not _KERNEL.fullmatch(leaf.name)
+    return (
+        bool(_GAIN.fullmatch(leaf.name))
+        or _weight_role(leaf) == "norm/gain"
+        or (is_norm and not _has_word(leaf.name, _MATRIX_WORD))
+    )
 
 
 def _is_position(leaf: Leaf) -> bool:

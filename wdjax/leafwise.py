@@ -36,7 +36,9 @@ def map_leaves(
         return _unless_off(m, new, update)
 
     treedef, rows = lined_up(name, updates, params, multipliers, *trees)
-    return treedef.unflatten([leaf(*row) for row in rows])
+    results = [leaf(*row) for row in rows]
+    _check_kept(name, results, rows, params)
+    return treedef.unflatten(results)
 
 
 def map_stateful(
@@ -63,6 +65,7 @@ def map_stateful(
 
     treedef, rows = lined_up(name, updates, params, multipliers, state, *trees)
     pairs = [leaf(*row) for row in rows]
+    _check_kept(name, [p[0] for p in pairs], rows, params)
     return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
 
 
@@ -109,16 +112,30 @@ def raw_gradients(
         return None
 
     is_hidden = paths.is_hidden
+    others: list[str] = []
+
+    def own(update: Any, grad: Any) -> Any:
+        if is_hidden(update):
+            return update
+        if jnp.shape(grad) != jnp.shape(update):
+            others.append(f"{jnp.shape(grad)} for {jnp.shape(update)}")
+        return grad
+
     try:
-        return jax.tree.map(
-            lambda u, g: u if is_hidden(u) else g, updates, grads, is_leaf=is_hidden
-        )
+        found = jax.tree.map(own, updates, grads, is_leaf=is_hidden)
     except ValueError:
         lined_up(name, updates, params)  # where it is the updates that do not fit
         raise ValueError(
             f"`{name}` needs updates and `grad` of the same structure; "
             f"{paths.structure_difference(updates, grads)}. Pass grad=grads, the raw gradients."
         ) from None
+    if others:
+        raise ValueError(
+            f"`{name}` needs `grad` shaped like the parameters; got {paths.listed(others)}. Pass "
+            "the gradient of the whole batch: one for each example is not that, and where "
+            "privacy is promised, only what comes out of the aggregation may be looked at."
+        )
+    return found
 
 
 def require_params(name: str, params: Params | None) -> None:
@@ -177,6 +194,18 @@ def lined_up(name: str, updates: Params, params: Params, *trees: Any) -> tuple[A
         ) from None
     _check_shapes(name, leaves, columns[0], params)
     return treedef, list(zip(leaves, *columns, strict=True))
+
+
+def _check_kept(name: str, results: list[Any], rows: list[Any], params: Params) -> None:
+    """Raise where a step has another shape than before: broadcasting would go on with it."""
+    for i, (new, row) in enumerate(zip(results, rows, strict=True)):
+        if new is not None and jnp.shape(new) != jnp.shape(row[0]):
+            path = paths.leaves(params)[sum(other[1] is not None for other in rows[:i])].path
+            raise ValueError(
+                f"`{name}` must keep the shape of {path!r} {jnp.shape(row[0])}; got "
+                f"{jnp.shape(new)}. What acts on a leaf, such as a penalty, a gate or a "
+                "preconditioner, returns its shape; reduce with keepdims=True."
+            )
 
 
 def _check_shapes(name: str, updates: list[Any], column: list[Any], params: Params) -> None:

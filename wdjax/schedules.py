@@ -30,6 +30,7 @@ class Constant:
     """
 
     value: Any
+    law: str = dataclasses.field(default="", repr=False, compare=False)  # that gave it, if η is in
 
     def __call__(self, count: Any) -> Any:
         """Return the value, whatever the step."""
@@ -93,6 +94,21 @@ def _of_step(formula: Callable[..., Any], **quantities: Strength) -> Schedule:
     return lambda count: formula(*(schedule(count) for schedule in schedules))
 
 
+def _by_law(law: Any, formula: Callable[..., Any], **quantities: Strength) -> Schedule:
+    """The same for a law that has η in it, which must not come in twice."""
+    earlier = getattr(quantities["weight_decay"], "law", "")
+    if earlier:
+        raise TypeError(
+            f"`weight_decay` must be λ itself; got {earlier}(λ, η), which {law.__name__} would "
+            f"multiply by η again. Pass λ and law=wdjax.{earlier}, or this with law=wdjax.fixed."
+        )
+    schedule = _of_step(formula, **quantities)
+    if isinstance(schedule, Constant):
+        return dataclasses.replace(schedule, law=law.__name__)
+    schedule.law = law.__name__  # type: ignore[attr-defined]
+    return schedule
+
+
 def _in_time(formula: Callable[..., Any], **quantities: Strength) -> Schedule:
     """Lift formula(t, *numbers) to a schedule; each number may be a schedule itself."""
     schedules = [as_schedule(quantity, name) for name, quantity in quantities.items()]
@@ -150,8 +166,8 @@ def lr_scaled(weight_decay: Strength, learning_rate: Strength) -> Schedule:
     References:
         `torch.optim.AdamW`, `optax.adamw`.
     """
-    return _of_step(
-        lambda lam, lr: lam * lr, weight_decay=weight_decay, learning_rate=learning_rate
+    return _by_law(
+        lr_scaled, lambda lam, lr: lam * lr, weight_decay=weight_decay, learning_rate=learning_rate
     )
 
 
@@ -180,7 +196,8 @@ def schedule_scaled(weight_decay: Strength, learning_rate: Strength, peak: Stren
         Algorithm 2 (η_t there is the schedule multiplier η(t)/η̄).
     """
     _check_peak(peak)
-    return _of_step(
+    return _by_law(
+        schedule_scaled,
         lambda lam, lr, top: lam * (lr / top),
         weight_decay=weight_decay,
         learning_rate=learning_rate,
@@ -213,7 +230,8 @@ def corrected(weight_decay: Strength, learning_rate: Strength, peak: Strength) -
         arXiv:2506.02285, Algorithm 1 (AdamC).
     """
     _check_peak(peak)
-    return _of_step(
+    return _by_law(
+        corrected,
         lambda lam, lr, top: lam * lr * (lr / top),
         weight_decay=weight_decay,
         learning_rate=learning_rate,
@@ -241,8 +259,11 @@ def lr_squared(weight_decay: Strength, learning_rate: Strength) -> Schedule:
         Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways*, 2022,
         arXiv:2204.02311, section 5.
     """
-    return _of_step(
-        lambda lam, lr: lam * lr * lr, weight_decay=weight_decay, learning_rate=learning_rate
+    return _by_law(
+        lr_squared,
+        lambda lam, lr: lam * lr * lr,
+        weight_decay=weight_decay,
+        learning_rate=learning_rate,
     )
 
 

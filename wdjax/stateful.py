@@ -15,6 +15,7 @@ from wdjax import groups, leafwise, paths, schedules
 from wdjax.chains import check_place, needed_gradient
 from wdjax.groups import Axes
 from wdjax.leafwise import Params, is_off, map_stateful, raw_gradients, require_params, widened
+from wdjax.order import check_is_last
 from wdjax.rules import Rules, check_rules, resolve
 from wdjax.schedules import Strength
 
@@ -52,6 +53,7 @@ def lift(
     rules: Rules,
     axes: Axes = None,
     needs_grads: bool = False,
+    check_order: Callable[[str], None] = check_is_last,
 ) -> optax.GradientTransformationExtraArgs:
     """Lift a step of whole trees, (context, memory) -> (Δ⁺, memory⁺), to Optax."""
     schedule = schedules.as_schedule(strength)
@@ -69,6 +71,7 @@ def lift(
         updates: Params, state: AdaptiveState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, AdaptiveState]:
         require_params(name, params)
+        check_order(name)
         grads = raw_gradients(name, updates, params, extra_args.get("grad"))
         if needs_grads:
             needed_gradient(name, grads)

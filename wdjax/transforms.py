@@ -21,6 +21,7 @@ from wdjax import anchors, paths, penalties, schedules
 from wdjax.chains import check_place, is_scheduled
 from wdjax.gates import Gate
 from wdjax.leafwise import Params, check_widths, map_leaves, raw_gradients, require_params
+from wdjax.order import check_is_early, check_is_last
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, check_rules, resolve, standard
 from wdjax.schedules import Strength
@@ -92,7 +93,9 @@ def add_decayed_weights(
             'schedule is. Name it for optax.inject_hyperparams: static_args=("mask",).'
         )
     gradient = _needed("add_decayed_weights", penalty, "gradient")
-    return _lift("add_decayed_weights", step, strength, rules=rules, mask=mask)
+    return _lift(
+        "add_decayed_weights", step, strength, rules=rules, mask=mask, check_order=check_is_early
+    )
 
 
 def decay_weights(
@@ -152,7 +155,13 @@ def decay_weights(
         z = param if anchor is None else param - anchor
         pull = s * gradient(z)
         if gate is not None:
-            pull = pull * jnp.asarray(gate(z, update, grad), pull.real.dtype)
+            phi = jnp.asarray(gate(z, update, grad), pull.real.dtype)
+            if phi.ndim not in (0, z.ndim):
+                raise ValueError(
+                    f"`gate` must return a number or as many axes as the weights {z.shape} have; "
+                    f"got {phi.shape}, which could stand for another axis. Use keepdims=True."
+                )
+            pull = pull * phi
         return update - pull
 
     gradient = _needed("decay_weights", penalty, "gradient")
@@ -257,11 +266,13 @@ def _lift(
     exact: bool = False,
     metric: str | None = None,
     gated: bool = False,
+    check_order: Callable[[str], None] = check_is_last,
 ) -> optax.GradientTransformationExtraArgs:
     """Lift a formula for one leaf, step(Δ, θ, s m, a, g) -> Δ⁺ in float32 or wider, to Optax.
 
     `exact` says that θ + Δ⁺ must be reached exactly, which a Δ narrower than θ cannot express;
-    `gated` that the step looks at the raw gradient g, which may be missing.
+    `gated` that the step looks at the raw gradient g, which may be missing; `check_order` raises
+    where it stands on the wrong side of the learning rate.
     """
     schedule = schedules.as_schedule(strength)
     rules = check_rules(rules)
@@ -283,6 +294,7 @@ def _lift(
         updates: Params, state: DecayState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, DecayState]:
         require_params(name, params)
+        check_order(name)
         s = schedule(state.count)
 
         def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any, d: Any) -> Any:
@@ -344,7 +356,17 @@ def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
         raise TypeError(
             f"`{name}` needs a penalty with a {part}; {penalty.name} has none. Use {other}."
         )
-    return function
+
+    def shaped(z: Any, *strength: Any) -> Any:
+        result = function(z, *strength)
+        if jnp.shape(result) != jnp.shape(z):
+            raise ValueError(
+                f"the {part} of the penalty {penalty.name} must have the shape {jnp.shape(z)}; got "
+                f"{jnp.shape(result)}. The value is one number, the {part} one for each entry."
+            )
+        return result
+
+    return shaped
 
 
 def _check_metric(metric: str | None, penalty: Penalty) -> None:

@@ -1,0 +1,140 @@
+"""Decay on the wrong side of the learning rate makes weights grow: it is an error."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wdjax
+from wdjax import adaptive, bounds, radial
+
+PARAMS = {"kernel": jnp.full((4, 3), 2.0), "bias": jnp.zeros(3)}
+LAST = {
+    "decay_weights": lambda: wdjax.decay_weights(0.1),
+    "prox_weights": lambda: wdjax.prox_weights(0.1),
+    "cpr": lambda: adaptive.cpr(bounds.dependent(0.5)),
+    "norm_control": lambda: radial.norm_control(0.1),
+}
+SCHEDULE = optax.linear_schedule(0.0, 0.1, 100)
+STEPS = {
+    "sgd": lambda: optax.sgd(0.1),
+    "sgd(schedule)": lambda: optax.sgd(SCHEDULE),
+    "sgd(0)": lambda: optax.sgd(0.0),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9),
+    "adam": lambda: optax.adam(0.1),
+    "scale": lambda: optax.scale(-0.1),
+    "scale_by_schedule": lambda: optax.scale_by_schedule(lambda count: -SCHEDULE(count)),
+    "scale_by_adam": optax.scale_by_adam,
+    "scale_by_learning_rate": lambda: optax.scale_by_learning_rate(0.1),
+    "masked": lambda: optax.masked(optax.sgd(0.1), {"kernel": True, "bias": False}),
+    "partition": lambda: optax.partition(
+        {"all": optax.sgd(SCHEDULE)}, {"kernel": "all", "bias": "all"}
+    ),
+    "decayed": lambda: wdjax.adamw(0.1, weight_decay=0.1),
+}
+CHAINS = {
+    "chain": optax.chain,
+    "named_chain": lambda *members: optax.named_chain(
+        *((str(i), member) for i, member in enumerate(members))
+    ),
+    "nested": lambda first, last: optax.chain(optax.chain(optax.clip(1.0), first), last),
+    "in MultiSteps": lambda *members: optax.MultiSteps(
+        optax.chain(*members), 2
+    ).gradient_transformation(),
+    "in masked": lambda *members: optax.masked(
+        optax.chain(*members), {"kernel": True, "bias": True}
+    ),
+}  # fmt: skip
+
+
+def run(tx, steps=2, params=PARAMS):
+    grads, state = jax.tree.map(jnp.zeros_like, params), tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("method", LAST)
+def test_what_changes_finished_steps_is_refused_before_what_makes_them(method, step):
+    tx = optax.chain(LAST[method](), STEPS[step]())
+    with pytest.raises(TypeError, match=rf"`{method}` must stand behind .*: it changes finished"):
+        run(tx)
+    state = tx.init(PARAMS)
+    with pytest.raises(TypeError, match=rf"Put it last: .*{method}"):
+        jax.jit(tx.update)(PARAMS, state, PARAMS)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_wrong_order_is_seen_in_every_chain(chain):
+    right, wrong = (
+        CHAINS[chain](*members)
+        for members in [
+            (optax.sgd(0.1), wdjax.decay_weights(0.1)),
+            (wdjax.decay_weights(0.1), optax.sgd(0.1)),
+        ]
+    )
+    with pytest.raises(TypeError, match="must stand behind a negative learning rate"):
+        run(wrong)
+    assert (run(right)["kernel"] < PARAMS["kernel"]).all()
+
+
+def test_the_place_of_adamw_s_decay_in_optax_is_named():
+    """Where `optax.add_decayed_weights` is replaced by ours without moving it."""
+    tx = optax.chain(
+        optax.scale_by_adam(), wdjax.decay_weights(0.1), optax.scale_by_learning_rate(0.1)
+    )
+    with pytest.raises(TypeError, match=r"before the learning rate is wdjax.add_decayed_weights"):
+        run(tx)
+    fine = optax.chain(
+        optax.scale_by_adam(), wdjax.add_decayed_weights(0.1), optax.scale_by_learning_rate(0.1)
+    )
+    assert np.allclose(run(fine, 1)["kernel"], 2.0 * (1 - 0.01))
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("add_decayed_weights", wdjax.add_decayed_weights),
+        ("awd", adaptive.awd),
+        ("ada_decay", adaptive.ada_decay),
+    ],
+)
+@pytest.mark.parametrize("step", ["sgd", "sgd(schedule)", "adam", "scale", "scale_by_schedule"])
+def test_what_changes_gradients_is_refused_behind_the_step(name, method, step):
+    tx = optax.chain(STEPS[step](), method(0.1))
+    with pytest.raises(TypeError, match=rf"`{name}` must stand before a negative learning rate"):
+        run(tx)
+    run(optax.chain(method(0.1), STEPS[step]()))
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.chain(wdjax.adamw(0.1, weight_decay=0.1), optax.clip(1.0)),
+        optax.chain(wdjax.adamw(0.1, weight_decay=0.1), optax.scale(0.5)),
+        optax.chain(wdjax.adamw(0.1, weight_decay=0.1), optax.scale_by_schedule(SCHEDULE)),
+        optax.chain(wdjax.sgdw(0.1, weight_decay=0.1), wdjax.prox_weights(0.01)),
+        optax.chain(wdjax.sgdw(0.1, weight_decay=0.1), optax.keep_params_nonnegative()),
+        optax.chain(wdjax.decay_weights(0.1), optax.set_to_zero()),
+        # to climb, the gradient is turned round first
+        optax.chain(optax.scale(-1.0), wdjax.add_decayed_weights(0.1), optax.sgd(0.1)),
+        optax.chain(optax.clip(1.0), wdjax.add_decayed_weights(-0.0)),  # the rate may come later
+        optax.inject_hyperparams(wdjax.adamw)(SCHEDULE, weight_decay=0.1),
+    ],
+)
+def test_other_neighbours_are_none_of_its_business(tx):
+    new = run(tx)
+    assert (jnp.abs(new["kernel"]) <= 2.0 + 0.1).all()
+
+
+def test_a_whole_step_may_be_turned_down_by_plateaus():
+    tx = optax.chain(wdjax.sgdw(0.1, weight_decay=0.1), optax.contrib.reduce_on_plateau(patience=1))
+    state = tx.init(PARAMS)
+    update = functools.partial(tx.update, jax.tree.map(jnp.zeros_like, PARAMS))
+    updates, _ = update(state, PARAMS, value=jnp.asarray(1.0))
+    assert np.allclose(updates["kernel"], -0.02)
