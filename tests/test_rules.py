@@ -289,6 +289,15 @@ def test_a_rule_error_is_a_value_error():
 # malformed rules
 
 
+def test_a_function_that_names_a_leaf_is_no_selector():
+    """Any name is true: the rule would claim everything."""
+    params = {"kernel": shaped((2, 2)), "bias": shaped((2,))}
+    with pytest.raises(RuleError, match=r"rule .* must tell True or False of a leaf; got 'bias'"):
+        resolve(((lambda leaf: leaf.name, 0.0), ("**", 1.0)), params)
+    found = resolve(((lambda leaf: re.search("^b", leaf.name), 0.0), ("**", 1.0)), params)
+    assert found == {"kernel": 1.0, "bias": 0.0}
+
+
 @pytest.mark.parametrize(
     ("given_rules", "message"),
     [
@@ -302,6 +311,10 @@ def test_a_rule_error_is_a_value_error():
         (lambda params: params, "got a function. A function of a leaf is a selector"),
         ("bias", "got a str. For instance"),
         (None, "got a NoneType"),
+        (
+            (("head/kernel", 0.5), standard()),
+            r"a \(selector, multiplier\) pair; got a tuple of rules. Write \*rules",
+        ),
         (("bias", "scale", "b"), r"every rule must be a \(selector, multiplier\) pair; got 'bias'"),
         ((("bias",),), r"pair; got \('bias',\)"),
         ((["bias", 0.0],), r"pair; got \['bias', 0.0\]"),

@@ -418,7 +418,7 @@ def test_a_preconditioner_of_another_shape_is_refused():
     of_examples = jax.tree.map(lambda p: jnp.stack([p, p]), SQUARE)
     with (
         jax.numpy_rank_promotion("allow"),
-        pytest.raises(ValueError, match=r"must keep the shape of 'kernel' \(3, 3\)"),
+        pytest.raises(ValueError, match=r"must have the shape \(3, 3\); got \(2, 3, 3\)"),
     ):
         one_step(tx, preconditioner=of_examples)
 
@@ -462,3 +462,34 @@ def test_an_anchor_of_numpy_arrays_is_a_copy():
     anchor["kernel"] -= 3.0  # the caller uses the buffer again
     assert np.allclose(before, 0.2)
     assert np.allclose(one_step(tx)[0]["kernel"], 0.2)
+
+
+# Nothing decays.
+
+
+@pytest.mark.parametrize(
+    "params", [{"coef": jnp.ones(10), "intercept": jnp.ones(())}, jnp.ones(10)]
+)
+def test_where_vectors_of_unknown_name_are_all_that_might_decay_a_warning_says_so(params):
+    with pytest.warns(UserWarning, match=r"`decay_weights`: no parameter decays: '.*' may be"):
+        wdjax.adamw(1e-3, weight_decay=0.1).init(params)
+    with pytest.warns(UserWarning, match=r"`penalty_value`: no parameter decays"):
+        wdjax.penalty_value(penalties.l2, params)
+
+
+@pytest.mark.parametrize(
+    ("tx", "params"),
+    [
+        (wdjax.adamw(1e-3, weight_decay=0.1), {"coef": jnp.ones(10), "w": jnp.ones(10)}),
+        (wdjax.adamw(1e-3, weight_decay=0.0), {"coef": jnp.ones(10)}),
+        (wdjax.adamw(1e-3, weight_decay=0.1, rules=(("**", 0.0),)), {"coef": jnp.ones(10)}),
+        (wdjax.adamw(1e-3, weight_decay=0.1), {"bias": jnp.ones(10)}),
+        (wdjax.adamw(1e-3, weight_decay=0.1), {}),
+        (
+            optax.masked(wdjax.adamw(1e-3, weight_decay=0.1), {"coef": True, "w": False}),
+            {"coef": jnp.ones(10), "w": jnp.ones((2, 2))},
+        ),
+    ],
+)
+def test_where_it_is_meant_or_known_no_warning_comes(tx, params):
+    tx.init(params)

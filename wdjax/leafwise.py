@@ -1,5 +1,6 @@
 """A formula of one leaf, mapped over the trees of a step: updates, params, multipliers, state."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdjax import paths
+from wdjax import paths, stacking
 from wdjax.chains import is_of_a_micro_batch
+from wdjax.rules import Rules, is_guess, owners
 
 Params: TypeAlias = Any  # a pytree of arrays
 
@@ -156,6 +158,29 @@ def check_widths(name: str, updates: Params, params: Params, multipliers: Params
                 f"{param.dtype}, which cannot express the step to the proximal point. "
                 "Cast the gradients to the parameters' dtype first."
             )
+
+
+def warn_if_idle(name: str, rules: Rules, tree: Any) -> None:
+    """Warn of a tree in which nothing decays because the preset cannot know the names of vectors.
+
+    Args:
+        name: of the caller, who has seen that all multipliers are 0.
+        rules: as in `resolve`.
+        tree: as in `resolve`; where a mask hides leaves, nothing is said.
+
+    Example:
+        >>> warn_if_idle("decay_weights", (("**", 0.0),), {"bias": jnp.ones(3)})
+    """
+    tree = stacking.described(tree) if stacking.is_stacked(tree) else tree
+    rows = zip(paths.leaves(tree), owners(rules, tree), strict=True)
+    unknown = [repr(leaf.path) for leaf, i in rows if i >= 0 and is_guess(rules[i][0])]
+    if unknown and not paths.has_holes(tree):
+        warnings.warn(
+            f"`{name}`: no parameter decays: {paths.listed(unknown)} may be biases or gains, as "
+            "vectors of unknown name mostly are. If not, say so: rules=((name, 1.0), ...), or "
+            "rules=(('**', 1.0),) for all.",
+            stacklevel=3,
+        )
 
 
 def is_off(m: Any) -> bool:

@@ -26,7 +26,7 @@ from wdjax.groups import (
     norm,
     unit,
 )
-from wdjax.leafwise import Params, is_off, widened
+from wdjax.leafwise import Params, is_off, warn_if_idle, widened
 from wdjax.rules import Rules, resolve, standard
 
 STANDARD = standard()
@@ -612,6 +612,9 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         RuleError: a rule or a leaf is wrong.
         TypeError: `penalty` is a constraint and has no value.
 
+    Warns:
+        UserWarning: nothing counts, and vectors of unknown name are all that might.
+
     Example:
         >>> params = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([7.0])}
         >>> float(penalty_value(l2, params))
@@ -633,5 +636,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         for m, param in zip(multipliers, jax.tree.leaves(params), strict=True)
         if not is_off(m)
     ]
+    if not values:
+        warn_if_idle("penalty_value", rules, params)
     total: jax.Array = sum(values, start=jnp.zeros((), jnp.float32))
     return total

@@ -342,7 +342,15 @@ def _test(selector: Selector) -> Callable[[Leaf], Any]:
     if isinstance(selector, tuple):
         tests = [_test(part) for part in selector]
         return lambda leaf: any(test(leaf) for test in tests)
-    return selector.test if isinstance(selector, Kind) else selector
+    return selector.test if isinstance(selector, Kind) else functools.partial(_told, selector)
+
+
+def _told(selector: Callable[[Leaf], Any], leaf: Leaf) -> bool:
+    """What a function says of a leaf: any name would count as True."""
+    found = selector(leaf)
+    if isinstance(found, str):
+        raise RuleError(f"rule {shown(selector)} must tell True or False of a leaf; got {found!r}.")
+    return bool(found)
 
 
 @functools.lru_cache(maxsize=256)
@@ -396,8 +404,10 @@ def _advice(rules: Any) -> str:
 def _checked_pair(rule: Any) -> tuple[Selector, Multiplier]:
     """One rule, its multiplier as a float."""
     if not isinstance(rule, tuple) or len(rule) != 2:
+        has_rules = isinstance(rule, tuple) and any(isinstance(part, tuple) for part in rule)
         raise RuleError(
-            f"every rule must be a (selector, multiplier) pair; got {rule!r}. "
+            "every rule must be a (selector, multiplier) pair; got "
+            f"{'a tuple of rules. Write *rules' if has_rules else repr(rule)}. "
             "For instance ('bias', 0.0)."
         )
     selector, multiplier = rule

@@ -20,7 +20,15 @@ import optax
 from wdjax import anchors, paths, penalties, schedules
 from wdjax.chains import check_place, is_scheduled
 from wdjax.gates import Gate
-from wdjax.leafwise import Params, check_widths, map_leaves, raw_gradients, require_params
+from wdjax.leafwise import (
+    Params,
+    check_widths,
+    is_off,
+    map_leaves,
+    raw_gradients,
+    require_params,
+    warn_if_idle,
+)
 from wdjax.order import check_is_early, check_is_last
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, check_rules, resolve, standard
@@ -135,7 +143,8 @@ def decay_weights(
             or behind `optax.transforms.freeze` of parameters that decay.
 
     Warns:
-        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
+        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold, or
+            where nothing decays and vectors of unknown name are all that might.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), decay_weights(0.01))
@@ -217,7 +226,8 @@ def prox_weights(
             the prox's result.
 
     Warns:
-        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
+        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold, or
+            where nothing decays and vectors of unknown name are all that might.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), prox_weights(0.5, penalties.l1))
@@ -288,6 +298,8 @@ def _lift(
         strengths = schedules.checked_samples(schedule)
         if strengths is not None:
             check(params, resolved, strengths)
+            if strengths.max() > 0 and all(map(is_off, jax.tree.leaves(resolved))):
+                warn_if_idle(name, rules, params)
         return DecayState(count=jnp.zeros((), jnp.int32), anchor=target.init(params))
 
     def update(
