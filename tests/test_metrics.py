@@ -501,6 +501,29 @@ def test_the_state_is_the_same_whatever_multipliers_strength_and_schedule():
         chex.assert_trees_all_equal_shapes_and_dtypes(state, states[0])
 
 
+@pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_a_state_of_other_groups_goes_on(jit):
+    """A rule may come or go between save and restore; what was read under the old ones stays."""
+    old, new = (measured(sgd(rules=rules), every=2) for rules in (wdjax.standard(), RULES))
+    _, state = jit(old.update)(GRADS, old.init(PARAMS), PARAMS)
+    before = latest(state)
+    _, state = jit(new.update)(GRADS, state, PARAMS)
+    assert_close(latest(state)["weight"], before["weight"])
+    assert {float(x) for x in latest(state)["head/kernel"].values()} == {0.0}
+    _, state = jit(new.update)(GRADS, state, PARAMS)
+    _, fresh = jit(new.update)(GRADS, new.init(PARAMS), PARAMS)
+    for name, readings in latest(fresh).items():
+        assert_close(latest(state)[name], readings)
+
+
+def test_a_state_without_readings_of_decay_goes_on():
+    old, new = measured(optax.sgd(LR), every=2), measured(sgd(), every=2)
+    state = jax.jit(old.update)(GRADS, old.init(PARAMS), PARAMS)[1]
+    state = state._replace(inner_state=new.init(PARAMS).inner_state)
+    _, state = jax.jit(new.update)(GRADS, state, PARAMS)
+    assert latest(state)["weight"].keys() == OF_STEP | OF_DECAY
+
+
 def test_a_saved_state_comes_back():
     serialization = pytest.importorskip("flax.serialization")
     optimizer = measured(sgd())

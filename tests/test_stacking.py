@@ -441,6 +441,40 @@ def test_bad_trees_are_refused():
         stack_like(stack({"a": jnp.ones(2)}), {"a": jnp.ones(2), "b": jnp.ones(2)})
 
 
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            [jnp.ones((2, 5, 3)), jnp.ones((7, 2)), jnp.ones(4)],
+            r"'0' must be float32\[2, 3\], is float32\[2, 5, 3\], '1' must be .* float32\[7, 2\]\.",
+        ),
+        (
+            [jnp.ones((2, 3)), jnp.ones((2, 3), jnp.bfloat16), jnp.ones(4)],
+            r"; '1' must be float32\[2, 3\], is bfloat16\[2, 3\]\.",
+        ),
+        ([jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.ones(5)], r"'2' must be float32\[4\], is"),
+        ([jnp.ones((2, 3)), jnp.ones((2, 3)), {"a": jnp.ones(4)}], r"only in the first: '2'"),
+    ],
+    ids=["shapes", "dtype", "a leaf alone", "structure"],
+)
+def test_trees_that_do_not_fit_are_named(tree, message):
+    """Unequal leaves were joined, or their difference was named in an empty sentence."""
+    template = stack([jnp.ones((2, 3)), jnp.zeros((2, 3)), jnp.ones(4)])
+    with pytest.raises(ValueError, match="`tree` must be like `template` unstacked.*" + message):
+        stack_like(template, tree)
+
+
+def test_a_state_of_other_shapes_is_named_by_its_path():
+    """Also where the memory has not the shape of its parameter, as that of a group has not."""
+    optimizer = stacked(wdjax.adaptive.cpr(wdjax.bounds.dependent(1.0)))
+    state = optimizer.init(stack(PARAMS))
+    saved = unstack(state)
+    equal(stack_like(jax.eval_shape(optimizer.init, stack(PARAMS)), saved), state)
+    wrong = jax.tree.map(lambda x: x[None], saved)
+    with pytest.raises(ValueError, match=r"block_0/kernel' must be float32\[.*, is float32\[1"):
+        stack_like(state, wrong)
+
+
 def test_different_stacks_in_one_step_are_refused():
     tx = stacked(optax.adam(0.1))
     params = stack(PARAMS)

@@ -1,5 +1,7 @@
 """λ learnt while training: exact hypergradients, and what is done with them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,13 +198,52 @@ def test_low_precision_frozen_and_undecayed_leaves():
     assert state.hypergradient[2] == 0
 
 
-def test_states_have_one_structure_whatever_the_strength_and_the_rules_of_equal_number():
+def test_states_have_one_structure_whatever_the_strength_and_the_order_of_rules():
     params, data = tree(0, np.float32), validation()
-    others = (("first", 0.0), ("second", 1.0), ("**", 0.2))
+    others = (RULES[2][0], 1.0), *RULES[:2]
     a = hyper_decay(0.05, val_loss, data, rules=RULES).init(params)
     b = hyper_decay(lambda t: 0.1 / (1 + t), val_loss, data, rules=others, every=9).init(params)
     assert jax.tree.structure(a) == jax.tree.structure(b)
     assert [x.shape for x in jax.tree.leaves(a)] == [x.shape for x in jax.tree.leaves(b)]
+
+
+def test_rules_in_another_order_find_their_lambda():
+    """Each group got the λ that another one had learnt, without a word."""
+    params, data = tree(0, np.float32), validation()
+    turned = RULES[::-1]
+    one, other = (
+        optax.chain(optax.adam(0.1), hyper_decay(0.05, val_loss, data, rules=rules, every=1))
+        for rules in (RULES, turned)
+    )
+    params, state = run(one, params)
+    learnt = state[-1]._replace(log_weight_decay=jnp.log(jnp.array([0.1, 0.2, 0.4])))
+    state = state[0], learnt
+    assert dict(learnt_rules(state, turned)) == dict(learnt_rules(state, RULES))
+    straight, back = (jax.jit(o.update)(tree(99, np.float32), state, params) for o in (one, other))
+    assert jax.tree.structure(straight) == jax.tree.structure(back)
+    for a, b in zip(*map(jax.tree.leaves, (straight, back)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [(("bias", 0.0), ("**", 1.0)), (*RULES[:2], ("sec*", 1.0)), (*RULES, ("**", 0.0))],
+    ids=["fewer", "another", "more"],
+)
+def test_a_state_of_other_rules_is_refused_at_update(rules):
+    """Some were errors from inside JAX."""
+    params, data = tree(0, np.float32), validation()
+    state = hyper_decay(0.05, val_loss, data, rules=RULES).init(params)
+    tx = hyper_decay(0.05, val_loss, data, rules=rules)
+    with pytest.raises(ValueError, match=r"those of the state.* 'bias', 'first', 'second'; got "):
+        tx.update(params, state, params)
+
+
+def test_the_name_of_a_selector_is_the_same_after_a_restart():
+    """That of a partial function has its address in it."""
+    selector = functools.partial(lambda name, leaf: leaf.name == name, "first")
+    tx = hyper_decay(0.05, val_loss, validation(), rules=((selector, 1.0), ("**", 0.5)))
+    assert not any("0x" in name for name in tx.init(tree(0, np.float32)).entry_of)
 
 
 # What it is for.
@@ -346,7 +387,7 @@ def test_a_state_without_or_with_other_rules_is_refused():
     state = hyper_decay(0.1, val_loss, validation(), rules=RULES).init(params)
     with pytest.raises(ValueError, match="one state of hyper_decay; got 2"):
         learnt_rules((state, state), RULES)
-    with pytest.raises(ValueError, match=r"its \(3,\) entries; got 10 rules"):
+    with pytest.raises(ValueError, match=r"'bias', 'first', 'second'; got 'running state'"):
         learnt_rules(state)
 
 

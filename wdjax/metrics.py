@@ -33,6 +33,9 @@ _LONGEST_ROW = 2**14  # numbers summed one by one; more would lose digits
 class MeasuredState(NamedTuple):
     """State of `measured`; its structure does not depend on multipliers, strength or schedule.
 
+    It does depend on the groups. A state of other groups goes on outside of loops that need one
+    structure, such as `make_train_step`: the readings of a new group are 0 until it is read.
+
     Attributes:
         count: int32 scalar, steps taken.
         inner_state: of the optimizer.
@@ -108,11 +111,16 @@ def measured(
     groups = functools.partial(groups_of, per=per, rules=own if rules is None else rules)
     size = len(_NAMES if isinstance(optimizer, Decayed) else _OF_STEP)
 
+    def held(readings: dict[str, jax.Array], params: Params) -> dict[str, jax.Array]:
+        """The readings of today's groups, for a state may have been saved under other rules."""
+        known = {name: row for name, row in readings.items() if row.shape == (size,)}
+        names = dict.fromkeys(groups(stacking.unstack(params)))
+        new = {name: jnp.zeros(size, jnp.float32) for name in names if name is not None}
+        return new | {name: row for name, row in known.items() if name in new}
+
     def init(params: Params) -> MeasuredState:
-        readings: Any = jnp.zeros(())
-        if not paths.stands_for_all(params):  # as optax.tree_map_params does, without any names
-            names = dict.fromkeys(groups(stacking.unstack(params)))
-            readings = {n: jnp.zeros(size, jnp.float32) for n in names if n is not None}
+        # optax.tree_map_params gives a placeholder, without any names
+        readings: Any = jnp.zeros(()) if paths.stands_for_all(params) else held({}, params)
         return MeasuredState(jnp.zeros((), jnp.int32), inner.init(params), readings)
 
     def update(
@@ -126,7 +134,7 @@ def measured(
             return _readings(groups(whole[0]), *whole)
 
         due = True if every == 1 else state.count % every == 0
-        readings = _when(due, read, state.readings)
+        readings = _when(due, read, lambda: held(state.readings, params))
         # The step is computed once more, not passed out of the branch: so the compiler may fuse
         # it with θ + Δ as ever, and steps without a reading pay next to nothing.
         updates, inner_state = inner.update(
@@ -185,7 +193,7 @@ def collected(opt_state: Any) -> Readings:
     rows = [row for state in states for row in state.readings.items()]
     return {
         name: {_NAMES[i]: row[..., i] for i in range(row.shape[-1])}
-        for name, (_, row) in zip(_distinct(name for name, _ in rows), rows, strict=True)
+        for name, (_, row) in zip(distinct(name for name, _ in rows), rows, strict=True)
     }
 
 
@@ -242,15 +250,26 @@ def groups_of(params: Params, *, per: str = "rule", rules: Rules = STANDARD) -> 
     rules = check_rules(rules)
     claims = owners(rules, params)
     if per == "leaf":
-        names = _distinct(leaf.path or "." for leaf in paths.leaves(params))
+        names = distinct(leaf.path or "." for leaf in paths.leaves(params))
         return [None if owner < 0 else name for owner, name in zip(claims, names, strict=True)]
     winners = sorted(set(claims) - {-1})
-    titles = dict(zip(winners, _distinct(label(rules[i][0]) for i in winners), strict=True))
+    titles = dict(zip(winners, distinct(label(rules[i][0]) for i in winners), strict=True))
     return [titles.get(owner) for owner in claims]
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
-    """Tell equal names apart: "a", "a (2)"."""
+def distinct(names: Iterable[str]) -> list[str]:
+    """Tell equal names apart.
+
+    Args:
+        names: any texts.
+
+    Returns:
+        The names, each but the first of its kind with a number.
+
+    Example:
+        >>> distinct(["a", "b", "a"])
+        ['a', 'b', 'a (2)']
+    """
     seen: Counter[str] = Counter()
     distinct = []
     for name in names:
@@ -390,11 +409,11 @@ def _ratio(x: Any, y: Any) -> jax.Array:
 # When to read.
 
 
-def _when(due: Any, read: Callable[[], Any], otherwise: Any) -> Any:
+def _when(due: Any, read: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
     """A branch; outside of jit one of Python, which does not compile anew at every call."""
     if isinstance(due, jax.core.Tracer):
-        return lax.cond(due, read, lambda: otherwise)
-    return read() if due else otherwise
+        return lax.cond(due, read, otherwise)
+    return read() if due else otherwise()
 
 
 def _after(readings: dict[str, jax.Array], updates: Params) -> Params:

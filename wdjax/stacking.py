@@ -56,6 +56,9 @@ class Layout:
 class Stacked:
     """A tree whose leaves of one shape share an array: a pytree of its stacks.
 
+    Save `unstack(...)` of it: `flax.serialization` takes no such class, and the tree fits any other
+    stacking, too.
+
     Attributes:
         stacks: one array (n, *shape) for n equal leaves; a leaf without its like stays as it is.
         layout: where each leaf lies; static.
@@ -146,26 +149,24 @@ def stack_like(template: Any, tree: Any) -> Any:
         The values of `tree` in the structure of `template`.
 
     Raises:
-        ValueError: the two do not fit.
+        ValueError: the two do not fit, in structure or in the shape or dtype of a leaf.
 
     Example:
         >>> params = stack({"a": jnp.ones((2, 3)), "b": jnp.zeros((2, 3))})
         >>> stack_like(params, {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}).stacks[0].shape
         (2, 2, 3)
     """
+    wanted, found = unstack(jax.tree.map(_kind, template)), jax.tree.map(_kind, tree)
+    difference = paths.structure_difference(wanted, found) or _other_kinds(wanted, found)
+    if difference:
+        raise ValueError(f"`tree` must be like `template` unstacked; {difference}.")
 
     def put(node: Any, part: Any) -> Any:
         if not is_stacked(node):
             return part
         return _gathered(node.layout, node.layout.treedef.flatten_up_to(part))
 
-    try:
-        return jax.tree.map(put, template, tree, is_leaf=is_stacked)
-    except ValueError:
-        raise ValueError(
-            "`tree` must be like `template` unstacked; "
-            f"{paths.structure_difference(unstack(template), tree)}."
-        ) from None
+    return jax.tree.map(put, template, tree, is_leaf=is_stacked)
 
 
 def stacked(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -352,6 +353,20 @@ def _joined(leaves: Sequence[Any]) -> Any:
 
 def _struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def _kind(leaf: Any) -> jax.ShapeDtypeStruct:
+    known = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+    return _struct(known.shape, known.dtype)
+
+
+def _other_kinds(wanted: Any, found: Any) -> str:
+    """Name the leaves of one structure whose shape or dtype differ; "" if there are none."""
+    return paths.listed(
+        f"{x.path!r} must be {x.dtype}{[*x.shape]}, is {y.dtype}{[*y.shape]}"
+        for x, y in zip(*map(paths.leaves, (wanted, found)), strict=True)
+        if (x.shape, x.dtype) != (y.shape, y.dtype)
+    )
 
 
 def _sharding(leaf: Any) -> Any:

@@ -7,6 +7,7 @@ follows the gradient of a validation loss, and what was learnt can be read, chec
 
 import functools
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from wdjax import schedules
 from wdjax.chains import check_place
 from wdjax.given import check_finite, check_whole, common_axis
 from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
+from wdjax.metrics import distinct
 from wdjax.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
@@ -34,7 +36,10 @@ EXAMPLES_PER_DECAY = 50  # fewer validation examples than this for each λ are s
 
 
 class HyperDecayState(NamedTuple):
-    """State of `hyper_decay`: entry r of each array belongs to rule r.
+    """State of `hyper_decay`: one entry of each array for each rule, in the order at `init`.
+
+    Rules may come in another order after a restart, for each finds its λ by its name. Their number
+    and their selectors are part of the state: a λ learnt for one group is none of another's.
 
     Attributes:
         count: int32 scalar, steps taken.
@@ -42,12 +47,14 @@ class HyperDecayState(NamedTuple):
         hypergradient: (R,) float32, the last ∂L_val/∂log λ; not finite where λ stayed because
             nothing could be learnt.
         opt_state: the state of the optimiser of log λ.
+        entry_of: the name of each rule's selector -> int32 scalar r, its entry.
     """
 
     count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
     log_weight_decay: jax.Array
     hypergradient: jax.Array
     opt_state: Any
+    entry_of: dict[str, jax.Array]
 
 
 def hyper_decay(
@@ -102,7 +109,7 @@ def hyper_decay(
 
     Raises:
         ValueError: a number is out of range; data or rules do not fit; `val_data` are not finite;
-            the largest λ would flip signs (at `init`).
+            the largest λ would flip signs (at `init`); the state is of other rules (at `update`).
         TypeError: `val_loss` is no function, the penalty has no gradient, `init` is not one number,
             `bounds` are not two, or `hyper_optimizer` is no Optax optimizer.
 
@@ -148,7 +155,8 @@ def hyper_decay(
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)
         zeros = jnp.zeros((), jnp.int32), jnp.zeros_like(log_decay)
-        return HyperDecayState(zeros[0], log_decay, zeros[1], adapt.init(log_decay))
+        entry_of = {name: jnp.int32(r) for r, name in enumerate(_names(rules))}
+        return HyperDecayState(zeros[0], log_decay, zeros[1], adapt.init(log_decay), entry_of)
 
     def update(
         updates: Params, state: HyperDecayState, params: Params | None = None, **extra_args: Any
@@ -156,7 +164,8 @@ def hyper_decay(
         del extra_args
         require_params("hyper_decay", params)
         s = schedule(state.count)
-        decay = jnp.exp(state.log_weight_decay)
+        entries = _entries(rules, state)
+        decay = jnp.exp(state.log_weight_decay)[entries]
         scaled = [
             (selector, m if is_off(m) else m * decay[r]) for r, (selector, m) in enumerate(rules)
         ]
@@ -169,7 +178,7 @@ def hyper_decay(
             ahead = jax.tree.map(_moved, params, updates)
             slopes = slope_at(ahead, batch)
             h = -s * _inner_products(rules, pull, updates, params, multipliers, slopes)
-            h = h.astype(jnp.float32)
+            h = jnp.zeros_like(log_decay).at[entries].set(h.astype(jnp.float32))
             known = jnp.isfinite(h).all()
             hyper, new_state = adapt.update(jnp.where(known, h, 0.0), opt_state, log_decay)
             moved = jnp.clip(log_decay + hyper, math.log(low), math.log(high))
@@ -179,14 +188,15 @@ def hyper_decay(
             )
             return log_decay, h, opt_state
 
-        new: tuple[Any, ...] = jax.lax.cond(
+        log_decay, h, opt_state = jax.lax.cond(
             (state.count + 1) % every == 0,
             look,
             lambda log_decay, opt_state: (log_decay, state.hypergradient, opt_state),
             state.log_weight_decay,
             state.opt_state,
         )
-        return updates, HyperDecayState(optax.safe_increment(state.count), *new)
+        count = optax.safe_increment(state.count)
+        return updates, HyperDecayState(count, log_decay, h, opt_state, state.entry_of)
 
     return optax.GradientTransformationExtraArgs(init_state, update)
 
@@ -199,7 +209,7 @@ def learnt_rules(opt_state: Any, rules: Rules = STANDARD) -> Rules:
 
     Args:
         opt_state: any optimiser state with one `HyperDecayState` in it.
-        rules: those given to `hyper_decay`.
+        rules: those given to `hyper_decay`, in any order.
 
     Returns:
         The same selectors with multipliers λ_r m.
@@ -219,13 +229,8 @@ def learnt_rules(opt_state: Any, rules: Rules = STANDARD) -> Rules:
             f"`opt_state` must hold one state of hyper_decay; got {len(found)}. Pass the state of "
             "the optimizer that hyper_decay is a part of."
         )
-    rules, log_decay = check_rules(rules), found[0].log_weight_decay
-    if log_decay.shape != (len(rules),):
-        raise ValueError(
-            f"`rules` must be those given to hyper_decay, one for each of its "
-            f"{log_decay.shape} entries; got {len(rules)} rules."
-        )
-    decay = jnp.exp(log_decay)
+    rules, state = check_rules(rules), found[0]
+    decay = jnp.exp(state.log_weight_decay)[_entries(rules, state)]
     pairs = zip(rules, decay, strict=True)
     return tuple((selector, 0.0 if is_off(m) else float(m * lam)) for (selector, m), lam in pairs)
 
@@ -308,6 +313,23 @@ def implicit_hypergrad(
 
 
 # The pieces of hyper_decay.
+
+
+def _names(rules: Rules) -> list[str]:
+    """Name each rule apart; an address in memory would be another one after a restart."""
+    return distinct(re.sub(" at 0x[0-9a-f]+", "", label(selector)) for selector, _ in rules)
+
+
+def _entries(rules: Rules, state: HyperDecayState) -> jax.Array:
+    """(R,) which entry of the state belongs to each rule."""
+    names, known = _names(rules), state.entry_of
+    if set(names) != set(known):
+        raise ValueError(
+            "`rules` must be those of the state of hyper_decay, in any order: "
+            f"{listed(map(repr, sorted(known)))}; got {listed(map(repr, names))}. λ learnt for one "
+            "group are none of another's: begin with a new state."
+        )
+    return jnp.stack([known[name] for name in names])
 
 
 def _moved(param: Any, update: Any) -> Any:
