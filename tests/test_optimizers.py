@@ -202,6 +202,18 @@ def test_the_signature_shows_both_argument_lists():
         ),
         (lambda: wdjax.adamw(1e-3, weight_decay=0.1, law=0.5), r"`law` must be a function"),
         (
+            lambda: wdjax.adamw(1e-3, weight_decay=0.1, law=wdjax.lr_scaled(0.1, 1e-3)),
+            r"`law` must take \(λ, η\); got Constant\(.*Pass the law itself",
+        ),
+        (
+            lambda: wdjax.adamw(1e-3, weight_decay=0.1, gate=gates.touched_rows),
+            r"`gate` must take \(z, update, grad\); touched_rows\(.*called first",
+        ),
+        (
+            lambda: wdjax.adamw(1e-3, weight_decay=0.1, gate=lambda z: z),
+            r"`gate` must take \(z, update, grad\); <lambda>\(z\) does not: too many positional",
+        ),
+        (
             lambda: wdjax.adamw(1e-3, weight_decay=wdjax.lr_scaled(0.1, 1e-3)),
             r"`weight_decay` must be λ itself; got lr_scaled\(λ, η\), which lr_scaled would mult",
         ),

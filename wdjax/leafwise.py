@@ -1,5 +1,6 @@
 """A formula of one leaf, mapped over the trees of a step: updates, params, multipliers, state."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -147,6 +148,24 @@ def require_params(name: str, params: Params | None) -> None:
             f"`{name}` needs the current parameters; got `params=None`. "
             "Call `optimizer.update(grads, state, params)`."
         )
+
+
+def check_gate(gate: Any) -> None:
+    """Raise unless a gate can be called with (z, update, grad)."""
+    if not callable(gate):
+        raise TypeError(f"`gate` must be a function such as wdjax.gates.cautious; got {gate!r}.")
+    try:
+        signature = inspect.signature(gate)
+    except (TypeError, ValueError):  # of some built-in functions
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError as error:
+        name = getattr(gate, "__name__", "gate")
+        raise TypeError(
+            f"`gate` must take (z, update, grad); {name}{signature} does not: {error}. Those of "
+            "wdjax.gates that have settings are called first: gates.touched_rows()."
+        ) from None
 
 
 def check_widths(name: str, updates: Params, params: Params, multipliers: Params) -> None:

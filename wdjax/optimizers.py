@@ -270,6 +270,13 @@ def _strength(law: Law, weight_decay: Strength, learning_rate: Any) -> Schedule:
             f"`law` {name} needs the peak learning rate. "
             f"Pass law=functools.partial(wdjax.{name}, peak=...)."
         )
+    try:
+        inspect.signature(law).bind(weight_decay, learning_rate)
+    except TypeError:
+        raise TypeError(
+            f"`law` must take (λ, η); got {law!r}. Pass the law itself, such as wdjax.lr_scaled, "
+            "and λ as `weight_decay`."
+        ) from None
     return law(weight_decay, learning_rate)
 
 

@@ -22,6 +22,7 @@ from wdjax.chains import check_place, is_scheduled
 from wdjax.gates import Gate
 from wdjax.leafwise import (
     Params,
+    check_gate,
     check_widths,
     is_off,
     map_leaves,
@@ -157,8 +158,8 @@ def decay_weights(
         Algorithm 2; Li et al., *Explicit Inductive Bias for Transfer Learning*, 2018,
         arXiv:1802.01483 (anchor).
     """
-    if gate is not None and not callable(gate):
-        raise TypeError(f"`gate` must be a function such as wdjax.gates.cautious; got {gate!r}.")
+    if gate is not None:
+        check_gate(gate)
 
     def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
         z = param if anchor is None else param - anchor
