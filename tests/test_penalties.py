@@ -482,6 +482,8 @@ def test_bad_arguments_say_what_is_wrong(build, message):
 
 def test_a_constraint_has_no_value_and_no_gradient():
     params = {"kernel": jnp.ones((2, 2))}
+    with pytest.raises(TypeError, match=r"`penalty` must be one of wdjax.penalties, .*; got \{\}"):
+        wdjax.penalty_value({}, penalties.l2)
     with pytest.raises(TypeError, match=r"`penalty` must have a value; got the constraint ball"):
         wdjax.penalty_value(penalties.ball(1.0), params)
     with pytest.raises(TypeError, match=r"`decay_weights` needs a penalty with a gradient; sphere"):

@@ -610,7 +610,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
 
     Raises:
         RuleError: a rule or a leaf is wrong.
-        TypeError: `penalty` is a constraint and has no value.
+        TypeError: `penalty` is no penalty, or a constraint, which has no value.
 
     Warns:
         UserWarning: nothing counts, and vectors of unknown name are all that might.
@@ -624,6 +624,8 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         The λ-free part of the penalised objective; Goodfellow et al., *Deep Learning*, 2016,
         equation 7.1 (Ω).
     """
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"`penalty` must be one of wdjax.penalties, such as l2; got {penalty!r}.")
     if penalty.value is None:
         raise TypeError(
             f"`penalty` must have a value; got the constraint {penalty.name}, which has only a "
