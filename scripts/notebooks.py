@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from options import old_file
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 LONGEST = 300  # seconds for a cell
@@ -50,7 +51,8 @@ def executed(path: Path) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the notebooks that the command line names, and write them."""
     parser = argparse.ArgumentParser(description="Run the notebooks and keep their outputs.")
-    parser.add_argument("paths", nargs="*", type=Path, metavar="path", help="all, if none is given")
+    help_ = "all, if none is given"
+    parser.add_argument("paths", nargs="*", type=old_file, metavar="path", help=help_)
     for path in parser.parse_args(arguments).paths or sorted(FOLDER.glob("*.ipynb")):
         begin = time.perf_counter()
         nbformat.write(executed(path), path)

@@ -589,7 +589,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Train small models with weight decay. Without --data: the three demo jobs.",
         allow_abbrev=False,
     )
-    parser.add_argument("--out", type=new_folder, default=Path("out"), help="folder for results")
+    parser.add_argument("--out", type=new_folder, default="out", help="folder for results")
     seed = functools.partial(whole_number, least=0)
     parser.add_argument("--seed", type=seed, default=0, help="of data, weights and mini-batches")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")

@@ -121,7 +121,10 @@ def test_a_choice_that_ridge_does_not_confirm_is_called_bad(
     arguments = ["--jobs", "polynomial", "--epochs", "1", "--out", str(tmp_path), "--no-progress"]
     assert script.main(arguments) == (0 if ok else 1)
     assert json.loads((tmp_path / "sweep.json").read_text())["ok"] is ok
-    assert ("BAD" in capsys.readouterr().out) is not ok
+    printed = capsys.readouterr().out
+    assert ("BAD" in printed) is not ok
+    own = "its limit is for a job's own epochs and folds, 2000 and 5 of polynomial"
+    assert (own in printed) is not ok
 
 
 @pytest.mark.slow

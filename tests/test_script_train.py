@@ -48,8 +48,8 @@ def test_an_unknown_option_ends_the_program_with_exit_code_2():
         (["--data", "linear", "--penalty", "none", "--coupled"], "--penalty none has no decay"),
         (["--data", "linear", "--penalty", "none", "--law", "fixed"], "no decay: drop --law"),
         (["--data", "linear", "--batch-size", "999"], "--batch-size must be at most "),
-        (["--out", __file__], "must be a folder; "),
-        (["--out", f"{__file__}/deeper"], "test_script_train.py is a file"),
+        (["--out", __file__], "must be a folder that can be written; "),
+        (["--out", f"{__file__}/deeper"], "test_script_train.py/deeper: Not a directory"),
         (["--optimizer", "adam", "--gamma", "1"], r"--optimizer, --gamma need --data"),
     ],
 )

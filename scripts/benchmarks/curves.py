@@ -1,7 +1,7 @@
 """The picture of `growth`: small multiples in log-log, drawn from the figures' readings."""
 
-import pathlib
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Figure
@@ -10,8 +10,8 @@ from wdjax.canvas import COLORS, LINES, MARKERS, legend_above
 COLUMNS = 3
 
 
-def draw(figures: list[Figure], file: str) -> None:
-    """Write a PNG with a panel for each thing that grows, its slopes in the legend."""
+def draw(figures: list[Figure], file: Path) -> None:
+    """Write a picture with a panel for each thing that grows, its slopes in the legend."""
     panels: dict[str, list[Figure]] = defaultdict(list)
     for figure in figures:
         if figure.readings and "panel" in figure.readings:
@@ -29,7 +29,7 @@ def draw(figures: list[Figure], file: str) -> None:
         ax.set_ylabel("milliseconds")
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(file, dpi=150)
 
 
