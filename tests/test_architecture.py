@@ -18,7 +18,7 @@ LAYERS = (
     "stateful", "bounds", "adaptive", "spectra", "groupwise", "radial", "precision",
     "optimizers", "metrics", "audit", "relaxation", "dynamics", "sentences", "explaining",
     "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",
-    "devices", "given", "training", "batches", "fitting", "folds",
+    "devices", "given", "states", "training", "batches", "fitting", "folds",
     "regression", "ridge", "singular", "lasso", "linear", "grids", "jobs", "runs", "results",
     "chunks", "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
 )

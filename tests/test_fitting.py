@@ -489,6 +489,13 @@ def test_a_state_of_another_kind_is_refused():
         fit(STEP, {"w": 1}, DATA, epochs=1, batch_size=8)
 
 
+def test_a_state_that_a_step_used_up_is_refused():
+    state = start()
+    STEP(state, next(cut([np.arange(20)])))
+    with pytest.raises(ValueError, match=r"`state` is used up.*state\.copy\(\), or .*donate=False"):
+        fit(STEP, state, DATA, epochs=1, batch_size=8)
+
+
 def test_metrics_that_depend_on_the_batch_size_are_refused():
     step = make_train_step(lambda p, b: (jnp.sum(p["w"]), {"y": b["y"]}), OPTIMIZER)
     with pytest.raises(

@@ -1,6 +1,7 @@
 """The training step: what it computes, what it leaves alone, and what it refuses."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import wdjax
 from wdjax.training import TrainState, make_train_step
 
 rng = np.random.default_rng(0)
@@ -350,7 +352,126 @@ def test_float64_stays_float64():
         assert metrics["loss"].dtype == jnp.float64
 
 
+MOMENTUM = optax.sgd(0.1, momentum=0.9)  # not Adam: Optax itself mixes dtypes in its powers
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "accumulate", "dtype", "x64"),
+    [
+        (MOMENTUM, 1, jnp.float32, False),
+        (MOMENTUM, 2, jnp.bfloat16, False),
+        (MOMENTUM, 2, jnp.float32, True),
+        (MOMENTUM, 1, jnp.complex64, True),
+        (wdjax.metrics.measured(wdjax.sgdw(0.1, weight_decay=0.1)), 1, jnp.bfloat16, False),
+    ],
+    ids=["plain", "narrow", "wide", "complex", "measured"],
+)
+def test_it_runs_where_dtypes_are_not_promoted(optimizer, accumulate, dtype, x64):
+    """It added a truth value to a count; gradients of two widths met in the norm and in the sum."""
+
+    def loss_fn(params, batch, model_state, key):
+        loss = squared_error({**params, "w": params["w"].real.astype(np.float32)}, batch)
+        return loss, {"size": jnp.int32(12), "noise": jax.random.uniform(key)}, model_state
+
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        params = {"w": jnp.full(3, 0.5, dtype), "b": jnp.array(0.25, jnp.float32)}
+        options = {"accumulate": accumulate, "max_grad_norm": 1.0}
+        kept = {"model_state": {"n": jnp.zeros(2, int)}, "key": jax.random.key(0)}
+        state, metrics = run(loss_fn, optimizer, params=params, **options, **kept)
+        assert bool(metrics["finite"])
+        assert not np.array_equal(state.params["w"], params["w"])
+        step = make_train_step(loss_fn, optimizer, **options)
+        state = wdjax.TrainState.create(params, optimizer, **kept)
+        wdjax.fit(step, state, BATCH, epochs=2, batch_size=8, progress=False)
+
+
 # What it refuses.
+
+
+ADAM = optax.adam(0.1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "difference"),
+    [
+        (wdjax.sgdw(0.1, weight_decay=0.1, momentum=0.9), wdjax.sgdw(0.1, weight_decay=0.1),
+         "only in the state: '0/0/trace/b', '0/0/trace/w'"),
+        (optax.adamw(0.1), optax.sgd(0.1), "only in the state: '0/count', '0/mu/b'"),
+        (optax.sgd(0.1), ADAM, "only in what its init makes: '0/count'"),
+        (optax.rmsprop(0.1), optax.adagrad(0.1), "makes: '0/sum_.*; only in the state: '0/nu/b'"),
+        (wdjax.adamw(0.1, weight_decay=0.1, anchor="init"), wdjax.adamw(0.1, weight_decay=0.1),
+         "only in the state: .*anchor/b'"),
+        (optax.sgd(0.1), optax.chain(optax.clip(1.0), optax.sgd(0.1)), "in other containers"),
+    ],
+    ids=["momentum", "adamw", "sgd", "rmsprop", "anchor", "chain"],
+)  # fmt: skip
+def test_the_state_of_another_optimizer_is_refused(old, new, difference):
+    """It went on without the momentum, without a word, or failed inside Optax."""
+    state = TrainState.create(init(), old)
+    message = f"`opt_state` must be of the optimizer of this step; .*{difference}.*restore into"
+    with pytest.raises(ValueError, match=message):
+        make_train_step(squared_error, new)(state, BATCH)
+    with pytest.raises(ValueError, match=message):
+        wdjax.fit(make_train_step(squared_error, new), state, BATCH, steps=1, batch_size=4)
+
+
+def test_the_state_of_other_parameters_is_refused():
+    state = TrainState.create(init(), ADAM)
+    state = state._replace(opt_state=ADAM.init({"w": jnp.ones((1,)), "b": jnp.array(0.0)}))
+    with pytest.raises(ValueError, match=r"'0/mu/w' must have shape \(3,\), has \(1,\)"):
+        make_train_step(squared_error, ADAM)(state, BATCH)
+
+
+def test_a_restored_state_may_be_of_plain_arrays_and_wider_than_its_parameters():
+    state = TrainState.create(init(), ADAM)
+    step = make_train_step(squared_error, ADAM, donate=False)
+    expected, _ = step(state, BATCH)
+    restored, _ = step(jax.tree.map(np.asarray, state), BATCH)
+    leaves_equal(restored, expected)
+    narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), state.params)
+    loss_fn = lambda params, batch: squared_error(jax.tree.map(jnp.float32, params), batch)
+    after, _ = make_train_step(loss_fn, ADAM)(state._replace(params=narrow), BATCH)
+    assert after.opt_state[0].mu["w"].dtype == jnp.float32
+
+
+def test_an_optimizer_whose_init_must_see_values_is_taken_as_it_is():
+    def by_value(params):
+        return optax.sgd(0.1, momentum=0.9 if float(params["b"]) > 0 else None).init(params)
+
+    optimizer = optax.GradientTransformation(by_value, optax.sgd(0.1, momentum=0.9).update)
+    assert int(run(squared_error, optimizer)[0].step) == 1
+
+
+def test_the_check_of_the_state_says_nothing_twice_and_costs_no_step():
+    """A warning of `init` was given when the state was made."""
+    seen = []
+
+    def init_state(params):
+        seen.append(params)
+        warnings.warn("said once", stacklevel=1)
+        return ADAM.init(params)
+
+    optimizer = optax.GradientTransformation(init_state, ADAM.update)
+    with pytest.warns(UserWarning, match="said once"):
+        state = TrainState.create(init(), optimizer)
+    step = make_train_step(squared_error, optimizer)
+    for _ in range(3):
+        state, _ = step(state, BATCH)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("key", [3, np.int64(3), "seed", jnp.ones(2), [0, 1]])
+def test_a_key_that_is_none_is_refused_at_once(key):
+    with pytest.raises(TypeError, match=r"`key` must be a random key, such as jax\.random\.key"):
+        TrainState.create(init(), ADAM, key=key)
+
+
+@pytest.mark.parametrize(
+    "key", [jax.random.key(3), jax.random.PRNGKey(3), np.arange(2, dtype="u4")]
+)
+def test_keys_of_every_kind_are_keys(key):
+    loss_fn = lambda params, batch, key: squared_error(params, batch) * jax.random.uniform(key)
+    assert np.isfinite(run(loss_fn, key=key)[1]["loss"])
 
 
 @pytest.mark.parametrize(
@@ -432,8 +553,16 @@ def test_a_batch_that_breaks_its_spec_is_named(batch, spec, message):
         (lambda p: p["w"], ValueError, r"loss must be a scalar; got shape \(3,\)\. Take its mean"),
         (lambda p: jnp.int32(1), TypeError, r"loss must be a floating-point number; got int32"),
         (lambda p: None, TypeError, r"loss must be a scalar array; got NoneType"),
-        (lambda p: (p["b"], {}, {}), TypeError, r"return the loss or \(loss, metrics\); got tuple"),
-        (lambda p: (p["b"], [p["b"]]), TypeError, r"metrics must be a dict of arrays; got list"),
+        (
+            lambda p: (p["b"], {}, {}),
+            TypeError,
+            r"\(loss, metrics\); got \(float32\[\], dict, dict\)",
+        ),
+        (
+            lambda p: (p["b"], [p["b"]]),
+            TypeError,
+            r"dict of arrays; got list.*\(loss, metrics, mod",
+        ),
         (lambda p: (p["b"], {"a": "x"}), TypeError, r"dict of arrays; got str at 'a'"),
         (lambda p: (p["b"], {"loss": p["b"]}), ValueError, r"names that the step adds; got 'loss'"),
     ],
@@ -444,7 +573,7 @@ def test_bad_results_of_the_loss_are_named(result, error, message):
 
 
 def test_a_loss_with_model_state_must_return_three():
-    message = r"must return \(loss, metrics, model_state\); got tuple"
+    message = r"must return \(loss, metrics, model_state\); got \(float32\[\], dict\)"
     with pytest.raises(TypeError, match=message):
         run(lambda params, batch, model_state: (params["b"], {}), model_state={"n": jnp.zeros(1)})
 

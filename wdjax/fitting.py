@@ -22,6 +22,7 @@ from jax import lax
 from wdjax.batches import Draw, Stream, from_memory, from_stream, is_stream
 from wdjax.devices import cut_rows, require_global, spans_processes, take_rows
 from wdjax.given import check_function, check_whole, checked_readings, kind_of
+from wdjax.states import check_not_used_up
 from wdjax.training import Metrics, PyTree, Step, TrainState
 
 _SECONDS = 0.5  # per chunk: often enough for a moving bar, rare enough to cost nothing
@@ -124,6 +125,7 @@ def fit(
     _check_options(evaluate, epochs=epochs, steps=steps, eval_every=eval_every, chunk=chunk)
     if not isinstance(state, TrainState):
         raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
+    check_not_used_up(state)
     left = Stream(batches) if is_stream(batches) else None
     if left is not None:
         draw, goal, short = from_stream(left, epochs, steps, batch_size, chunk)
