@@ -17,6 +17,9 @@ LAST = {
     "prox_weights": lambda: wdjax.prox_weights(0.1),
     "cpr": lambda: adaptive.cpr(bounds.dependent(0.5)),
     "norm_control": lambda: radial.norm_control(0.1),
+    "hyper_decay": lambda: wdjax.tuning.hyper_decay(
+        0.1, lambda params, batch: jnp.sum(batch @ params["kernel"]), np.ones((200, 4), np.float32)
+    ),
 }
 SCHEDULE = optax.linear_schedule(0.0, 0.1, 100)
 STEPS = {

@@ -23,6 +23,7 @@ from wdjax.chains import check_place
 from wdjax.given import check_finite, check_whole, common_axis
 from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
 from wdjax.metrics import distinct
+from wdjax.order import check_is_last
 from wdjax.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
@@ -163,6 +164,7 @@ def hyper_decay(
     ) -> tuple[Params, HyperDecayState]:
         del extra_args
         require_params("hyper_decay", params)
+        check_is_last("hyper_decay")
         s = schedule(state.count)
         entries = _entries(rules, state)
         decay = jnp.exp(state.log_weight_decay)[entries]
