@@ -591,6 +591,15 @@ def test_the_train_step_reports_the_readings():
     assert "measured" not in step(state, BATCH)[1]
 
 
+def test_the_train_step_names_the_groups_of_another_state():
+    """A loop keeps one structure, so there a state of other groups cannot go on."""
+    _, state = regression(measured(sgd()))
+    step, _ = regression(measured(sgd(), rules=(("kernel", 1.0), ("bias", 0.0))))
+    difference = "only in what its init makes: 'readings/kernel'; .* state: 'readings/weight'"
+    with pytest.raises(ValueError, match=difference):
+        step(state, BATCH)
+
+
 def test_fit_collects_a_series_without_further_ado():
     step, state = regression(measured(sgd(), every=2))
     _, history = wdjax.fit(step, state, BATCH, epochs=3, batch_size=4, progress=False)

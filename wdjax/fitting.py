@@ -102,7 +102,8 @@ def fit(
         The last state and the `History`.
 
     Raises:
-        TypeError, ValueError: a bad argument or batch.
+        TypeError, ValueError: a bad argument or batch; a state of another optimizer, or one whose
+            memory a step has taken.
 
     Warns:
         UserWarning: nothing is left to do; an iterator ended before `steps`; steps were skipped as

@@ -152,7 +152,8 @@ def make_train_step(
         skip_nonfinite: a step with a non-finite loss or gradient leaves `params`, `opt_state` and
             `model_state` as they were, bit for bit, and adds one to `skipped`.
         donate: give the state's memory to the next state; the state passed in is then used up,
-            and to use it again raises "Array has been deleted"; pass `state.copy()` to keep it.
+            and JAX raises "Buffer has been deleted or donated" where it is used again; pass
+            `state.copy()` to keep it.
 
     Returns:
         `step(state, batch) -> (state, metrics)`; metrics has "loss", "grad_norm" (before clipping),
@@ -206,14 +207,13 @@ def make_train_step(
         # A branch, not a selection between new and old: on CPU that took 1.7 times as long and
         # twice the memory, because the old values had to stay beside the new ones.
         new = lax.cond(finite, update, lambda old: old, old) if skip_nonfinite else update(old)
+        skips = (~finite).astype(state.skipped.dtype)
         state = state._replace(
             step=state.step + 1,
             params=new[0],
             opt_state=new[1],
             model_state=new[2],
-            skipped=state.skipped + (~finite).astype(state.skipped.dtype)
-            if skip_nonfinite
-            else state.skipped,
+            skipped=state.skipped + skips if skip_nonfinite else state.skipped,
         )
         readings = collected(state.opt_state)
         metrics = {"measured": readings, **metrics} if readings else metrics
