@@ -384,6 +384,22 @@ def test_groups_that_differ_are_named():
         explain({}, {})
 
 
+def test_a_history_and_swapped_arguments_are_told_what_to_pass():
+    readings = {"w": {"weight_rms": np.ones(2_000)}}
+    history = wdjax.History(np.arange(2_000), {"measured": readings}, np.arange(0), {})
+    advice = r"Pass metrics\.series\(history\)"
+    with pytest.raises(TypeError, match=rf"`measured` must be group .* got a History\. {advice}"):
+        explain(predicted(), history)
+    with pytest.raises(TypeError, match=rf"`measured` must be .* got a dict of ndarray\. {advice}"):
+        explain(predicted(), readings["w"])
+    first = (
+        r"`predictions` must be of dynamics\.predict.* got a dict of dict\. Pass it first, and met"
+    )
+    with pytest.raises(TypeError, match=first):
+        explain(readings, predicted())
+    assert explain(predicted(), metrics.series(history)).rows
+
+
 def test_a_group_without_its_rms_is_named():
     with pytest.raises(ValueError, match=r"must hold 'weight_rms' for each group; got \['norm'\]"):
         explain(predicted(), {"w": {"norm": np.ones(2_000)}})

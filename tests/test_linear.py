@@ -1075,7 +1075,14 @@ def test_lambda_zero_is_an_error_where_it_makes_no_sense():
         (lambda: linear.enet_path(X, Y, l1_ratio=0.0), ValueError,
          r"`l1_ratio` must be in \(0, 1\]; got 0.0. For 0 call ridge_path"),
         (lambda: linear.lam_max(X, Y, 2.0), ValueError, r"`l1_ratio` must be in \(0, 1\]; got 2.0"),
-        (lambda: linear.lasso_path(X, Y, tol=0.0), ValueError, "`tol` must be a float > 0"),
+        (lambda: linear.lasso_path(X, Y, tol=0.0), ValueError, "`tol` must be a number > 0"),
+        (lambda: linear.lasso_path(X, Y, tol=True), ValueError, "`tol` must be a number > 0"),
+        (lambda: linear.lasso_path(X, Y, tol="1e-4"), ValueError, "`tol` must be a number > 0"),
+        (lambda: jax.jit(lambda t: linear.lasso_path(X, Y, tol=t))(0.1), ValueError,
+         "`tol` must be a number > 0, not traced"),
+        (lambda: linear.enet_path(X, Y, l1_ratio="1"), ValueError, "`l1_ratio` must be in"),
+        (lambda: linear.ridge_cv(X, Y, LAMS, per_target="no"), TypeError,
+         "`per_target` must be True or False; got 'no'"),
         (lambda: linear.lasso_path(X, Y, max_sweeps=0), ValueError, "`max_sweeps` must be an int"),
         (lambda: linear.lasso_path(X, Y, max_active=0), ValueError, "`max_active` must be an int"),
         (lambda: linear.lasso_path(X, np.ones(10)), ValueError, "`lams` must be given where y is"),
@@ -1089,6 +1096,36 @@ def test_lambda_zero_is_an_error_where_it_makes_no_sense():
 def test_bad_arguments_are_errors_that_name_them(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("function", DATA_FUNCTIONS.values(), ids=DATA_FUNCTIONS.keys())
+def test_an_intercept_is_a_bool(function):
+    for wrong in ("no", None, 0, jnp.array(True)):
+        with pytest.raises(TypeError, match="`intercept` must be True or False; got"):
+            function(intercept=wrong)
+    for one, other in zip(
+        jax.tree.leaves(function(intercept=False)),
+        jax.tree.leaves(function(intercept=np.False_)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("scalar", [np.float32, np.float64, np.array, jnp.float32])
+@pytest.mark.parametrize("shape", [(10, 3), (15, 200)])
+def test_tolerances_and_counts_may_be_numpys(scalar, shape):
+    x, y = problem(*shape)
+    plain = linear.lasso_path(x, y, [5.0], tol=2**-12, max_sweeps=500, max_active=100)
+    same = linear.lasso_path(
+        x, y, [5.0], tol=scalar(2**-12), max_sweeps=np.int64(500), max_active=np.int32(100)
+    )
+    np.testing.assert_array_equal(same.coef, plain.coef)
+    assert same.converged.all()
+
+
+def test_steps_of_group_ridge_may_be_numpys():
+    plain, same = (linear.group_ridge(X, Y, [0, 0, 1], steps=n) for n in (9, np.int64(9)))
+    np.testing.assert_array_equal(same.lam, plain.lam)
 
 
 def test_l1_paths_see_a_feature_that_lies_far_from_zero():

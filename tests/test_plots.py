@@ -238,6 +238,29 @@ def test_coefficients_draw_values_and_hollow_markers_for_exact_zeros(ax):
     np.testing.assert_allclose(np.round(points[0].get_xdata()), [0, 1])
 
 
+def test_data_without_labels_says_what_to_pass(row):
+    with pytest.raises(TypeError, match=r"must be a dict, label: data; got ndarray\. Pass \w+={'l"):
+        row[0](np.ones(3))
+    for function in (plots.half_lives, plots.loss_curve):
+        with pytest.raises(TypeError, match="got float"):
+            function(100.0)
+
+
+@pytest.mark.parametrize("function", [plots.weight_norms, plots.rotations])
+def test_predictions_without_labels_say_what_to_pass(function):
+    with pytest.raises(TypeError, match=r"`predicted` must be a dict, label: data; got float"):
+        function({"L2": [2.0]}, predicted=2.0)
+
+
+def test_coefficients_of_several_targets_are_not_strung_together():
+    with pytest.raises(
+        ValueError, match=r"got shape \(3, 2\) in 'ridge'\. Give each target a label"
+    ):
+        plots.coefficients({"ridge": np.ones((3, 2))})
+    kernel = plots.coefficients({"ridge": np.ones((3, 1))}, names=np.array(["a", "b", "c"]))
+    assert len(kernel.get_xticklabels()) == 3
+
+
 @pytest.mark.parametrize("names", [["bmi"], None])
 def test_coefficients_of_unequal_length_say_the_lengths(names):
     values = {"L2": [1.0, 2.0], "L1": [1.0, 2.0] if names else [1.0]}

@@ -292,6 +292,14 @@ def test_update_without_params_says_what_to_call(wrap):
         optimizer.update(params, optimizer.init(params))
 
 
+@WRAPPERS
+@pytest.mark.parametrize(("wrong", "shown"), [(optax.adam, "adam"), (None, "a NoneType")])
+def test_a_factory_is_no_optimizer(wrap, wrong, shown):
+    message = rf"`optimizer` must be .*; got {shown}\. Pass optax\.adam\(1e-3\), not optax\.adam"
+    with pytest.raises(TypeError, match=message):
+        wrap(wrong)
+
+
 @pytest.mark.parametrize("seed", [None, 0.5, True, "0"])
 def test_a_seed_that_is_none_says_what_to_pass(seed):
     message = r"`seed` must be an integer or a random key; got .* Pass 0 or jax.random.key\(0\)"

@@ -144,6 +144,29 @@ def test_shapes_that_do_not_fit_are_refused(strengths, coefficients, names):
         plots.coefficient_path(strengths, coefficients, names=names)
 
 
+@pytest.mark.parametrize("names", [np.array(["bmi", "age"]), ("bmi", "age"), np.array([3, 4])])
+def test_names_of_a_coefficient_path_may_be_any_sequence(names):
+    ax = plots.coefficient_path([0.1, 1.0], [[2.0, -1.0], [0.5, 0.0]], names=names)
+    assert [text.get_text().strip() for text in ax.texts] == [str(name) for name in names]
+    with pytest.raises(ValueError, match=r"got \(1, 3\), strengths \(1,\) and 2 names"):
+        plots.coefficient_path([0.1], [[1.0, 2.0, 3.0]], names=names)
+    with pytest.raises(ValueError, match=r"and 0 names"):
+        plots.coefficient_path([0.1], [[1.0, 2.0, 3.0]], names=[])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.validation_curve(curve(), chosen=0.1),
+        lambda: plots.heat_map(heat_map(), chosen=(0.1, 2.0)),
+        lambda: plots.coefficient_path([0.1, 1.0], [[1.0], [0.5]], chosen=0.1),
+    ],
+)
+def test_a_choice_without_a_label_says_what_to_pass(draw):
+    with pytest.raises(TypeError, match=r"`chosen` must be a dict, label: data; got (float|tuple)"):
+        draw()
+
+
 def test_the_numbers_of_non_zero_coefficients_stand_above_the_curve():
     found = curve()
     ax = plots.validation_curve(found, nonzeros=np.arange(len(found.x)) * 2)

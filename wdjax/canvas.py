@@ -47,7 +47,7 @@ def predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
     from matplotlib import patheffects
 
     drawn = {str(line.get_label()): line for line in ax.get_lines()}
-    for label, value in (predicted or {}).items():
+    for label, value in labelled("predicted", predicted).items():
         if label not in drawn:
             raise ValueError(
                 f"`predicted` must have the labels of curves; got '{label}', and the curves "
@@ -74,7 +74,7 @@ def predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
 
 def verticals(ax: "Axes", chosen: Mapping[str, float] | None) -> None:
     """Mark values on the horizontal axis, label -> value, for the legend."""
-    for index, (label, value) in enumerate((chosen or {}).items()):
+    for index, (label, value) in enumerate(labelled("chosen", chosen).items()):
         color, style = COLORS[2 + index % 5], LINES[1 + index % 3]
         ax.axvline(value, color=color, linestyle=style, label=f"{label}: {value:.3g}")
 
@@ -138,6 +138,16 @@ def axes(ax: "Axes | None") -> "Axes":
 
 def filled(argument: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the data, or raise if there are none."""
-    if not data:
+    if not labelled(argument, data):
         raise ValueError(f"`{argument}` must have at least one entry; got none. Pass label: data.")
     return data
+
+
+def labelled(argument: str, data: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return label -> data, empty for None, or raise if it has no labels."""
+    if not isinstance(data, Mapping | None):
+        raise TypeError(
+            f"`{argument}` must be a dict, label: data; got {type(data).__name__}. "
+            f"Pass {argument}={{'label': data}}."
+        )
+    return data or {}

@@ -84,6 +84,7 @@ def explain(
         The explanation: print it, or log its `rows` and `sentences`.
 
     Raises:
+        TypeError: an argument is something else, such as a `History`, or they are swapped.
         ValueError: groups differ, `weight_rms` is missing or never finite, or lengths do not fit.
 
     Example:
@@ -98,6 +99,7 @@ def explain(
     References:
         The formulas are in `wdjax.dynamics`.
     """
+    _check_kinds(predictions, measured)
     if isinstance(predictions, Prediction):
         predictions = dict.fromkeys(measured, predictions)
     _check_groups(predictions, measured)
@@ -125,7 +127,9 @@ def _compare(
     now = where[late]
 
     def column(name: str, chosen: np.ndarray = late) -> np.ndarray:
-        return np.asarray(values.get(name, np.full(len(where), np.nan)), np.float64)[chosen]
+        found = np.asarray(values.get(name, np.full(len(where), np.nan)), np.float64)
+        of_steps: np.ndarray = found[chosen]
+        return of_steps
 
     invariant = p.power == 4
     # RMS of a step at the expected RMS of the weights
@@ -221,6 +225,32 @@ def _checked(
     if not len(finite):
         raise ValueError(f"`weight_rms` of '{group}' must have a finite value; got none.")
     return where, (int(finite[0]), float(rms[finite[0]]))
+
+
+def _check_kinds(predictions: Any, measured: Any) -> None:
+    of_each = {"each": predictions} if isinstance(predictions, Prediction) else predictions
+    if not _maps_to(Prediction, of_each):
+        raise TypeError(
+            "`predictions` must be of dynamics.predict, one or group -> prediction; got "
+            f"{_shown(predictions)}. Pass it first, and metrics.series(history) second."
+        )
+    if not _maps_to(Mapping, measured):
+        raise TypeError(
+            f"`measured` must be group -> name -> values; got {_shown(measured)}. Pass "
+            "metrics.series(history)."
+        )
+
+
+def _maps_to(kind: type, groups: Any) -> bool:
+    return isinstance(groups, Mapping) and all(isinstance(x, kind) for x in groups.values())
+
+
+def _shown(groups: Any) -> str:
+    name = type(groups).__name__
+    if not isinstance(groups, Mapping):
+        return f"a {name}"
+    kinds = sorted({type(value).__name__ for value in groups.values()})
+    return f"a {name} of {' and '.join(kinds)}"
 
 
 def _check_groups(predictions: Mapping[str, Prediction], measured: Mapping[str, Measured]) -> None:

@@ -130,7 +130,7 @@ def ridge_path(
         `RidgePath`.
 
     Raises:
-        TypeError: an argument is not of numbers.
+        TypeError: an argument is not of numbers, or `intercept` is no bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -214,7 +214,8 @@ def ridge_cv(
         never does. With traced values the largest λ is also returned where no score is finite.
 
     Raises:
-        TypeError: an argument is not of numbers, or the method is neither a name nor `Folds`.
+        TypeError: an argument is not of numbers, `per_target` or `intercept` is no bool, or the
+            method is neither a name nor `Folds`.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             folds that do not fit the rows, or have a part whose weights are all 0; no score is
             below infinity.
@@ -235,6 +236,7 @@ def ridge_cv(
     """
     x, y, weights = regression.prepared(x, y, weights, intercept)
     lams = regression.grid(lams, x, zero=False)
+    regression.check_bool("per_target", per_target)
     name, folds = (method, None) if isinstance(method, str) else ("folds", method)
     if folds is None:
         regression.check_choice("method", name, tuple(ridge.CRITERIA), "or Folds")
@@ -310,7 +312,7 @@ def group_ridge(
         a large one.
 
     Raises:
-        TypeError: an argument is not of numbers.
+        TypeError: an argument is not of numbers, or `intercept` is no bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -397,7 +399,7 @@ def enet_path(
         the gap says by how much. With T targets coef is (L, p, T), all others but lams (L, T).
 
     Raises:
-        TypeError: an argument is not of numbers.
+        TypeError: an argument is not of numbers, or `intercept` is no bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             no grid is given and all features or y are constant.
 
@@ -417,9 +419,8 @@ def enet_path(
         extrapolation).
     """
     x, y, weights = regression.prepared(x, y, weights, intercept)
-    _check_ratio(l1_ratio)
-    if not (isinstance(tol, float) and tol > 0):
-        raise ValueError(f"`tol` must be a float > 0; got {tol!r}.")
+    regression.check_ratio(l1_ratio)
+    tol = regression.positive("tol", tol)
     regression.check_count("max_sweeps", max_sweeps)
     if lams is None:
         largest = lam_max(x, y, l1_ratio, intercept=intercept, weights=weights)
@@ -529,7 +530,7 @@ def lam_max(
         (), of the dtype of x.
 
     Raises:
-        TypeError: an argument is not of numbers.
+        TypeError: an argument is not of numbers, or `intercept` is no bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -541,15 +542,10 @@ def lam_max(
         Coordinate Descent*, 2010, section 2.5.
     """
     x, y, weights = regression.prepared(x, y, weights, intercept)
-    _check_ratio(l1_ratio)
+    regression.check_ratio(l1_ratio)
     x, y, *_ = regression.near_zero(x, y, weights, intercept)
     largest: jax.Array = _lam_max(x, y, weights, intercept=intercept)
     return largest / l1_ratio
-
-
-def _check_ratio(l1_ratio: Any) -> None:
-    if regression.known(l1_ratio) and not 0 < l1_ratio <= 1:
-        raise ValueError(f"`l1_ratio` must be in (0, 1]; got {l1_ratio!r}. For 0 call ridge_path.")
 
 
 @functools.partial(jax.jit, static_argnames="intercept")

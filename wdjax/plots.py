@@ -37,6 +37,7 @@ def loss_curve(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `losses` is not a dict.
         ValueError: `losses` is empty, or a curve is not as long as `steps`.
 
     Example:
@@ -75,6 +76,7 @@ def weight_norms(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `norms` or `predicted` is not a dict.
         ValueError: `norms` is empty, a curve is not as long as `steps`, or what was predicted
             fits no curve.
 
@@ -113,6 +115,7 @@ def rotations(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `angles` or `predicted` is not a dict.
         ValueError: `angles` is empty, a curve is not as long as `steps`, or what was predicted
             fits no curve.
 
@@ -145,6 +148,7 @@ def half_lives(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `steps` is not a dict.
         ValueError: `steps` is empty, or a half-life or T is not > 0.
 
     Example:
@@ -196,6 +200,7 @@ def weight_histogram(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `weights` is not a dict.
         ValueError: `weights` is empty, or holds a number that is not finite.
 
     Example:
@@ -226,14 +231,14 @@ def weight_histogram(
 def coefficients(
     values: Mapping[str, Any],
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | np.ndarray[Any, Any] | None = None,
     ax: "Axes | None" = None,
     ylabel: str = "coefficient",
 ) -> "Axes":
     """Draw the coefficients of linear models side by side; exact zeros are hollow markers.
 
     Args:
-        values: label -> coefficients, each of shape (D,).
+        values: label -> coefficients, each of shape (D,), or (D, 1) as a kernel of one output.
         names: the D features; None numbers them from 0.
         ax: where to draw; None makes a new figure.
         ylabel: name and unit of a coefficient.
@@ -243,7 +248,9 @@ def coefficients(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
-        ValueError: `values` is empty, or its entries or `names` differ in length.
+        TypeError: `values` is not a dict.
+        ValueError: `values` is empty, its entries or `names` differ in length, or an entry has
+            several targets.
 
     Example:
         >>> ax = coefficients({"L2": [0.5, -0.1], "L1": [0.4, 0.0]}, names=["bmi", "age"])
@@ -251,7 +258,7 @@ def coefficients(
         ['L2 (0 of 2 exactly 0)', 'L1 (1 of 2 exactly 0)']
     """
     filled = canvas.filled("values", values)
-    rows = {label: np.ravel(np.asarray(row)) for label, row in filled.items()}
+    rows = {label: _one_target(label, np.asarray(row)) for label, row in filled.items()}
     size = len(next(iter(rows.values())))
     names = [str(number) for number in range(size)] if names is None else list(names)
     sizes = {label: len(row) for label, row in rows.items()} | {"names": len(names)}
@@ -302,6 +309,7 @@ def validation_curve(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `chosen` is not a dict.
         ValueError: `nonzeros` has another length than the curve.
 
     Example:
@@ -355,6 +363,7 @@ def heat_map(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `chosen` is not a dict.
 
     Example:
         >>> from wdjax.selection import HeatMap
@@ -374,7 +383,7 @@ def heat_map(
     up, across = np.nonzero(scores.diverged)
     if len(up):
         ax.plot(across + 0.5, up + 0.5, "x", color="0.2", markersize=5, label="diverged")
-    for index, (name, place) in enumerate((chosen or {}).items()):
+    for index, (name, place) in enumerate(canvas.labelled("chosen", chosen).items()):
         column, level = (
             int(np.abs(np.asarray(values) - at).argmin()) + 0.5
             for values, at in zip((scores.x, scores.y), place, strict=True)
@@ -393,7 +402,7 @@ def coefficient_path(
     strengths: Any,
     coefficients: Any,
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | np.ndarray[Any, Any] | None = None,
     chosen: Mapping[str, float] | None = None,
     ax: "Axes | None" = None,
     xlabel: str = "strength λ",
@@ -416,6 +425,7 @@ def coefficient_path(
 
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
+        TypeError: `chosen` is not a dict.
         ValueError: shapes do not fit.
 
     Example:
@@ -425,10 +435,12 @@ def coefficient_path(
     """
     x, values = np.asarray(strengths), np.asarray(coefficients)
     count = values.shape[1] if values.ndim == 2 else 0
-    if x.ndim != 1 or values.shape != (len(x), count) or len(names or range(count)) != count:
+    misnamed = names is not None and len(names) != count
+    if x.ndim != 1 or values.shape != (len(x), count) or misnamed:
         raise ValueError(
             "`coefficients` must have shape (L, D), with L strengths and D names; got "
-            f"{values.shape}, strengths {x.shape} and names {names}."
+            f"{values.shape}, strengths {x.shape} and "
+            f"{'no' if names is None else len(names)} names."
         )
     ax = canvas.axes(ax)
     order = np.argsort(x)
@@ -440,7 +452,7 @@ def coefficient_path(
         ax.plot(x, column, LINES[index % len(LINES)], color=color, linewidth=1.5)
         if names is not None:
             aside = " " * (1 + 9 * (ranks[index] % 2))  # neighbours would cover each other
-            ax.text(x[0], column[0], names[index] + aside, ha="right", va="center", color=color)
+            ax.text(x[0], column[0], f"{names[index]}{aside}", ha="right", va="center", color=color)
     canvas.verticals(ax, chosen)
     canvas.strength_axis(ax, x)
     if names is not None and x[0] > 0:
@@ -461,6 +473,15 @@ def _flat(label: str, tree: Any) -> np.ndarray[Any, Any]:
             f"'{label}'. Leave the diverged model out."
         )
     return values
+
+
+def _one_target(label: str, row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if row.size > max(row.shape, default=1):
+        raise ValueError(
+            f"`values` must hold one coefficient for each feature; got shape {row.shape} in "
+            f"'{label}'. Give each target a label of its own: {{'{label} 0': coef[:, 0], ...}}."
+        )
+    return row.ravel()
 
 
 def _zeros_label(label: str, values: np.ndarray[Any, Any]) -> str:

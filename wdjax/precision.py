@@ -66,7 +66,8 @@ def compensated(
         The optimizer for low-precision parameters. Costs a float32 residual per such leaf.
 
     Raises:
-        TypeError: at `init`, it stands inside of `optax.apply_if_finite`.
+        TypeError: `optimizer` is none, such as the factory; at `init`, it stands inside of
+            `optax.apply_if_finite`.
         ValueError: at `update`, `params` is missing.
 
     Example:
@@ -83,6 +84,7 @@ def compensated(
         Kahan, *Further Remarks on Reducing Truncation Errors*, 1965; Zamirai et al., *Revisiting
         BFloat16 Training*, 2020, arXiv:2010.06192, Algorithm 1.
     """
+    _check_optimizer(optimizer)
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> CompensatedState:
@@ -143,8 +145,8 @@ def stochastically_rounded(
         The optimizer for low-precision parameters. Its state adds a random key.
 
     Raises:
-        TypeError: `seed` is neither an integer nor a random key; at `init`, it stands inside of
-            `optax.apply_if_finite`.
+        TypeError: `optimizer` is none, such as the factory; `seed` is neither an integer nor a
+            random key; at `init`, it stands inside of `optax.apply_if_finite`.
         ValueError: at `update`, `params` is missing.
 
     Example:
@@ -160,6 +162,7 @@ def stochastically_rounded(
         Gupta et al., *Deep Learning with Limited Numerical Precision*, 2015, arXiv:1502.02551,
         section 3.1; Zamirai et al., *Revisiting BFloat16 Training*, 2020, arXiv:2010.06192.
     """
+    _check_optimizer(optimizer)
     inner = optax.with_extra_args_support(optimizer)
     first = _as_key(seed)
     kind = jax.random.key_impl(first)
@@ -191,6 +194,16 @@ def stochastically_rounded(
         return steps, RoundedState(inner_state, jax.random.key_data(later))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    # not by class: optax.MultiSteps is none of Optax's own transformations
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        shown = getattr(optimizer, "__name__", None) or f"a {type(optimizer).__name__}"
+        raise TypeError(
+            f"`optimizer` must be a complete optimizer; got {shown}. Pass optax.adam(1e-3), not "
+            "optax.adam."
+        )
 
 
 _BRANCHING = {

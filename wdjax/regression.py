@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax.devices import at_hand
-from wdjax.given import check_finite
+from wdjax.given import check_finite, is_real
 
 
 class Centred(NamedTuple):
@@ -200,6 +200,7 @@ def _as(numbers: Any, dtype: Any) -> Any:
 
 def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
     """X (n, p), y (n,) or (n, T), and weights (n,), checked and of one dtype."""
+    check_bool("intercept", intercept)
     x, y = array("x", x), array("y", y)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(
@@ -316,7 +317,26 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...], other: str = "
         raise ValueError(f"`{name}` must be one of {listed}; got {value!r}.")
 
 
+def check_bool(name: str, value: Any) -> None:
+    """Refuse what is neither true nor false by itself, such as the word "no"."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False; got {value!r}.")
+
+
+def positive(name: str, value: Any) -> float:
+    """Return the number > 0."""
+    if not (known(value) and is_real(value) and value > 0):
+        raise ValueError(f"`{name}` must be a number > 0, not traced; got {value!r}.")
+    return float(value)
+
+
+def check_ratio(l1_ratio: Any) -> None:
+    """Refuse what is no share of the L1 part."""
+    if known(l1_ratio) and not (is_real(l1_ratio) and 0 < l1_ratio <= 1):
+        raise ValueError(f"`l1_ratio` must be in (0, 1]; got {l1_ratio!r}. For 0 call ridge_path.")
+
+
 def check_count(name: str, value: Any) -> None:
     """Refuse what is not an int >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"`{name}` must be an int >= 1; got {value!r}.")
