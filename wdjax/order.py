@@ -110,7 +110,7 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
     """Whether it is the update of `optax.scale` or `scale_by_schedule` with a negative factor."""
     own, name = variables(update) if name_in(update) else {}, name_in(update)
     if name == "scale.<locals>.update_fn":
-        factors = [own.get("step_size")]
+        factors: list[Any] = [own.get("step_size")]
     elif name == "scale_by_schedule.<locals>.update_fn":
         schedule = own.get("step_size_fn")
         if name_in(schedule).startswith("scale_by_learning_rate."):
@@ -118,8 +118,8 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
         factors = [_at(schedule, count) for count in _COUNTS]
     else:
         return False
-    known = [x for x in factors if np.size(x) == 1 and not isinstance(x, jax.core.Tracer)]
-    known = [float(x) for x in known if x is not None]
+    unknown = (type(None), jax.core.Tracer)
+    known = [float(x) for x in factors if not isinstance(x, unknown) and np.size(x) == 1]
     # −0.0 is the rate 0 with its sign turned
     return any(math.copysign(1, x) < 0 and x != other_than for x in known)
 
