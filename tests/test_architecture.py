@@ -20,7 +20,7 @@ LAYERS = (
     "foreign", "conversions", "convert_torch", "convert_muon", "convert_keras", "convert",
     "devices", "given", "states", "training", "batches", "fitting", "folds",
     "regression", "ridge", "singular", "lasso", "linear", "grids", "jobs", "runs", "results",
-    "chunks", "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
+    "chunks", "usage", "selection", "sweeps", "tuning", "datasets", "canvas", "plots",
 )
 # fmt: on
 RUNTIME = {"jax", "jaxlib", "optax", "chex", "numpy"}

@@ -187,6 +187,8 @@ def test_folds_of_other_data_and_of_other_shapes_are_refused():
         check_folds(folds, 10)
     with pytest.raises(ValueError, match=r"`folds` must hold train \(K, T\).* got shapes"):
         check_folds(folds._replace(val=folds.val[:2]), 12)
+    with pytest.raises(ValueError, match=r"`folds` must be of all 50 examples; .* the first 12,"):
+        check_folds(folds, 50)
     with pytest.raises(TypeError, match=r"`folds` must be Folds, such as kfold\(n, 5\); got 5"):
         check_folds(5, 12)
 
@@ -195,3 +197,10 @@ def test_numbers_may_be_scalars_of_jax():
     assert holdout(10, jnp.float32(0.2)).val.shape == (1, 2)
     values = log_grid(jnp.float32(0.01), jnp.float32(1.0), 3)
     np.testing.assert_allclose(values, [0.01, 0.1, 1.0], rtol=1e-6)
+
+
+def test_rows_in_between_may_be_left_out():
+    gap = Folds.from_sklearn([(range(4), range(6, 8)), (range(4), range(8, 10))], np.zeros(10))
+    check_folds(gap, 10)
+    check_folds(holdout(30), 30)
+    check_folds(time_folds(31, 4), 31)

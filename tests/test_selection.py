@@ -226,7 +226,30 @@ def test_unknown_names_are_refused_with_the_known_ones():
         sweeps.validation_curve(result(), "lam")
     with pytest.raises(ValueError, match=r"`name` must be a hyperparameter with one number"):
         sweeps.validation_curve(result(hparams={"a": np.ones((4, 2))}), "a")
+    with pytest.raises(ValueError, match=r"`x` must be one of .*'weight_decay'; got 'lr'"):
+        sweeps.heatmap(result(), "lr", "weight_decay")
+    with pytest.raises(ValueError, match=r"`y` must be one of .*'weight_decay'; got 'lr'"):
+        sweeps.heatmap(result(), "weight_decay", "lr")
     assert sweeps.select(result(hparams={"a": STRENGTHS})).index == 1  # min needs no order
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        sweeps.select,
+        sweeps.table,
+        lambda found: sweeps.validation_curve(found, "weight_decay"),
+        lambda found: sweeps.heatmap(found, "weight_decay", "weight_decay"),
+    ],
+    ids=["select", "table", "validation_curve", "heatmap"],
+)
+def test_halving_is_looked_at_by_its_last_rung(look):
+    halving = sweeps.HalvingResult((result(),), (np.arange(4),))
+    with pytest.raises(TypeError, match=r"must be a SweepResult, .* got HalvingResult. .*`.final`"):
+        look(halving)
+    with pytest.raises(TypeError, match=r"`result` must be a SweepResult, from sweep; got dict.$"):
+        look({})
+    look(halving.final)
 
 
 GRID = sweeps.grid(weight_decay=[1.0, 0.1], learning_rate=[0.5, 0.1, 0.2])

@@ -550,6 +550,7 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
         return train(job, mesh, hparams, carry, shared)
 
     spy.lower = train.lower
+    spy.trace = train.trace
     monkeypatch.setattr(runs, "train", spy)
     resumed = long_sweep(folder)
     assert trained == [0.5, 0.75, 1.0]
@@ -943,6 +944,11 @@ BAD = {
         _swap(folds=sweeps.kfold(40, 4)),
         ValueError,
         r"`folds` must hold rows of the 30 examples only; got row",
+    ),
+    "folds of a part of the data": (
+        _swap(folds=sweeps.kfold(20, 4)),
+        ValueError,
+        r"`folds` must be of all 30 examples; they are of the first 20, .* leave these rows out",
     ),
     "weights of examples": (
         _swap(folds=sweeps.kfold(30, 4)._replace(train_weights=np.full((4, 23), 0.5, np.float32))),

@@ -209,8 +209,8 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
 
     Raises:
         TypeError: it is not `Folds`.
-        ValueError: shapes differ, a row is not in [0, N), a part of a fold is empty, or a row both
-            trains and validates.
+        ValueError: shapes differ, a row is not in [0, N), a part of a fold is empty, a row both
+            trains and validates, or the folds are of fewer examples than n.
 
     Example:
         >>> check_folds(kfold(10, 2), 8)
@@ -245,6 +245,18 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
                 f"`{name}` must keep training and validation apart; row {both[0]} is in both parts "
                 f"of fold {index}."
             )
+    _check_reach(name, folds, n)
+
+
+def _check_reach(name: str, folds: Folds, n: int) -> None:
+    """Some rows may be left out, as around a gap in time; but all up to a number are its folds."""
+    seen = np.union1d(folds.train[folds.train_weights > 0], folds.val[folds.val_weights > 0])
+    if len(seen) == seen[-1] + 1 < n:
+        raise ValueError(
+            f"`{name}` must be of all {n} examples; they are of the first {len(seen)}, and the "
+            "others would neither train nor validate. Build the folds with the number of examples "
+            "in `data`, or leave these rows out of `data`."
+        )
 
 
 def _check_parts(n: int, k: int) -> None:

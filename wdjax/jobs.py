@@ -58,6 +58,7 @@ class Job:
         metric: `metric(carry, batch)` -> scalar.
         keep: whether the last carry is returned.
         gaps: what the batches lack in some fold: nothing, examples at the end, whole batches.
+        blamed: the arguments of a sweep that training and scores come from, to name in messages.
 
     Example:
         >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, Gaps.NONE)
@@ -70,6 +71,7 @@ class Job:
     metric: Callable[[Any, Batch], Any]
     keep: bool
     gaps: Gaps
+    blamed: tuple[str, str] = ("build", "metric")
 
 
 def make_job(
@@ -244,13 +246,15 @@ def optimized(
         kept: Optimized = jax.tree.map(_same_dtype, new, carry)
         return kept
 
+    scored = "loss" if metric is loss else "metric"
+
     def scalar(params: PyTree, batch: Batch) -> jax.Array:
         return checked_scalar("loss", loss(params, batch.data, batch.weights))
 
     def measure(carry: Optimized, batch: Batch) -> jax.Array:
-        return checked_scalar("metric", metric(carry.params, batch.data, batch.weights))
+        return checked_scalar(scored, metric(carry.params, batch.data, batch.weights))
 
-    return Job(start, step, measure, keep, gaps)
+    return Job(start, step, measure, keep, gaps, ("loss", scored))
 
 
 @functools.lru_cache(maxsize=64)

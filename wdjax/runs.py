@@ -166,10 +166,10 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
     """The loops are outside, only what is done in a step is mapped: that is quick to trace."""
 
     def advance(h: PyTree, carry: PyTree, rows: jax.Array) -> PyTree:
-        batch = _batch(job.gaps, shared.data, rows)
-        new = job.step(carry, batch, h)
+        examples = batch(job.gaps, shared.data, rows)
+        new = job.step(carry, examples, h)
         if job.gaps is Gaps.MISSING:
-            new = jax.tree.map(lambda a, b: jnp.where(batch.weights[0] > 0, a, b), new, carry)
+            new = jax.tree.map(lambda a, b: jnp.where(examples.weights[0] > 0, a, b), new, carry)
         return new
 
     def measure(carry: PyTree, weights: jax.Array) -> jax.Array:
@@ -199,8 +199,21 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
     return Trained(jnp.moveaxis(scores, 0, -1), packed(carry) if job.keep else None)
 
 
-def _batch(gaps: Gaps, data: PyTree, rows: jax.Array) -> Batch:
-    """The examples of some rows; where there may be gaps, a row of −1 is none."""
+def batch(gaps: Gaps, data: PyTree, rows: jax.Array) -> Batch:
+    """Take the examples of some rows; where there may be gaps, a row of −1 is none.
+
+    Args:
+        gaps: what the batches lack.
+        data: a pytree of arrays with N rows.
+        rows: (B,) int32.
+
+    Returns:
+        The batch.
+
+    Example:
+        >>> batch(Gaps.SHORT, jnp.array([5.0, 6.0]), jnp.array([1, -1])).weights
+        Array([1., 0.], dtype=float32)
+    """
     weights = jnp.ones(len(rows))
     if gaps is not Gaps.NONE:
         rows, weights = jnp.maximum(rows, 0), (rows >= 0).astype(jnp.float32)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wdjax.given import named_leaves
+from wdjax.given import kind_of, named_leaves
 from wdjax.grids import row
 from wdjax.paths import listed
 from wdjax.results import SweepResult
@@ -134,7 +134,8 @@ def select(
         The `Selection`.
 
     Raises:
-        TypeError: a function returned no whole number.
+        TypeError: a function returned no whole number; `result` is of successive halving, whose
+            last rung is its `final`.
         ValueError: an unknown rule, name or `at`; every configuration diverged; a 1-SE rule with a
             single fold; `prefer` gave NaN.
 
@@ -195,6 +196,7 @@ def validation_curve(result: SweepResult, name: str, *, at: str = "last") -> Cur
         The `Curve`.
 
     Raises:
+        TypeError: `result` is no SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -203,8 +205,8 @@ def validation_curve(result: SweepResult, name: str, *, at: str = "last") -> Cur
         >>> validation_curve(result, "weight_decay").mean
         array([2., 1., 3.])
     """
-    values = _axis(result.hparams, name)
     scores, epochs = _scores(result, at)
+    values = _axis(result.hparams, name, "name")
     mean = scores.mean(axis=1)
     x = np.unique(values)
     # the first of the lowest: argmin over the rows that have this value
@@ -227,6 +229,7 @@ def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap
         The `HeatMap`.
 
     Raises:
+        TypeError: `result` is no SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -237,8 +240,8 @@ def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap
         (array([[ 1., nan],
                [ 2., nan]]), np.int64(1))
     """
-    across, up = _axis(result.hparams, x), _axis(result.hparams, y)
     scores, _ = _scores(result, at)
+    across, up = _axis(result.hparams, x, "x"), _axis(result.hparams, y, "y")
     columns, column = np.unique(across, return_inverse=True)
     levels, level = np.unique(up, return_inverse=True)
     lowest = np.full((len(levels), len(columns)), np.inf)
@@ -282,8 +285,13 @@ def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
     ]
 
 
-def _scores(result: SweepResult, at: str) -> tuple[Array, Array]:
+def _scores(result: Any, at: str) -> tuple[Array, Array]:
     """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
+    if not isinstance(result, SweepResult):
+        advice = " Give its last rung, `.final`." if hasattr(result, "final") else ""
+        raise TypeError(
+            f"`result` must be a SweepResult, from sweep; got {kind_of(result)}.{advice}"
+        )
     if at not in ("last", "best"):
         raise ValueError(f'`at` must be "last" or "best"; got {at!r}.')
     val = np.asarray(result.val, np.float64).mean(axis=2)
@@ -376,7 +384,7 @@ def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _axis(hparams: PyTree, name: str, argument: str = "name") -> Array:
+def _axis(hparams: PyTree, name: str, argument: str) -> Array:
     leaves = dict(named_leaves(hparams))
     if name not in leaves:
         raise ValueError(

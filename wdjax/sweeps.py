@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import chunks, runs
+from wdjax import chunks, runs, usage
 from wdjax.folds import Folds, check_folds, holdout, kfold, time_folds
 from wdjax.given import check_data, check_seed, check_whole
 from wdjax.grids import check_hparams, grid, log_grid, random
@@ -114,8 +114,9 @@ def sweep(
         data: a pytree of arrays with N rows, finite.
         init: `init(key)` or `init(key, h)` -> parameters; the carry, for a step of your own.
         loss: `loss(params, data, weights)` -> scalar, without the penalty. The weights (B,) are 1
-            for an example and 0 for what fills up a batch, so take weighted means,
-            `jnp.sum(weights * losses) / jnp.sum(weights)`. Not used by a step of your own.
+            for an example and 0 for what fills up a batch or, in a score, is of other folds, so
+            take weighted means, `jnp.sum(weights * losses) / jnp.sum(weights)`. Not used by a step
+            of your own.
         metric: like the loss, lower is better; None is the loss. A step of your own gives it its
             carry instead of the parameters.
         folds: who trains and who validates, such as `kfold(n, 5)`.
@@ -131,7 +132,8 @@ def sweep(
             processes share a sweep by its rows: `row[jax.process_index() :: jax.process_count()]`
             of each array in `hparams`, and a folder each.
         folder: where to keep finished chunks. The same call with the same folder goes on where an
-            interrupted one was; with other data or functions it is refused.
+            interrupted one was; with other data or functions it is refused, and so are functions
+            that call the host (`jax.pure_callback`), where changes are not seen.
         progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work
             takes more than a second.
 
@@ -144,7 +146,10 @@ def sweep(
         TypeError: a function has the wrong arguments, returns the wrong kind, or branches on a
             hyperparameter or keeps it for later.
         ValueError: hyperparameters, data and folds do not fit; the data are not finite; a number is
-            out of range.
+            out of range; the loss or metric ignores its weights where rows have weight 0.
+
+    Warns:
+        UserWarning: a hyperparameter takes several values, and neither `build` nor `init` uses it.
 
     Example:
         >>> import optax
@@ -186,6 +191,7 @@ def sweep(
         shuffle=shuffle,
         mesh=mesh,
     )
+    usage.check_usage(job, hparams, shared)
     store = _store(folder, job, hparams, shared)
     with chunks.reporting(progress, count) as report:
         found = chunks.run(job, hparams, shared, mesh=mesh, most=chunk, store=store, report=report)
@@ -245,6 +251,9 @@ def successive_halving(
     Raises:
         TypeError, ValueError: as in `sweep`; fewer than η^(Q−1) configurations or epochs.
 
+    Warns:
+        UserWarning: as in `sweep`.
+
     Example:
         >>> import optax
         >>> def loss(w, data, weights):
@@ -285,6 +294,7 @@ def successive_halving(
         shuffle=shuffle,
         mesh=mesh,
     )
+    usage.check_usage(job, hparams, shared)
     with chunks.explained():
         carry = runs.begin(job, jax.tree.map(jnp.asarray, hparams), shared)
     carry = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 2, 0), carry)
@@ -367,6 +377,7 @@ def refit(
         shuffle=shuffle,
         mesh=None,
     )
+    usage.check_usage(job, hparams, shared)
     with chunks.explained():
         trained = runs.train(job, None, jax.tree.map(jnp.asarray, hparams), None, shared)
     carry = runs.unpacked(jax.tree.map(lambda x: x[0, 0, 0], trained.carry))
@@ -376,12 +387,9 @@ def refit(
 def _store(folder: Any, job: Job, hparams: PyTree, shared: runs.Shared) -> Store | None:
     if folder is None:
         return None
-    one = jax.tree.map(jnp.asarray, chunks.take(hparams, np.zeros(1, int)))
-    with chunks.explained():
-        program = runs.train.lower(job, None, one, None, shared).as_text()
     parts = {
         "hparams": jax.tree.map(np.asarray, hparams),
-        "functions": program,
+        "functions": usage.program_text(job, hparams, shared),
         "data": shared.data,
         "folds": shared.weights,
         "epochs or evals": shared.spans,
