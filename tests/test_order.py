@@ -32,11 +32,6 @@ STEPS = {
     "scale_by_schedule": lambda: optax.scale_by_schedule(lambda count: -SCHEDULE(count)),
     "scale_by_adam": optax.scale_by_adam,
     "scale_by_learning_rate": lambda: optax.scale_by_learning_rate(0.1),
-    "masked": lambda: optax.masked(optax.sgd(0.1), {"kernel": True, "bias": False}),
-    "partition": lambda: optax.partition(
-        {"all": optax.sgd(SCHEDULE)}, {"kernel": "all", "bias": "all"}
-    ),
-    "decayed": lambda: wdjax.adamw(0.1, weight_decay=0.1),
 }
 CHAINS = {
     "chain": optax.chain,
@@ -128,6 +123,20 @@ def test_what_changes_gradients_is_refused_behind_the_step(name, method, step):
         optax.chain(optax.scale(-1.0), wdjax.add_decayed_weights(0.1), optax.sgd(0.1)),
         optax.chain(optax.clip(1.0), wdjax.add_decayed_weights(-0.0)),  # the rate may come later
         optax.inject_hyperparams(wdjax.adamw)(SCHEDULE, weight_decay=0.1),
+        # members that may act on other leaves
+        optax.chain(
+            optax.masked(wdjax.adamw(0.1, weight_decay=0.5), {"kernel": True, "bias": False}),
+            optax.masked(optax.sgd(0.1), {"kernel": False, "bias": True}),
+        ),
+        optax.chain(
+            optax.masked(optax.sgd(0.1), {"kernel": False, "bias": True}),
+            wdjax.add_decayed_weights(0.1, rules=wdjax.standard()),
+            optax.masked(optax.inject_hyperparams(optax.sgd)(0.1), {"kernel": True, "bias": False}),
+        ),
+        # positive in its run of 1,000 steps
+        optax.chain(
+            wdjax.sgdw(0.1, weight_decay=0.1), optax.scale_by_schedule(lambda c: 1 - c / 1_000)
+        ),
     ],
 )
 def test_other_neighbours_are_none_of_its_business(tx):

@@ -499,7 +499,10 @@ NAMES = [
         )
     ],
     ("ada_norm/kernel", (3, 8), "weight"),
-    ("ada_norm/w", (3, 8), "weight"),
+    *[
+        (f"{parent}/w", (3, 8), "weight")
+        for parent in words("ada_norm norm_linear ln_proj prenorm_mlp norm_fc norm_out")
+    ],
     ("norm_kernel", (3, 8), "weight"),
     ("norm_proj", (3, 8), "guess: n-D"),
     ("normalizer", (3, 8), "guess: n-D"),

@@ -175,7 +175,8 @@ def _read(values: Measured, where: np.ndarray) -> np.ndarray:
     for column in values.values():
         x = np.asarray(column, np.float64)
         changed[1:] |= (x[1:] != x[:-1]) & ~(np.isnan(x[1:]) & np.isnan(x[:-1]))
-    n = int(np.gcd.reduce(where[changed])) if changed.any() else 1
+    holds = not changed[1:].all()
+    n = int(np.gcd.reduce(where[changed])) if holds and changed.any() else 1
     is_read: np.ndarray = where % max(n, 1) == 0
     return is_read
 

@@ -81,7 +81,8 @@ def _is_gain(leaf: Leaf) -> bool:
         return True
     if leaf.name in ("g", "w"):  # a gain; stacked for a scan it has two axes
         parent = _parent(leaf)
-        return _has_word(parent, _NORM_WORD) and not _has_word(parent, _ADAPTIVE_WORD)
+        others = _has_word(parent, _ADAPTIVE_WORD) or _has_word(parent, _MATRIX_WORD)
+        return _has_word(parent, _NORM_WORD) and not others
     is_norm = _has_word(leaf.name, _NORM_WORD) and not _KERNEL.fullmatch(leaf.name)
     return (
         bool(_GAIN.fullmatch(leaf.name))

@@ -192,7 +192,7 @@ def warn_if_idle(name: str, rules: Rules, tree: Any) -> None:
     """
     tree = stacking.described(tree) if stacking.is_stacked(tree) else tree
     rows = zip(paths.leaves(tree), owners(rules, tree), strict=True)
-    unknown = [repr(leaf.path) for leaf, i in rows if i >= 0 and is_guess(rules[i][0])]
+    unknown = [repr(leaf.path or ".") for leaf, i in rows if i >= 0 and is_guess(rules[i][0])]
     if unknown and not paths.has_holes(tree):
         warnings.warn(
             f"`{name}`: no parameter decays: {paths.listed(unknown)} may be biases or gains, as "

@@ -7,13 +7,13 @@ one weights grow, and nothing else shows it.
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from wdjax.frames import functions, name_in, running, variables
+from wdjax.frames import name_in, running, variables
 
 Update = Callable[..., Any]
 
@@ -72,9 +72,9 @@ def check_is_early(name: str) -> None:
         TypeError: `add_decayed_weights` must stand before a negative learning rate: it changes ...
     """
     around = list(_neighbours())
-    later = any(_is_rate(f) for _, after in around for f in functions(after))
+    later = any(_is_rate(f) for _, after in around for f in _links(after))
     # a factor of −1 makes no step: it climbs
-    earlier = any(_is_rate(f, other_than=-1) for before, _ in around for f in functions(before))
+    earlier = any(_is_rate(f, other_than=-1) for before, _ in around for f in _links(before))
     if earlier and not later:
         raise TypeError(
             f"`{name}` must stand before a negative learning rate: it changes gradients, and "
@@ -88,22 +88,36 @@ def _neighbours() -> Iterator[tuple[Sequence[Update], Sequence[Update]]]:
     for name, frame in running():
         if name in _CHAINS:
             own = frame.f_locals
-            members = own.get("update_fns") or [tx.update for _, tx in own.get("transforms", ())]
+            members = _members(own)
             done = len(own.get("new_state", ()))
             yield tuple(members[:done]), tuple(members[done + 1 :])
 
 
 def _makes_steps(updates: Sequence[Update]) -> str:
     """What in them takes gradients and makes steps, in words; empty if nothing does."""
-    if not updates:
-        return ""
-    for function in functions(updates):
+    for function in _links(updates):
         direction = _FROM_GRADIENTS.match(name_in(function))
         if direction:
             return f"optax.{direction[1]}"
         if _is_rate(function):
             return "a negative learning rate"
     return ""
+
+
+def _links(updates: Sequence[Update]) -> Iterator[Update]:
+    """The updates of chains within chains. What else holds others may act on other leaves."""
+    for update in updates:
+        name, own = name_in(update), variables(update) if name_in(update) else {}
+        if name == "with_extra_args_support.<locals>.update":
+            yield from _links([own["tx"].update])
+        elif name in _CHAINS:
+            yield from _links(_members(own))
+        else:
+            yield update
+
+
+def _members(own: Mapping[str, Any]) -> Sequence[Update]:
+    return own.get("update_fns") or [tx.update for _, tx in own.get("transforms", ())]
 
 
 def _is_rate(update: Update, other_than: float | None = None) -> bool:
@@ -119,9 +133,10 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
     else:
         return False
     unknown = (type(None), jax.core.Tracer)
-    known = [float(x) for x in factors if not isinstance(x, unknown) and np.size(x) == 1]
-    # −0.0 is the rate 0 with its sign turned
-    return any(math.copysign(1, x) < 0 and x != other_than for x in known)
+    known = [x for x in factors if not isinstance(x, unknown) and np.size(x) == 1]
+    signs = [math.copysign(1, x) for x in known if np.isrealobj(x) and x != other_than]
+    # −0.0 is the rate 0 with its sign turned; what is positive at times is no rate
+    return bool(signs) and max(signs) < 0
 
 
 def _at(schedule: Any, count: int) -> Any:
