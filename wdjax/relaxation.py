@@ -40,8 +40,8 @@ def spread(shrink: Number, live: Number) -> Number:
     total, on, clock = len(shrink), shrink > 0, xp.cumsum(live)
     steps, never = xp.arange(total), 2 * total + 2
     following = _from_the_end(xp, xp.where(on, steps, total))
-    owner = xp.where(following < total, following, xp.maximum.accumulate(xp.where(on, steps, -1)))
-    before = xp.maximum.accumulate(xp.where(on, clock, -never))
+    owner = xp.where(following < total, following, _so_far(xp, xp.where(on, steps, -1)))
+    before = _so_far(xp, xp.where(on, clock, -never))
     after = _from_the_end(xp, xp.where(on, clock, 2 * never))
     to_the_last = clock - xp.concatenate([xp.full(1, -never), before[:-1]])
     to_the_next = xp.concatenate([after[1:], xp.full(1, 2 * never)]) - clock
@@ -84,6 +84,11 @@ def arrival(x: Number, goal: Number, within: float, spent: Number) -> Number:
     return xp.where(arrived.any(), 1.0 + arrived.argmax(), math.inf)
 
 
+def _so_far(xp: Any, values: Number) -> Number:
+    """The largest of this value and all earlier ones; jnp.maximum.accumulate takes T steps."""
+    return np.maximum.accumulate(values) if xp is np else jax.lax.cummax(values)
+
+
 def _from_the_end(xp: Any, values: Number) -> Number:
     """The least of this value and all later ones."""
-    return xp.minimum.accumulate(values[::-1])[::-1]
+    return -_so_far(xp, -values[::-1])[::-1]

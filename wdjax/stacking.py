@@ -356,7 +356,7 @@ def _struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 
 
 def _kind(leaf: Any) -> jax.ShapeDtypeStruct:
-    known = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+    known: Any = jax.eval_shape(lambda x: x, leaf if hasattr(leaf, "dtype") else 0)
     return _struct(known.shape, known.dtype)
 
 
