@@ -107,7 +107,7 @@ def _makes_steps(updates: Sequence[Update]) -> str:
 def _links(updates: Sequence[Update]) -> Iterator[Update]:
     """The updates of chains within chains. What else holds others may act on other leaves."""
     for update in updates:
-        name, own = name_in(update), variables(update) if name_in(update) else {}
+        name, own = _opened(update)
         if name == "with_extra_args_support.<locals>.update":
             yield from _links([own["tx"].update])
         elif name in _CHAINS:
@@ -116,13 +116,19 @@ def _links(updates: Sequence[Update]) -> Iterator[Update]:
             yield update
 
 
+def _opened(update: Update) -> tuple[str, Mapping[str, Any]]:
+    """The name of a function of Optax and the variables of its closure; of another's neither."""
+    name = name_in(update)
+    return name, variables(update) if name else {}
+
+
 def _members(own: Mapping[str, Any]) -> Sequence[Update]:
     return own.get("update_fns") or [tx.update for _, tx in own.get("transforms", ())]
 
 
 def _is_rate(update: Update, other_than: float | None = None) -> bool:
     """Whether it is the update of `optax.scale` or `scale_by_schedule` with a negative factor."""
-    own, name = variables(update) if name_in(update) else {}, name_in(update)
+    name, own = _opened(update)
     if name == "scale.<locals>.update_fn":
         factors: list[Any] = [own.get("step_size")]
     elif name == "scale_by_schedule.<locals>.update_fn":
