@@ -1,7 +1,7 @@
 """Which parameters decay: (selector, multiplier) pairs, the first match wins, strict by default.
 
 Rules are data: plain tuples that can be printed, hashed and kept in a configuration. They are
-resolved from the tree in hand at every trace.
+resolved for the tree at hand at every trace.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -26,7 +26,7 @@ Selector: TypeAlias = str | re.Pattern[str] | type | Callable[[Leaf], bool] | tu
 Multiplier: TypeAlias = float | jax.Array
 Rules: TypeAlias = tuple[tuple[Selector, Multiplier], ...]
 
-CLOSING = ("**", "/**")
+_CLOSING = ("**", "/**")
 _MEMO_SIZE = 256
 
 
@@ -87,14 +87,48 @@ def resolve(rules: Rules, tree: Any) -> Any:
         >>> resolve((("bias", 0.0), ("**", 0.5)), params)
         {'dense': {'bias': 0.0, 'kernel': 0.5}}
     """
-    rules = check_rules(rules)
+    return ruled(check_rules(rules), tree)[1]
+
+
+class Ruled(NamedTuple):
+    """A leaf, the selector that decides it, and the multiplier it gets.
+
+    The selector is None, and the multiplier 0, for a leaf that is not floating.
+    """
+
+    leaf: Leaf
+    selector: Selector | None
+    multiplier: Multiplier
+
+
+def ruled(rules: Rules, tree: Any) -> tuple[tuple[Ruled, ...], Any]:
+    """Resolve rules that were checked: what `resolve` gives, and how it came about.
+
+    Args:
+        rules: from `check_rules`.
+        tree: as in `resolve`.
+
+    Returns:
+        A row for each leaf, for each single leaf of a stack; the multipliers, as from `resolve`.
+
+    Raises:
+        RuleError: as in `resolve`.
+        TypeError: as in `resolve`.
+
+    Example:
+        >>> (row,), multipliers = ruled((("**", 0.5),), {"kernel": jnp.ones((2, 3))})
+        >>> row.leaf.path, row.selector, row.multiplier, multipliers
+        ('kernel', '**', 0.5, {'kernel': 0.5})
+    """
+    whole = stacking.described(tree) if stacking.is_stacked(tree) else tree
+    leaves, treedef = jax.tree.flatten(whole)
+    decision = _decide(rules, whole, leaves, treedef)
+    named = zip(decision.leaves, decision.owners, strict=True)
+    rows = tuple(Ruled(leaf, *((None, 0.0) if i < 0 else rules[i])) for leaf, i in named)
+    multipliers = jax.tree.unflatten(treedef, [row.multiplier for row in rows])
     if stacking.is_stacked(tree):
-        each = resolve(rules, stacking.described(tree))
-        return stacking.of_leaf(tree, tree.layout.treedef.flatten_up_to(each))
-    leaves, treedef = jax.tree.flatten(tree)
-    decision = _decide(rules, tree, leaves, treedef)
-    # the last one is for index -1
-    return jax.tree.unflatten(treedef, decision.pick([m for _, m in rules] + [0.0]))
+        multipliers = stacking.of_leaf(tree, tree.layout.treedef.flatten_up_to(multipliers))
+    return rows, multipliers
 
 
 def owners(rules: Rules, tree: Any) -> tuple[int, ...]:
@@ -238,8 +272,8 @@ def is_guess(selector: Selector) -> bool:
 class _Decision(NamedTuple):
     """What rules say about a tree."""
 
-    owners: tuple[int, ...]
-    pick: Callable[[list[Multiplier]], Iterable[Multiplier]]
+    leaves: tuple[Leaf, ...]
+    owners: tuple[int, ...]  # -1 for a leaf that is not floating
     idle: tuple[tuple[int, str], ...]  # rules that win only leaves that cannot decay, and which
 
 
@@ -267,7 +301,7 @@ def _decide(rules: Rules, tree: Any, leaves: list[Any], treedef: Any) -> _Decisi
         selector, multiplier = rules[index]
         if isinstance(multiplier, float) and multiplier != 0:
             raise RuleError(
-                f"rule {shown(selector)} matches only leaves that are not floating, such as "
+                f"rule {_shown(selector)} matches only leaves that are not floating, such as "
                 f"{path!r}, and those never decay; give it the multiplier 0 or remove it"
             )
     return decision
@@ -291,12 +325,12 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
         index
         for index, selector in enumerate(selectors)
         if not isinstance(selector, Kind)
-        and not (index == len(selectors) - 1 and selector in CLOSING)
+        and not (index == len(selectors) - 1 and selector in _CLOSING)
     ]
     idle = []
     if not paths.has_holes(tree):  # a hidden leaf may be the one that a rule is for
         for index in own:
-            if index not in winners and not names_any(selectors[index], paths.frozen(tree)):
+            if index not in winners and not _names_any(selectors[index], paths.frozen(tree)):
                 raise RuleError(_why_not(selectors[index], tests[index], leaves))
         moved = {winner for winner, can in zip(winners, floating, strict=True) if can}
         idle = [(i, leaves[winners.index(i)].path) for i in own if i in {*winners} - moved]
@@ -311,23 +345,16 @@ def _made(selectors: tuple[Selector, ...], tree: Any) -> _Decision:
             "end the rules with ('**', 0.) or ('**', 1.)"
         )
     found = tuple(w if can else -1 for w, can in zip(winners, floating, strict=True))
-    return _Decision(found, _picker(found), tuple(idle))
+    return _Decision(leaves, found, tuple(idle))
 
 
-def names_any(selector: Selector, names: tuple[str, ...]) -> bool:
+def _names_any(selector: Selector, names: tuple[str, ...]) -> bool:
     """Tell whether a glob or a regular expression matches one of the paths; others match none."""
     if isinstance(selector, str):
         return any(paths.glob(selector).fullmatch(name + "/") for name in names)
     if isinstance(selector, re.Pattern):
         return any(map(selector.search, names))
-    return isinstance(selector, tuple) and any(names_any(part, names) for part in selector)
-
-
-def _picker(found: tuple[int, ...]) -> Callable[[list[Multiplier]], Iterable[Multiplier]]:
-    """Map multipliers to leaves."""
-    if len(found) > 1:
-        return operator.itemgetter(*found)  # many at a time, in C
-    return lambda multipliers: [multipliers[index] for index in found]
+    return isinstance(selector, tuple) and any(_names_any(part, names) for part in selector)
 
 
 def _test(selector: Selector) -> Callable[[Leaf], Any]:
@@ -343,15 +370,7 @@ def _test(selector: Selector) -> Callable[[Leaf], Any]:
     if isinstance(selector, tuple):
         tests = [_test(part) for part in selector]
         return lambda leaf: any(test(leaf) for test in tests)
-    return selector.test if isinstance(selector, Kind) else functools.partial(_told, selector)
-
-
-def _told(selector: Callable[[Leaf], Any], leaf: Leaf) -> bool:
-    """What a function says of a leaf: any name would count as True."""
-    found = selector(leaf)
-    if isinstance(found, str):
-        raise RuleError(f"rule {shown(selector)} must tell True or False of a leaf; got {found!r}.")
-    return bool(found)
+    return selector.test if isinstance(selector, Kind) else selector
 
 
 @functools.lru_cache(maxsize=256)
@@ -368,13 +387,13 @@ def _why_not(selector: Selector, test: Callable[[Leaf], Any], leaves: tuple[Leaf
     matched = sum(bool(test(leaf)) for leaf in leaves)
     if matched:
         return (
-            f"rule {shown(selector)} never wins: earlier rules already claim all {matched} "
+            f"rule {_shown(selector)} never wins: earlier rules already claim all {matched} "
             "parameters it matches"
         )
-    return f"rule {shown(selector)} matches no parameter{hint(selector, leaves)}"
+    return f"rule {_shown(selector)} matches no parameter{_hint(selector, leaves)}"
 
 
-def hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
+def _hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
     """Suggest what the selector may have been meant to be."""
     if isinstance(selector, type):
         names = sorted({cls.__name__ for leaf in leaves for cls in leaf.types})
@@ -386,7 +405,7 @@ def hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
     return f"; did you mean {close}?" if close else ""
 
 
-def shown(selector: Selector) -> str:
+def _shown(selector: Selector) -> str:
     """Write a selector as it stands in a message."""
     return label(selector) if isinstance(selector, Kind | type) else repr(selector)
 
@@ -449,7 +468,7 @@ def _checked_multiplier(multiplier: Any, selector: Selector) -> Multiplier:
         if math.isfinite(number) and number >= 0:
             return number
     raise RuleError(
-        f"the multiplier of rule {shown(selector)} must be a finite number >= 0 or a scalar "
+        f"the multiplier of rule {_shown(selector)} must be a finite number >= 0 or a scalar "
         f"array; got {multiplier!r}."
     )
 

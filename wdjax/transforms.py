@@ -1,56 +1,35 @@
-"""The one lift to Optax: a penalty, a strength, rules, a gate and an anchor become a step.
+"""Three places to decay in: a penalty, a strength, rules, a gate and an anchor become a step.
 
-With the optimiser's finished update Δ and the candidate c = θ + Δ there are three places to act:
+With the optimizer's finished update Δ and the candidate c = θ + Δ:
 
-    add_decayed_weights   g ← g + s m ∂R(θ)               in the gradient, before the optimiser
-    decay_weights         θ⁺ = c − s m φ ∂R(θ − a)        explicit, after the optimiser
-    prox_weights          θ⁺ = a + prox_{s m R}(c − a)    implicit, after the optimiser
+    add_decayed_weights   g ← g + s m ∂R(θ)               in the gradient, before the optimizer
+    decay_weights         θ⁺ = c − s m φ ∂R(θ − a)        explicit, after the optimizer
+    prox_weights          θ⁺ = a + prox_{s m R}(c − a)    implicit, after the optimizer
 """
 
-import functools
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdjax import anchors, penalties, schedules
-from wdjax._lift.leaves import (
-    Params,
-    check_gate,
-    check_widths,
-    is_off,
-    map_leaves,
-    raw_gradients,
-    require_params,
-    warn_if_idle,
-)
-from wdjax._lift.place import check_is_early, check_is_last, check_place, is_scheduled
+from wdjax import anchors, penalties
+from wdjax._lift.leaves import Params
+from wdjax._lift.method import Memory, Samples, Step, lift
+from wdjax._lift.place import check_is_early
 from wdjax._trees import paths
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
-from wdjax.rules import Rules, check_rules, resolve, standard
+from wdjax.rules import Ruled, Rules, standard
 from wdjax.schedules import Strength
 
 Anchor: TypeAlias = anchors.Anchor | Params | str | None
 
 EVERYTHING: Rules = (("**", 1.0),)
 STANDARD: Rules = standard()
-
-
-class DecayState(NamedTuple):
-    """State of the three transformations; it does not depend on rules, strength or schedule.
-
-    Attributes:
-        count: int32 scalar, steps taken.
-        anchor: what the anchor keeps, such as a copy of the initial parameters; () for none.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
-    anchor: Params
 
 
 def add_decayed_weights(
@@ -60,7 +39,7 @@ def add_decayed_weights(
     rules: Rules = EVERYTHING,
     mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Add the penalty's gradient to the updates, wherever this stands in the chain.
+    """Add the penalty's gradient to the updates, usually first in the chain.
 
         g ← g + s(t) m ∂R(θ)
 
@@ -92,18 +71,19 @@ def add_decayed_weights(
         Krogh and Hertz, *A Simple Weight Decay Can Improve Generalization*, 1991, equation 3.
     """
 
-    def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
-        del anchor, grad
-        return update + s * gradient(param)
-
-    if isinstance(mask, bool | np.bool_) and is_scheduled("mask"):
-        raise TypeError(
-            "`mask` must be called with the parameters, and was called with a step count, as a "
-            'schedule is. Name it for optax.inject_hyperparams: static_args=("mask",).'
-        )
     gradient = _needed("add_decayed_weights", penalty, "gradient")
-    return _lift(
-        "add_decayed_weights", step, strength, rules=rules, mask=mask, check_order=check_is_early
+
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        (s,) = step.values
+        return step.map(lambda update, param, m: update + s * m * gradient(param)), memory
+
+    return lift(
+        "add_decayed_weights",
+        method,
+        {"strength": strength},
+        rules=rules,
+        restrict=lambda multipliers, params: _masked(multipliers, mask, params),
+        check_order=check_is_early,
     )
 
 
@@ -119,8 +99,8 @@ def decay_weights(
 
         θ⁺ = θ + Δ − s(t) m φ(θ − a, Δ, g) ∂R(θ − a)
 
-    What takes steps at other times, such as `optax.MultiSteps`, goes around the whole chain. Decay
-    behind it would act in every micro-step, and is refused.
+    What takes steps at other times, such as `optax.MultiSteps`, must wrap the whole chain: decay
+    that comes after it would act in every micro-step.
 
     Args:
         strength: s, the fraction taken off per step, in [0, 1): a number, schedule or traced
@@ -139,9 +119,9 @@ def decay_weights(
         ValueError: the strength is negative, not finite, or so large that signs would flip (at
             `init` for schedules); rules or the anchor do not fit the parameters (at `init`);
             `params` is missing (at `update`).
-        TypeError: the penalty is a constraint, or the gate is not a function; at `init`, it stands
-            in a chain behind `optax.MultiSteps` or another wrapper that takes steps at other times,
-            or behind `optax.transforms.freeze` of parameters that decay.
+        TypeError: the penalty is a constraint, or the gate is not a function; at `update`, in a
+            plain `optax.chain`, the learning rate comes later, or a wrapper such as
+            `optax.MultiSteps` earlier.
 
     Warns:
         UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold, or
@@ -158,32 +138,38 @@ def decay_weights(
         Algorithm 2; Li et al., *Explicit Inductive Bias for Transfer Learning*, 2018,
         arXiv:1802.01483 (anchor).
     """
-    if gate is not None:
-        check_gate(gate)
-
-    def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
-        z = param if anchor is None else param - anchor
-        pull = s * gradient(z)
-        if gate is not None:
-            phi = jnp.asarray(gate(z, update, grad), pull.real.dtype)
-            if phi.ndim not in (0, z.ndim):
-                raise ValueError(
-                    f"`gate` must return a number or as many axes as the weights {z.shape} have; "
-                    f"got {phi.shape}, which could stand for another axis. Use keepdims=True."
-                )
-            pull = pull * phi
-        return update - pull
-
+    if gate is not None and not callable(gate):
+        raise TypeError(f"`gate` must be a function such as wdjax.gates.cautious; got {gate!r}.")
     gradient = _needed("decay_weights", penalty, "gradient")
-    check = functools.partial(_check_fractions, "decay_weights", penalty, explicit=True)
-    return _lift(
+    target = anchors.anchored(anchor)
+
+    def pull(update: Any, z: Any, grad: Any) -> Any:
+        if gate is None:
+            return gradient(z)
+        phi = jnp.asarray(gate(z, update, grad), z.real.dtype)
+        if phi.ndim not in (0, z.ndim):
+            raise ValueError(
+                f"`gate` must return a number or as many axes as the weights {z.shape} have; "
+                f"got {phi.shape}, which could stand for another axis. Use keepdims=True."
+            )
+        return phi * gradient(z)
+
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
+            return update - s * m * pull(update, param if a is None else param - a, grad)
+
+        (s,) = step.values
+        kept = target.advance(memory, step.params)
+        return step.map(leaf, target.point(kept, step.params, step.extra), step.grads), kept
+
+    return lift(
         "decay_weights",
-        step,
-        strength,
+        method,
+        {"strength": strength},
         rules=rules,
-        anchor=anchor,
-        check=check,
-        gated=gate is not None,
+        start=lambda params, _: target.init(params),
+        check=lambda rows, samples: check_fractions("decay_weights", penalty, rows, samples),
+        sees_grads=gate is not None,
     )
 
 
@@ -202,7 +188,7 @@ def prox_weights(
 
     Stable for every strength, and with `l1` or `group_lasso` it gives exact zeros.
 
-    After an optimiser that multiplies its step by a diagonal D (Adam: 1/(√v̂ + ε)) the two solve
+    After an optimizer that multiplies its step by a diagonal D (Adam: 1/(√v̂ + ε)) the two solve
     different problems. The Euclidean prox settles where ∂loss = −(λ/D) ∂R, a penalty of λ/D_i for
     entry i: "decoupled" L1, as AdamW is to L2. The preconditioner's metric settles where
     ∂loss = −λ ∂R: the penalised loss as it is written down.
@@ -242,101 +228,44 @@ def prox_weights(
         Lozano and Yang, *Adaptive Proximal Gradient Methods for Structured Neural Networks*,
         2021, Algorithm 1 (metric).
     """
-    _check_metric(metric, penalty)
-
-    def step(update: Any, param: Any, s: Any, anchor: Any, grad: Any) -> Any:
-        del grad
-        candidate = param + update
-        if anchor is None:
-            return prox(candidate, s) - param
-        return anchor + prox(candidate - anchor, s) - param
-
     prox = _needed("prox_weights", penalty, "prox")
-    check = functools.partial(_check_fractions, "prox_weights", penalty, explicit=False)
-    return _lift(
+    _check_metric(metric, penalty)
+    target = anchors.anchored(anchor)
+
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        def leaf(update: Any, param: Any, m: Any, a: Any, d: Any) -> Any:
+            strength = s * m if d is None else s * m * d
+            if a is None:
+                return prox(param + update, strength) - param
+            return a + prox(param + update - a, strength) - param
+
+        (s,) = step.values
+        kept = target.advance(memory, step.params)
+        point = target.point(kept, step.params, step.extra)
+        return step.map(leaf, point, _diagonal(metric, step.extra)), kept
+
+    return lift(
         "prox_weights",
-        step,
-        strength,
+        method,
+        {"strength": strength},
         rules=rules,
-        anchor=anchor,
-        check=check,
+        start=lambda params, _: target.init(params),
+        check=lambda rows, samples: warn_of_swallowed("prox_weights", penalty, rows, samples),
         exact=True,
-        metric=metric,
     )
 
 
-def _lift(
-    name: str,
-    step: Callable[[Any, Any, Any, Any, Any], Any],
-    strength: Strength,
-    *,
-    rules: Rules,
-    mask: Any = None,
-    anchor: Anchor = None,
-    check: Callable[[Params, Params, np.ndarray], None] = lambda params, resolved, strengths: None,
-    exact: bool = False,
-    metric: str | None = None,
-    gated: bool = False,
-    check_order: Callable[[str], None] = check_is_last,
-) -> optax.GradientTransformationExtraArgs:
-    """Lift a formula for one leaf, step(Δ, θ, s m, a, g) -> Δ⁺ in float32 or wider, to Optax.
-
-    `exact` says that θ + Δ⁺ must be reached exactly, which a Δ narrower than θ cannot express;
-    `gated` that the step looks at the raw gradient g, which may be missing; `check_order` raises
-    where it stands on the wrong side of the learning rate.
-    """
-    schedule = schedules.as_schedule(strength)
-    rules = check_rules(rules)
-    target = anchors.as_anchor(anchor)
-
-    def multipliers(params: Params) -> Params:
-        resolved = resolve(rules, params)
-        return resolved if mask is None else _masked(resolved, mask, params)
-
-    def init(params: Params) -> DecayState:
-        resolved = multipliers(params)
-        check_place(params, rules, resolved)
-        strengths = schedules.checked_samples(schedule)
-        if strengths is not None:
-            check(params, resolved, strengths)
-            if strengths.max() > 0 and all(map(is_off, jax.tree.leaves(resolved))):
-                warn_if_idle(name, rules, params)
-        return DecayState(count=jnp.zeros((), jnp.int32), anchor=target.init(params))
-
-    def update(
-        updates: Params, state: DecayState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Params, DecayState]:
-        require_params(name, params)
-        check_order(name)
-        s = schedule(state.count)
-
-        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any, d: Any) -> Any:
-            return step(update, param, s * m if d is None else s * m * d, a, grad)
-
-        kept = target.advance(state.anchor, params)
-        point = target.point(kept, params, extra_args)
-        grads = raw_gradients(name, updates, params, extra_args.get("grad")) if gated else None
-        resolved = multipliers(params)
-        if exact:
-            check_widths(name, updates, params, resolved)
-        trees = resolved, point, grads, _diagonal(metric, extra_args)
-        result = map_leaves(name, leaf, updates, params, *trees)
-        return result, DecayState(optax.safe_increment(state.count), kept)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _diagonal(metric: str | None, extra_args: dict[str, Any]) -> Params | None:
+def _diagonal(metric: str | None, extra: Mapping[str, Any]) -> Params | None:
     """Return the preconditioner where the metric is its own."""
     if metric is None:
         return None
-    if extra_args.get("preconditioner") is None:
+    if extra.get("preconditioner") is None:
         raise ValueError(
             '`metric="preconditioner"` needs the diagonal D at every step. Use '
             "wdjax.decayed(factory)(..., implicit=True, metric=...), or pass `preconditioner=D` to "
             "`optimizer.update`."
         )
-    return extra_args["preconditioner"]
+    return extra["preconditioner"]
 
 
 def _masked(multipliers: Params, mask: Any, params: Params) -> Params:

@@ -1,18 +1,15 @@
 """A formula of one leaf, mapped over the trees of a step: updates, params, multipliers, state."""
 
-import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from wdjax import stacking
-from wdjax._lift.place import is_of_a_micro_batch
 from wdjax._trees import paths
-from wdjax.rules import Rules, is_guess, owners
+from wdjax.rules import Ruled, is_guess
 
 Params: TypeAlias = Any  # a pytree of arrays
 
@@ -32,17 +29,10 @@ def map_leaves(
     express what a step takes off a float32 weight. A tree that is None gives None to every step.
     """
 
-    def leaf(update: Any, param: Any, m: Any, *others: Any) -> Any:
-        if _is_left_alone(update, m):
-            return update
-        wide = (_wide(x) for x in others)
-        new = step(widened(update), widened(param), m, *wide).astype(_dtype(update, param))
-        return _unless_off(m, new, update)
+    def stateless(update: Any, param: Any, m: Any, z: None, *others: Any) -> tuple[Any, None]:
+        return step(update, param, m, *others), z
 
-    treedef, rows = lined_up(name, updates, params, multipliers, *trees)
-    results = [leaf(*row) for row in rows]
-    _check_kept(name, results, rows, params)
-    return treedef.unflatten(results)
+    return map_stateful(name, stateless, updates, params, multipliers, None, *trees)[0]
 
 
 def map_stateful(
@@ -60,16 +50,22 @@ def map_stateful(
     """
 
     def leaf(update: Any, param: Any, m: Any, z: Any, *others: Any) -> tuple[Any, Any]:
-        if _is_left_alone(update, m):
+        if update is None or is_off(m):
             return update, z
-        wide = (_wide(x) for x in others)
+        wide = (None if x is None else widened(x) for x in others)
         new, kept = step(widened(update), widened(param), m, z, *wide)
         new = new.astype(_dtype(update, param))
         return _unless_off(m, new, update), _unless_off(m, kept, z)
 
     treedef, rows = lined_up(name, updates, params, multipliers, state, *trees)
     pairs = [leaf(*row) for row in rows]
-    _check_kept(name, [p[0] for p in pairs], rows, params)
+    for i, ((new, _), (update, *_)) in enumerate(zip(pairs, rows, strict=True)):
+        if update is not None and new.shape != update.shape:  # broadcasting would go on with it
+            raise ValueError(
+                f"`{name}` must keep the shape of {_path(i, rows, params)!r} {update.shape}; got "
+                f"{new.shape}. What acts on a leaf, such as a penalty, a gate or a preconditioner, "
+                "returns its shape; reduce with keepdims=True."
+            )
     return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
 
 
@@ -106,40 +102,47 @@ def _dtype(update: Any, param: Any) -> Any:
 
 
 def raw_gradients(
-    name: str, updates: Params, params: Params, grads: Params | None
+    name: str, updates: Params, params: Params, extra: Mapping[str, Any]
 ) -> Params | None:
-    """Return the raw gradients of the leaves in `updates`, of which masks may hide some.
-
-    Those of one micro-batch, which `optax.MultiSteps` hands through, are none.
-    """
-    if grads is None or is_of_a_micro_batch(grads):
+    """Return the argument `grad` for the leaves in `updates`, of which masks may hide some."""
+    grads = extra.get("grad")
+    if grads is None:
         return None
-
-    is_hidden = paths.is_hidden
-    others: list[str] = []
-
-    def own(update: Any, grad: Any) -> Any:
-        if is_hidden(update):
-            return update
-        if jnp.shape(grad) != jnp.shape(update):
-            others.append(f"{jnp.shape(grad)} for {jnp.shape(update)}")
-        return grad
-
+    pick = lambda update, grad: update if paths.is_hidden(update) else grad
     try:
-        found = jax.tree.map(own, updates, grads, is_leaf=is_hidden)
+        found = jax.tree.map(pick, updates, grads, is_leaf=paths.is_hidden)
     except ValueError:
-        lined_up(name, updates, params)  # where it is the updates that do not fit
-        raise ValueError(
-            f"`{name}` needs updates and `grad` of the same structure; "
-            f"{paths.structure_difference(updates, grads)}. Pass grad=grads, the raw gradients."
-        ) from None
-    if others:
-        raise ValueError(
-            f"`{name}` needs `grad` shaped like the parameters; got {paths.listed(others)}. Pass "
-            "the gradient of the whole batch: one for each example is not that, and where "
-            "privacy is promised, only what comes out of the aggregation may be looked at."
-        )
+        found = grads  # of another structure, as is said now
+    lined_up(name, updates, params)
+    lined_up(name, found, params, of="`grad`")
     return found
+
+
+def needed_gradient(name: str, grad: Any) -> Any:
+    """Return the raw gradients, or raise where they are missing.
+
+    Args:
+        name: whose need it is, for messages.
+        grad: the raw gradients, or None.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: there are none.
+
+    Example:
+        >>> needed_gradient("spd", None)
+        Traceback (most recent call last):
+        ValueError: `spd` needs the raw gradients; got none. Wrap the chain: wdjax.adaptive.with_...
+    """
+    if grad is None:
+        raise ValueError(
+            f"`{name}` needs the raw gradients; got none. Wrap the chain: "
+            "wdjax.adaptive.with_grad(optax.chain(...)), inside optax.MultiSteps if there is one; "
+            "wdjax.decayed does so by itself."
+        )
+    return grad
 
 
 def require_params(name: str, params: Params | None) -> None:
@@ -151,53 +154,34 @@ def require_params(name: str, params: Params | None) -> None:
         )
 
 
-def check_gate(gate: Any) -> None:
-    """Raise unless a gate can be called with (z, update, grad)."""
-    if not callable(gate):
-        raise TypeError(f"`gate` must be a function such as wdjax.gates.cautious; got {gate!r}.")
-    try:
-        signature = inspect.signature(gate)
-    except (TypeError, ValueError):  # of some built-in functions
-        return
-    try:
-        signature.bind(None, None, None)
-    except TypeError as error:
-        name = getattr(gate, "__name__", "gate")
-        raise TypeError(
-            f"`gate` must take (z, update, grad); {name}{signature} does not: {error}. Those of "
-            "wdjax.gates that have settings are called first: gates.touched_rows()."
-        ) from None
-
-
 def check_widths(name: str, updates: Params, params: Params, multipliers: Params) -> None:
     """Raise where an update is narrower than its parameter: θ + Δ could not reach a given point."""
     for update, param, m in lined_up(name, updates, params, multipliers)[1]:
-        if not _is_left_alone(update, m) and update.dtype != _dtype(update, param):
+        if not (update is None or is_off(m)) and update.dtype != _dtype(update, param):
             raise TypeError(
                 f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
-                f"{param.dtype}, which cannot express the step to the proximal point. "
-                "Cast the gradients to the parameters' dtype first."
+                f"{param.dtype}. Cast the gradients to the parameters' dtype first."
             )
 
 
-def warn_if_idle(name: str, rules: Rules, tree: Any) -> None:
+def warn_if_idle(name: str, rows: Iterable[Ruled], tree: Params) -> None:
     """Warn of a tree in which nothing decays because the preset cannot know the names of vectors.
 
     Args:
         name: of the caller, who has seen that all multipliers are 0.
-        rules: as in `resolve`.
-        tree: as in `resolve`; where a mask hides leaves, nothing is said.
+        rows: what rules gave each leaf, from `ruled`.
+        tree: of the parameters; where a mask hides some of them, nothing is said.
 
     Example:
-        >>> warn_if_idle("decay_weights", (("**", 0.0),), {"bias": jnp.ones(3)})
+        >>> from wdjax.rules import ruled
+        >>> params = {"bias": jnp.ones(3)}
+        >>> warn_if_idle("decay_weights", ruled((("**", 0.0),), params)[0], params)
     """
-    tree = stacking.described(tree) if stacking.is_stacked(tree) else tree
-    rows = zip(paths.leaves(tree), owners(rules, tree), strict=True)
-    unknown = [repr(leaf.path or ".") for leaf, i in rows if i >= 0 and is_guess(rules[i][0])]
-    if unknown and not paths.has_holes(tree):
+    guessed = [repr(row.leaf.path or ".") for row in rows if is_guess(row.selector)]
+    if guessed and not paths.has_holes(tree):
         warnings.warn(
-            f"`{name}`: no parameter decays: {paths.listed(unknown)} may be biases or gains, as "
-            "vectors of unknown name mostly are. If not, say so: rules=((name, 1.0), ...), or "
+            f"`{name}`: no parameter decays. Vectors with unfamiliar names are treated as biases: "
+            f"{paths.listed(guessed)}. If they should decay, say so: rules=((name, 1.0), ...), or "
             "rules=(('**', 1.0),) for all.",
             stacklevel=3,
         )
@@ -215,18 +199,13 @@ def _unless_off(m: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(m == 0, y, x), new, old)
 
 
-def _is_left_alone(update: Any, m: Any) -> bool:
-    return update is None or is_off(m)
-
-
-def _wide(x: Any) -> Any:
-    return None if x is None else widened(x)
-
-
-def lined_up(name: str, updates: Params, params: Params, *trees: Any) -> tuple[Any, list[Any]]:
+def lined_up(
+    name: str, updates: Params, params: Params, *trees: Any, of: str = "updates"
+) -> tuple[Any, list[Any]]:
     """Line the trees up with the leaves of `updates`, None among them."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    wrong = f"`{name}` needs {of} and params of the same structure and shapes; "
     try:
         columns = [
             [None] * len(leaves) if tree is None else treedef.flatten_up_to(tree)
@@ -234,36 +213,20 @@ def lined_up(name: str, updates: Params, params: Params, *trees: Any) -> tuple[A
         ]
     except ValueError:
         raise ValueError(
-            f"`{name}` needs updates and params of the same structure; "
-            f"{paths.structure_difference(updates, params)}. Pass the gradients of these params."
+            f"{wrong}{paths.structure_difference(updates, params)}. "
+            "Pass the gradients of these params."
         ) from None
-    _check_shapes(name, leaves, columns[0], params)
-    return treedef, list(zip(leaves, *columns, strict=True))
-
-
-def _check_kept(name: str, results: list[Any], rows: list[Any], params: Params) -> None:
-    """Raise where a step has another shape than before: broadcasting would go on with it."""
-    for i, (new, row) in enumerate(zip(results, rows, strict=True)):
-        if new is not None and jnp.shape(new) != jnp.shape(row[0]):
-            path = paths.leaves(params)[sum(other[1] is not None for other in rows[:i])].path
-            raise ValueError(
-                f"`{name}` must keep the shape of {path!r} {jnp.shape(row[0])}; got "
-                f"{jnp.shape(new)}. What acts on a leaf, such as a penalty, a gate or a "
-                "preconditioner, returns its shape; reduce with keepdims=True."
-            )
-
-
-def _check_shapes(name: str, updates: list[Any], column: list[Any], params: Params) -> None:
-    for i, (update, param) in enumerate(zip(updates, column, strict=True)):
+    rows = list(zip(leaves, *columns, strict=True))
+    for i, (update, param, *_) in enumerate(rows):
         if update is None or (param is not None and jnp.shape(update) == jnp.shape(param)):
             continue
-        if param is None:
-            raise ValueError(
-                f"`{name}` got an update of shape {jnp.shape(update)} where the parameter is "
-                "None. Pass the gradients of these params."
-            )
-        path = paths.leaves(params)[sum(p is not None for p in column[:i])].path
+        at = "no parameter" if param is None else f"{_path(i, rows, params)!r} {jnp.shape(param)}"
         raise ValueError(
-            f"`{name}` needs updates shaped like their parameters; got {jnp.shape(update)} for "
-            f"{path!r} {jnp.shape(param)}. Pass the gradients of these params."
+            f"{wrong}got {jnp.shape(update)} for {at}. Pass the gradients of these params."
         )
+    return treedef, rows
+
+
+def _path(i: int, rows: list[Any], params: Params) -> str:
+    """The path of the parameter in row i; rows without one are not among the leaves."""
+    return paths.leaves(params)[sum(row[1] is not None for row in rows[:i])].path

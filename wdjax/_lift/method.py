@@ -1,0 +1,200 @@
+"""The one lift: a method becomes Optax's transformation, its memory and a count become its state.
+
+A method is a function of whole trees, (step, memory) -> (Δ⁺, memory⁺); most of them map a formula
+of one leaf with `Step.map`. Rules are resolved once for each call and handed on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from wdjax import schedules
+from wdjax._lift import leaves
+from wdjax._lift.leaves import Params
+from wdjax._lift.place import check_is_last
+from wdjax._trees import paths
+from wdjax._trees.groups import Axes, along, check_axes
+from wdjax.rules import Ruled, Rules, check_rules, ruled
+from wdjax.schedules import Strength
+
+Memory: TypeAlias = Any  # a pytree of arrays
+Samples: TypeAlias = Mapping[str, np.ndarray | None]  # of each quantity; None where it is traced
+
+
+class MethodState(NamedTuple):
+    """State of every method; its structure does not depend on rules, strength or schedule.
+
+    Attributes:
+        count: int32 scalar, steps taken.
+        memory: what the method remembers, such as an anchor or an average; () for nothing.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
+    memory: Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a method sees of one step: t, s(t), Δ, θ, m, g as in the formulas."""
+
+    name: str
+    count: Any
+    values: tuple[Any, ...]  # of the quantities at this step
+    updates: Params
+    params: Params
+    multipliers: Params
+    grads: Params | None  # for methods that look at them
+    extra: Mapping[str, Any]  # arguments of update
+
+    def map(self, formula: Callable[..., Any], *trees: Any) -> Params:
+        """Map formula(Δ, θ, m, *others) -> Δ⁺ over the leaves."""
+        own = self.updates, self.params, self.multipliers
+        return leaves.map_leaves(self.name, formula, *own, *trees)
+
+    def map_with(
+        self, memory: tuple[Params, ...], formula: Callable[..., Any], *trees: Any
+    ) -> tuple[Params, tuple[Params, ...]]:
+        """Map formula(Δ, θ, m, z, *others) -> (Δ⁺, z⁺); z has one array of each memory tree.
+
+        Every memory keeps its containers and dtypes, whatever those of strengths and multipliers.
+        """
+        own = self.updates, self.params, self.multipliers
+        treedef: Any = jax.tree.structure(self.params)
+        columns = [jax.tree.leaves(tree) for tree in memory]
+        rows = [tuple(column[i] for column in columns) for i in range(treedef.num_leaves)]
+        updates, kept = leaves.map_stateful(
+            self.name, formula, *own, treedef.unflatten(rows), *trees
+        )
+        rows = treedef.flatten_up_to(kept)
+        return updates, tuple(
+            jax.tree.unflatten(
+                jax.tree.structure(tree),
+                [row[i].astype(old.dtype) for row, old in zip(rows, columns[i], strict=True)],
+            )
+            for i, tree in enumerate(memory)
+        )
+
+
+def lift(
+    name: str,
+    method: Callable[[Step, Memory], tuple[Params, Memory]],
+    quantities: Mapping[str, Strength],
+    *,
+    rules: Rules,
+    start: Callable[[Params, Params], Memory] = lambda params, multipliers: (),
+    restrict: Callable[[Params, Params], Params] = lambda multipliers, params: multipliers,
+    axes: Axes = None,
+    check: Callable[[tuple[Ruled, ...], Samples], None] = lambda rows, samples: None,
+    check_order: Callable[[str], None] = check_is_last,
+    exact: bool = False,
+    sees_grads: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Lift a method to Optax.
+
+    Args:
+        name: of the method, for messages.
+        method: (step, memory) -> (Δ⁺, memory⁺).
+        quantities: strengths and rates by name, each a number, schedule or traced scalar.
+        rules: (selector, multiplier) pairs.
+        start: (params, multipliers) -> memory.
+        restrict: (multipliers, params) -> multipliers, as a mask does.
+        axes: of one group; every leaf that decays must have them.
+        check: called at `init` with what is known of leaves and quantities.
+        check_order: raises where the method is on the wrong side of the learning rate.
+        exact: θ + Δ⁺ must be reached exactly, which a Δ narrower than θ cannot express.
+        sees_grads: the method looks at raw gradients, which may be missing.
+
+    Returns:
+        The transformation. Its state is a `MethodState`.
+
+    Example:
+        >>> halve = lambda step, memory: (step.map(lambda update, param, m: update / 2), memory)
+        >>> tx = lift("halve", halve, {}, rules=(("**", 1.0),))
+        >>> tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))[0]
+        Array([0.5, 0.5], dtype=float32)
+    """
+    of_step = {key: schedules.as_schedule(value, key) for key, value in quantities.items()}
+    rules = check_rules(rules)
+    check_axes(axes)
+
+    def begin(params: Params) -> Memory:
+        rows, multipliers = ruled(rules, params)
+        multipliers = restrict(multipliers, params)
+        _check_has_axes(axes, rows)
+        samples = {key: schedules.checked_samples(s, key) for key, s in of_step.items()}
+        check(rows, samples)
+        acts = all(values is None or values.max() > 0 for values in samples.values())
+        if acts and all(map(leaves.is_off, jax.tree.leaves(multipliers))):
+            leaves.warn_if_idle(name, rows, params)
+        return start(params, multipliers)
+
+    def act(
+        count: Any, updates: Params, memory: Memory, params: Params | None, extra: dict[str, Any]
+    ) -> tuple[Params, Memory]:
+        leaves.require_params(name, params)
+        check_order(name)
+        multipliers = restrict(ruled(rules, params)[1], params)
+        if exact:
+            leaves.check_widths(name, updates, params, multipliers)
+        grads = leaves.raw_gradients(name, updates, params, extra) if sees_grads else None
+        values = tuple(schedule(count) for schedule in of_step.values())
+        step = Step(name, count, values, updates, params, multipliers, grads, extra)
+        return method(step, memory)
+
+    return counted(begin, act)
+
+
+def counted(
+    start: Callable[[Params], Memory],
+    act: Callable[[Any, Params, Memory, Params | None, dict[str, Any]], tuple[Params, Memory]],
+) -> optax.GradientTransformationExtraArgs:
+    """Keep a memory and a count: act(t, Δ, memory, θ, extra arguments) -> (Δ⁺, memory⁺).
+
+    Example:
+        >>> tx = counted(lambda params: (), lambda t, updates, memory, *_: (t + updates, memory))
+        >>> tx.update(1.0, tx.init(1.0))[1].count
+        Array(1, dtype=int32)
+    """
+
+    def init(params: Params) -> MethodState:
+        return MethodState(jnp.zeros((), jnp.int32), start(params))
+
+    def update(
+        updates: Params, state: MethodState, params: Params | None = None, **extra: Any
+    ) -> tuple[Params, MethodState]:
+        updates, memory = act(state.count, updates, state.memory, params, extra)
+        return updates, MethodState(optax.safe_increment(state.count), memory)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def by_leaf(formula: Callable[..., Any]) -> Callable[[Step, Memory], tuple[Params, Memory]]:
+    """Make a method of formula(Δ, θ, m, z, g, *values) -> (Δ⁺, z⁺) of one leaf."""
+
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        def leaf(update: Any, param: Any, m: Any, z: Any, grad: Any) -> Any:
+            return formula(update, param, m, z, grad, *step.values)
+
+        return step.map_with(memory, leaf, step.grads)
+
+    return method
+
+
+def _check_has_axes(axes: Axes, rows: tuple[Ruled, ...]) -> None:
+    wrong = [
+        f"{row.leaf.path!r} {row.leaf.shape}"
+        for row in rows
+        if axes is not None
+        and not leaves.is_off(row.multiplier)
+        and along(axes, row.leaf.ndim) is None
+    ]
+    if wrong:
+        raise ValueError(
+            f"`axes` must be axes of every leaf that decays; got {axes!r} for "
+            f"{paths.listed(wrong)}. Leave such leaves out by `rules`, or count axes from the end."
+        )
