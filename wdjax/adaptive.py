@@ -1,24 +1,25 @@
 """Decay that adapts itself: methods with a memory of their own, as Optax transformations.
 
-The peers of `decay_weights`. `cpr`, `cumulative_l1`, `spd` and `swd` stand last in the chain, `awd`
+The peers of `decay_weights`. `cpr`, `cumulative_l1`, `spd` and `swd` come last in the chain, `awd`
 and `ada_decay` first, where the updates still are the gradients. What they remember is float32 or
 wider, and its structure does not depend on rules, strength or schedule.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from wdjax._lift.leaves import Params, check_widths, map_leaves
-from wdjax._lift.memory import Context, lift, map_memory, scalar, total, wide
+from wdjax import anchors
+from wdjax._lift.leaves import Params, is_off, lined_up, needed_gradient, widened
+from wdjax._lift.method import Memory, Samples, Step, lift
 from wdjax._lift.place import check_is_early
-from wdjax._trees import groups
+from wdjax._trees import checks, groups, paths
 from wdjax._trees.groups import Axes
-from wdjax.anchors import as_anchor
-from wdjax.bounds import Bound, Measure, check_range, sum_squares
-from wdjax.rules import Rules, standard
+from wdjax.bounds import Bound, Measure, sum_squares
+from wdjax.rules import Ruled, Rules, standard
 from wdjax.schedules import Strength
 from wdjax.transforms import Anchor
 
@@ -29,14 +30,15 @@ MOST_PER_STEP = 0.9
 
 
 def with_grad(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Hand the raw gradients down a chain, to the methods that need them behind the optimiser.
+    """Hand the raw gradients down a chain, to the methods that need them after the optimizer.
 
     Args:
         optimizer: usually an `optax.chain`. Its state stays as it is.
 
     Returns:
-        The same optimiser, whose update passes the updates it is given on as `grad`, also where
-        its caller passed another: those of a micro-batch, or of a larger tree.
+        The same optimizer, whose update hands the updates that it is given on as `grad`, whatever
+        `grad` its caller passed. Put it inside `optax.MultiSteps` and `optax.masked`, whose callers
+        know the gradients of a micro-batch, or of a larger tree.
 
     Example:
         >>> optimizer = with_grad(optax.chain(optax.adam(0.1), swd(0.01)))
@@ -71,13 +73,13 @@ def cpr(
         c = θ + Δ      μ ← max(0, μ + s(t) (R(c) − κ) / n)      θ⁺ = c − m μ ∂R(c)
 
     n is the number of entries of a group where R is a sum, else 1. While R < κ and μ = 0 the
-    update is the optimiser's own, bit for bit. The bound is soft: R swings around κ. μ is capped
+    update is the optimizer's own, bit for bit. The bound is soft: R swings around κ. μ is capped
     where a step would take off nine tenths of the way to R's minimum (for squares, m μ <= 0.45).
 
     Args:
-        bound: κ: `uniform`, `dependent`, `warm_start` or `inflection_point` of `bounds`.
-        measure: R: `sum_squares`, `sum_magnitudes`, `sum_huber` or `deviation` of `bounds`, or a
-            function like these. Under `optax.inject_hyperparams`, name it in `static_args`.
+        bound: κ: `uniform` or `dependent` of `bounds`, or a `Bound` of your own.
+        measure: R: `sum_squares` or `deviation` of `bounds`, or a function like these. Under
+            `optax.inject_hyperparams`, name it in `static_args`.
         strength: s >= 0, how fast μ learns: a number, schedule or traced scalar. Unlike elsewhere
             it is no fraction: 1 is the authors' choice.
         multiplier: the μ of the first step, >= 0.
@@ -109,16 +111,13 @@ def cpr(
         raise TypeError(
             f"`bound` must be a bound such as wdjax.bounds.dependent(1.0); got {bound!r}."
         )
-    if not callable(measure):
-        raise TypeError(
-            f"`measure` must be a function such as wdjax.bounds.sum_squares; got {measure!r}. "
-            'Under optax.inject_hyperparams name it: static_args=("measure",).'
-        )
-    check_range("multiplier", multiplier, 0)
+    advice = 'Under optax.inject_hyperparams name it: static_args=("measure",).'
+    checks.function("measure", measure, advice=advice)
+    checks.number("multiplier", multiplier, least=0)
 
     def start(params: Params) -> tuple[Params, ...]:
         def leaf(param: Any) -> tuple[jax.Array, ...]:
-            value = measure(wide(param), axes).value
+            value = measure(_wide(param), axes).value
             return jnp.full_like(value, multiplier), *bound.start(value)
 
         width = len(leaf(jnp.zeros(1)))
@@ -126,21 +125,22 @@ def cpr(
         like: Any = jax.tree.structure(params)
         return tuple(like.unflatten([row[i] for row in rows]) for i in range(width))
 
-    def step(context: Context, memory: tuple[Params, ...]) -> tuple[Params, tuple[Params, ...]]:
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
         def leaf(update: Any, param: Any, m: Any, z: Any) -> tuple[Any, Any]:
             mu, *kept = z
             candidate = param + update
             measured = measure(candidate, axes)
             active = jnp.isfinite(kept[0])
             excess = jnp.where(active, measured.value - kept[0], 0)
-            mu = jnp.maximum(0, mu + context.strength * excess / measured.per)
+            mu = jnp.maximum(0, mu + s * excess / measured.per)
             mu = jnp.minimum(mu, MOST_PER_STEP * measured.farthest / m)
             pull = jnp.where(active, m * mu, 0) * measured.gradient
-            return update - pull, (mu, *bound.follow(measured.value, context.count, tuple(kept)))
+            return update - pull, (mu, *bound.follow(measured.value, step.count, tuple(kept)))
 
-        return map_memory("cpr", leaf, context, memory)
+        (s,) = step.values
+        return step.map_with(memory, leaf)
 
-    return lift("cpr", start, step, strength, rules=rules, axes=axes)
+    return _lift("cpr", method, strength, start, rules=rules, axes=axes)
 
 
 def cumulative_l1(
@@ -179,23 +179,23 @@ def cumulative_l1(
     """
 
     def start(params: Params) -> tuple[Params, Params]:
-        owed = jax.tree.map(lambda p: jnp.zeros((), wide(p).dtype), params)
-        return owed, jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+        owed = jax.tree.map(lambda p: jnp.zeros((), _wide(p).dtype), params)
+        return owed, jax.tree.map(lambda p: jnp.zeros_like(_wide(p)), params)
 
-    def step(context: Context, memory: tuple[Params, ...]) -> tuple[Params, tuple[Params, ...]]:
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
         def leaf(update: Any, param: Any, m: Any, z: Any) -> tuple[Any, Any]:
             owed, received = z
-            owed = owed + context.strength * m
+            owed = owed + s * m
             candidate = param + update
             above = jnp.maximum(0, candidate - (owed + received))
             below = jnp.minimum(0, candidate + (owed - received))
             new = jnp.where(candidate > 0, above, jnp.where(candidate < 0, below, candidate))
             return new - param, (owed, received + (new - candidate))
 
-        check_widths("cumulative_l1", context.updates, context.params, context.multipliers)
-        return map_memory("cumulative_l1", leaf, context, memory)
+        (s,) = step.values
+        return step.map_with(memory, leaf)
 
-    return lift("cumulative_l1", start, step, strength, rules=rules)
+    return _lift("cumulative_l1", method, strength, start, rules=rules, exact=True)
 
 
 def spd(
@@ -239,28 +239,25 @@ def spd(
         Tian et al., *Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models*, 2024,
         arXiv:2411.01713, Algorithm 1.
     """
-    target = as_anchor(anchor)
+    target = anchors.Anchor.of(anchor)
 
-    def step(context: Context, memory: tuple[Params, ...]) -> tuple[Params, tuple[Params, ...]]:
-        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
-            before, after = param - a, param + update - a
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        def leaf(update: Any, param: Any, m: Any, grad: Any, a: Any) -> Any:
+            point = 0 if a is None else a
+            before, after = param - point, param + update - point
             radius, reached = (groups.root(groups.total(z * z, axes)) for z in (before, after))
             growth = jnp.clip(groups.ratio(reached - radius, reached), 0, 1)
             returns = groups.total(grad * before, axes) > 0
-            part = jnp.where(returns, jnp.minimum(context.strength * m * growth, 1), 0)
+            part = jnp.where(returns, jnp.minimum(s * m * growth, 1), 0)
             return update - part * after
 
-        kept = target.advance(memory[0], context.params)
-        point = target.point(kept, context.params, context.extra)
-        if point is None:
-            point = jax.tree.map(jnp.zeros_like, context.params)
-        trees = (context.updates, context.params, context.multipliers, point, context.grads)
-        return map_leaves("spd", leaf, *trees), (kept,)
+        (s,) = step.values
+        grads = needed_gradient("spd", step.grads)
+        kept = target.advance(memory, step.params)
+        return step.map(leaf, grads, target.point(kept, step.params, step.extra)), kept
 
-    def start(params: Params) -> tuple[Any]:
-        return (target.init(params),)
-
-    return lift("spd", start, step, strength, rules=rules, axes=axes, needs_grads=True)
+    start = target.init
+    return _lift("spd", method, strength, start, rules=rules, axes=axes, sees_grads=True)
 
 
 def swd(
@@ -303,28 +300,29 @@ def swd(
         Xie et al., *On the Overlooked Pitfalls of Weight Decay and How to Mitigate Them*, 2023,
         arXiv:2011.11152, Algorithm 3 (AdamS).
     """
-    check_range("decay", decay, 0, 1)
-    check_range("largest", largest, 0, 1)
+    checks.number("decay", decay, least=0, below=1)
+    checks.number("largest", largest, least=0, below=1)
 
-    def start(params: Params) -> tuple[jax.Array, jax.Array]:
-        return scalar(params), scalar(params)
-
-    def step(context: Context, memory: tuple[Any, ...]) -> tuple[Params, tuple[Any, ...]]:
-        squares = total("swd", context, lambda g, p: jnp.sum(g * g), context.grads)
-        size = total("swd", context, lambda g, p: jnp.asarray(float(g.size)), context.grads)
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        grads = needed_gradient("swd", step.grads)
+        squares = _sum_over_decayed(step, grads, lambda g, p: jnp.sum(g * g))
+        size = _sum_over_decayed(step, grads, lambda g, p: jnp.asarray(float(g.size)))
         moment, weight = memory
         moment = decay * moment + (1 - decay) * groups.ratio(squares, size)
         weight = decay * weight + (1 - decay)
         rms = groups.root(moment / weight)
 
         def leaf(update: Any, param: Any, m: Any) -> Any:
-            part = jnp.minimum(groups.ratio(context.strength * m, rms), largest)
+            part = jnp.minimum(groups.ratio(s * m, rms), largest)
             return update - part.astype(param.dtype) * param
 
-        trees = (context.updates, context.params, context.multipliers)
-        return map_leaves("swd", leaf, *trees), (moment, weight)
+        (s,) = step.values
+        return step.map(leaf), (moment, weight)
 
-    return lift("swd", start, step, strength, rules=rules, needs_grads=True)
+    def start(params: Params) -> tuple[jax.Array, jax.Array]:
+        return _zero(params), _zero(params)
+
+    return _lift("swd", method, strength, start, rules=rules, sees_grads=True)
 
 
 def awd(
@@ -359,23 +357,27 @@ def awd(
         Ghiasi, Shafahi and Ardekani, *Improving Robustness with Adaptive Weight Decay*, 2023,
         arXiv:2210.00094, Algorithm 1.
     """
-    check_range("decay", decay, 0, 1)
+    checks.number("decay", decay, least=0, below=1)
 
-    def start(params: Params) -> tuple[jax.Array]:
-        return (scalar(params),)
-
-    def step(context: Context, memory: tuple[Any, ...]) -> tuple[Params, tuple[Any, ...]]:
-        pull = groups.root(total("awd", context, lambda g, p: jnp.sum(g * g), context.updates))
-        norm = groups.root(total("awd", context, lambda g, p: jnp.sum(p * p), context.updates))
-        weight_decay = decay * memory[0] + (1 - decay) * context.strength * groups.ratio(pull, norm)
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        pull = groups.root(_sum_over_decayed(step, step.updates, lambda g, p: jnp.sum(g * g)))
+        norm = groups.root(_sum_over_decayed(step, step.updates, lambda g, p: jnp.sum(p * p)))
+        ((s,), (last,)) = step.values, memory
+        weight_decay = decay * last + (1 - decay) * s * groups.ratio(pull, norm)
 
         def leaf(update: Any, param: Any, m: Any) -> Any:
             return update + (weight_decay * m).astype(param.dtype) * param
 
-        trees = (context.updates, context.params, context.multipliers)
-        return map_leaves("awd", leaf, *trees), (weight_decay,)
+        return step.map(leaf), (weight_decay.astype(last.dtype),)
 
-    return lift("awd", start, step, strength, rules=rules, check_order=check_is_early)
+    return _lift(
+        "awd",
+        method,
+        strength,
+        lambda params: (_zero(params),),
+        rules=rules,
+        check_order=check_is_early,
+    )
 
 
 def ada_decay(
@@ -411,20 +413,74 @@ def ada_decay(
         Nakamura and Hong, *Adaptive Weight Decay for Deep Neural Networks*, 2019,
         arXiv:1907.08931, equations 4 to 6.
     """
-    check_range("alpha", alpha, 0)
+    checks.number("alpha", alpha, least=0)
 
-    def step(context: Context, memory: tuple[Any, ...]) -> tuple[Params, tuple[Any, ...]]:
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
         def leaf(update: Any, param: Any, m: Any) -> Any:
             size, n = jnp.abs(update), groups.size(update, axes)
             centred = size - groups.total(size, axes) / n
             spread = groups.root(groups.total(centred * centred, axes) / n)
             phi = 2 * jax.nn.sigmoid(alpha * groups.ratio(centred, spread))
-            return update + context.strength * m * phi * param
+            return update + s * m * phi * param
 
-        trees = (context.updates, context.params, context.multipliers)
-        return map_leaves("ada_decay", leaf, *trees), memory
+        (s,) = step.values
+        return step.map(leaf), memory
 
-    return lift(
-        "ada_decay", lambda params: (), step, strength,
-        rules=rules, axes=axes, check_order=check_is_early,
-    )  # fmt: skip
+    return _lift(
+        "ada_decay",
+        method,
+        strength,
+        lambda params: (),
+        rules=rules,
+        axes=axes,
+        check_order=check_is_early,
+    )
+
+
+def _lift(
+    name: str,
+    method: Callable[[Step, Memory], tuple[Params, Memory]],
+    strength: Strength,
+    start: Callable[[Params], Memory],
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Lift a method of real parameters with one strength."""
+
+    def check(rows: tuple[Ruled, ...], samples: Samples) -> None:
+        del samples
+        decayed = [row.leaf for row in rows if not is_off(row.multiplier)]
+        wrong = [x.path for x in decayed if jnp.issubdtype(x.dtype, jnp.complexfloating)]
+        if wrong:
+            raise TypeError(
+                f"`{name}` needs real parameters; got complex ones: "
+                f"{paths.listed(map(repr, wrong))}. Exclude them by `rules`."
+            )
+
+    quantities = {"strength": strength}
+    begin = lambda params, multipliers: start(params)
+    return lift(name, method, quantities, start=begin, check=check, **settings)
+
+
+def _wide(param: Any) -> jax.Array:
+    """Return the leaf in float32 or wider; zeros for one that is not real and cannot decay."""
+    if jnp.issubdtype(param.dtype, jnp.floating):
+        return widened(param)
+    return jnp.zeros(jnp.shape(param), jnp.float32)
+
+
+def _zero(params: Params) -> jax.Array:
+    """Return a zero of the widest dtype of all leaves, whatever the rules."""
+    dtypes = (_wide(param).dtype for param in jax.tree.leaves(params))
+    return jnp.zeros((), jnp.result_type(jnp.float32, *dtypes))
+
+
+def _sum_over_decayed(step: Step, tree: Params, term: Callable[[Any, Any], Any]) -> Any:
+    """Sum term(x, θ) over the decayed leaves of a tree like the parameters; m may be traced."""
+    _, rows = lined_up(step.name, step.updates, step.params, step.multipliers, tree)
+    chosen = [(x, param, m) for _, param, m, x in rows if x is not None and not is_off(m)]
+
+    def counted(x: Any, param: Any, m: Any) -> Any:
+        value = term(widened(x), widened(param))
+        return jnp.where(m == 0, 0, value) if isinstance(m, jax.core.Tracer) else value
+
+    return sum((counted(*row) for row in chosen), start=_zero(step.params))

@@ -14,7 +14,7 @@ import numpy as np
 
 from wdjax import stacking
 from wdjax._lift.leaves import Params, widened
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,28 @@ class Anchor:
 
     def __repr__(self) -> str:
         return f"<anchor {self.name}>"
+
+    @classmethod
+    def of(cls, anchor: Any) -> "Anchor":
+        """Make one of what the argument `anchor` takes: None, "init", a pytree or an `Anchor`."""
+        if isinstance(anchor, Anchor):
+            return anchor
+        if anchor is None:
+            return cls("zero")
+        if isinstance(anchor, str):
+            if anchor != "init":
+                raise ValueError(
+                    '`anchor` must be None, "init", a pytree of arrays or one of wdjax.anchors; '
+                    f"got {anchor!r}."
+                )
+            return init()
+        own = jax.tree.map(_kept_safe, anchor)
+
+        def start(params: Params) -> tuple[()]:
+            _check_fit(own, params)
+            return ()
+
+        return cls("given", init=start, point=lambda kept, params, extra: _like(params, own))
 
 
 def init(dtype: Any = None) -> Anchor:
@@ -98,8 +120,7 @@ def ema(decay: Any, dtype: Any = None) -> Anchor:
         Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992, for
         the average; the pull towards it is Tarvainen and Valpola's mean teacher in weight space.
     """
-    if not isinstance(decay, jax.core.Tracer) and not 0 <= decay <= 1:
-        raise ValueError(f"`decay` must be in [0, 1]; got {decay}.")
+    checks.number("decay", decay, least=0, most=1)
 
     def start(params: Params) -> Params:
         return jax.tree.map(lambda p: _cast(p, dtype or widened(p).dtype), params)
@@ -148,41 +169,10 @@ def passed() -> Anchor:
     return Anchor("passed", point=point)
 
 
-def as_anchor(anchor: Any) -> Anchor:
-    """Turn None, "init" or a pytree of arrays into an `Anchor`."""
-    if isinstance(anchor, Anchor):
-        return anchor
-    if anchor is None:
-        return Anchor("zero")
-    if isinstance(anchor, str):
-        if anchor != "init":
-            raise ValueError(
-                f'`anchor` must be None, "init", a pytree of arrays or one of wdjax.anchors; '
-                f"got {anchor!r}."
-            )
-        return init()
-
-    own = jax.tree.map(_kept_safe, anchor)
-
-    def start(params: Params) -> tuple[()]:
-        _check_fit(own, params)
-        return ()
-
-    return Anchor("given", init=start, point=lambda kept, params, extra: _like(params, own))
-
-
 def _kept_safe(leaf: Any) -> Any:
     """Copy an array of the caller's, who may donate or change it: it is often the first model."""
-    if isinstance(leaf, np.ndarray):
-        return leaf.copy()
-    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
-        return leaf
-    if leaf.is_deleted():
-        raise ValueError(
-            "`anchor` must hold arrays that are still there; got one that was donated to a "
-            'compiled step. Pass a copy, or use anchor="init".'
-        )
-    return jnp.array(leaf, copy=True)
+    is_array = isinstance(leaf, np.ndarray | jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return leaf.copy() if is_array else leaf
 
 
 def _copied(params: Params, dtype: Any) -> Params:
@@ -228,26 +218,24 @@ def _like(params: Params, anchor: Params) -> Params:
 def _check_fit(anchor: Params, params: Params) -> None:
     if stacking.is_stacked(params):
         raise TypeError(
-            "`anchor` must not be a pytree inside of `stacked`, which maps what it is given alone. "
-            'Use anchor="init", or anchor=wdjax.anchors.passed() and pass `anchor=stack(anchor)` '
-            "at every step."
+            '`anchor` must not be a pytree inside `stacked`. Use anchor="init", or '
+            "anchor=wdjax.anchors.passed() and pass `anchor=stack(anchor)` at every step."
         )
     given = [(leaf.path, leaf.shape) for leaf in paths.leaves(anchor)]
     wanted = [(leaf.path, leaf.shape) for leaf in paths.leaves(params)]
-    is_part = paths.has_holes(params)
-    if is_part:
-        visible = dict(wanted)
-        given = [(path, shape) for path, shape in given if path in visible]
-    if given == wanted:
-        return
-    difference = "" if is_part else paths.structure_difference(anchor, params)
-    found = dict(given)
-    shapes = [
-        f"{path!r} {found.get(path, 'absent')} instead of {shape}"
-        for path, shape in wanted
-        if found.get(path) != shape
-    ]
-    raise ValueError(
-        "`anchor` must have the structure and shapes of the parameters; got "
-        f"{difference or paths.listed(shapes)}. Pass parameters of the same model."
-    )
+    difference = ""
+    if paths.has_holes(params):  # then the anchor may be all of the model
+        given = [row for row in given if row[0] in dict(wanted)]
+    else:
+        difference = paths.structure_difference(anchor, params)
+    if given != wanted:
+        found = dict(given)
+        wrong = [
+            f"{path!r} {found.get(path, 'absent')} instead of {shape}"
+            for path, shape in wanted
+            if found.get(path) != shape
+        ]
+        raise ValueError(
+            "`anchor` must have the structure and shapes of the parameters; got "
+            f"{difference or paths.listed(wrong)}. Pass parameters of the same model."
+        )

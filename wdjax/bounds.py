@@ -4,14 +4,13 @@ A measure is a function of one leaf and the axes of its groups; a `Bound` is a s
 pure functions, and the functions that build one say how κ is found.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from wdjax._trees import groups
+from wdjax._trees import checks, groups
 from wdjax._trees.groups import Axes
 
 
@@ -53,47 +52,6 @@ def sum_squares(z: jax.Array, axes: Axes = None) -> Measured:
     return Measured(groups.total(z * z, axes), 2 * z, groups.size(z, axes), 0.5)
 
 
-def sum_magnitudes(z: jax.Array, axes: Axes = None) -> Measured:
-    """Measure a group by the sum of its magnitudes.
-
-        R(z) = Σ |z|      ∂R(z) = sign(z)
-
-    Args:
-        z: a leaf.
-        axes: as in `sum_squares`.
-
-    Returns:
-        R and its gradient.
-
-    Example:
-        >>> sum_magnitudes(jnp.array([1.0, -2.0])).value
-        Array([3.], dtype=float32)
-    """
-    top = jnp.max(jnp.abs(z), axis=groups.along(axes, z.ndim), keepdims=True, initial=0)
-    return Measured(groups.total(jnp.abs(z), axes), jnp.sign(z), groups.size(z, axes), top)
-
-
-def sum_huber(z: jax.Array, axes: Axes = None) -> Measured:
-    """Measure a group by a sum that is quadratic up to 1 and linear beyond.
-
-        R(z) = Σ ½z² where |z| < 1, else |z| − ½      ∂R(z) = clip(z, −1, 1)
-
-    Args:
-        z: a leaf.
-        axes: as in `sum_squares`.
-
-    Returns:
-        R and its gradient.
-
-    Example:
-        >>> sum_huber(jnp.array([1.0, -2.0])).value
-        Array([2.], dtype=float32)
-    """
-    size = jnp.abs(z)
-    value = jnp.where(size < 1, z * z / 2, size - 0.5)
-    return Measured(groups.total(value, axes), jnp.clip(z, -1, 1), groups.size(z, axes), 1.0)
-
-
 def deviation(z: jax.Array, axes: Axes = None) -> Measured:
     """Measure a group by its standard deviation, which leaves its mean free.
 
@@ -130,10 +88,6 @@ class Bound(NamedTuple):
     follow: Callable[[jax.Array, jax.Array, tuple[jax.Array, ...]], tuple[jax.Array, ...]]
 
 
-def _positive(measured: jax.Array) -> jax.Array:
-    return jnp.where(measured > 0, measured, jnp.inf)
-
-
 def uniform(value: float) -> Bound:
     """Bound every group by the same number.
 
@@ -152,7 +106,7 @@ def uniform(value: float) -> Bound:
         >>> uniform(2.0).start(jnp.ones(1))
         (Array([2.], dtype=float32),)
     """
-    check_range("value", value, 0)
+    checks.number("value", value, least=0)
 
     def start(measured: Any) -> Any:
         return (jnp.full_like(measured, value),)
@@ -180,7 +134,7 @@ def dependent(factor: float) -> Bound:
         >>> dependent(0.5).start(jnp.array([4.0]))
         (Array([2.], dtype=float32), Array([4.], dtype=float32))
     """
-    check_range("factor", factor, 0)
+    checks.number("factor", factor, least=0)
 
     def of_start(measured: Any) -> Any:
         return jnp.where(measured > 0, factor * measured, jnp.inf)
@@ -190,87 +144,3 @@ def dependent(factor: float) -> Bound:
         lambda measured: (of_start(measured), measured),
         lambda measured, count, z: (of_start(z[1]), z[1]),
     )
-
-
-def warm_start(steps: int) -> Bound:
-    """Bound every group by what it has grown to after some steps.
-
-        κ = R(θ_k), in force from step k + 1, the first step being 1
-
-    A group that is zero then has no bound.
-
-    Args:
-        steps: k >= 1, usually the length of the learning rate's warm-up.
-
-    Returns:
-        The bound.
-
-    Raises:
-        ValueError: k < 1.
-
-    Example:
-        >>> warm_start(2).start(jnp.array([4.0]))
-        (Array([inf], dtype=float32),)
-    """
-    check_range("steps", steps, 1)
-
-    def follow(measured: Any, count: Any, z: Any) -> Any:
-        return (jnp.where(count + 1 == steps, _positive(measured), z[0]),)
-
-    return Bound(lambda measured: (jnp.full_like(measured, jnp.inf),), follow)
-
-
-def inflection_point(every: int = 200, *, decay: float = 0.99) -> Bound:
-    """Bound every group by its size when its growth slows down for the first time.
-
-        R̄ ← β R̄ + (1 − β) R;  every n steps  d = R̄ − R̄ₙ  and  κ = R where d < the last d
-
-    The running mean starts at 0, and the earliest decision is at step 4n, as in the authors' code.
-    In force from the step after.
-
-    Args:
-        every: n >= 1, steps between two looks.
-        decay: β in [0, 1).
-
-    Returns:
-        The bound.
-
-    Raises:
-        ValueError: n < 1, or β is outside [0, 1).
-
-    Example:
-        >>> inflection_point().start(jnp.array([4.0]))[0]
-        Array([inf], dtype=float32)
-    """
-    check_range("every", every, 1)
-    check_range("decay", decay, 0, 1)
-
-    def start(measured: Any) -> Any:
-        # arrays of their own: a donated state must not hold one buffer twice
-        zeros = (jnp.zeros_like(measured) for _ in range(3))
-        return jnp.full_like(measured, jnp.inf), *zeros
-
-    def follow(measured: Any, count: Any, z: Any) -> Any:
-        bound, mean, before, growth = z
-        step = count + 1
-        mean = decay * mean + (1 - decay) * measured
-        looks = (step % every == 0) & (step > every)
-        slower = looks & (step > 3 * every) & (mean - before < growth) & jnp.isinf(bound)
-        return (
-            jnp.where(slower, _positive(measured), bound),
-            mean,
-            jnp.where(looks, mean, before),
-            jnp.where(looks, mean - before, growth),
-        )
-
-    return Bound(start, follow)
-
-
-def check_range(name: str, value: Any, least: float, below: float = math.inf) -> None:
-    """Raise unless a known number is in [least, below); traced values pass."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    is_number = hasattr(value, "dtype") or isinstance(value, int | float)
-    if not (is_number and least <= float(value) < below):
-        wanted = f"finite and >= {least:g}" if below == math.inf else f"in [{least:g}, {below:g})"
-        raise ValueError(f"`{name}` must be {wanted}; got {value!r}.")

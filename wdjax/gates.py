@@ -1,8 +1,8 @@
 """φ: when not to pull.
 
 A gate is a function of one leaf, (z, Δ, g) -> φ with values in [0, 1] or booleans: z is the
-parameter's displacement from the anchor (the parameter itself without one), Δ the optimiser's
-finished update, g the raw gradient where `decayed` supplies it, else None.
+parameter's displacement from the anchor (the parameter itself without one), Δ the optimizer's
+finished update, g the raw gradient where `decayed` or `with_grad` supplies it, else None.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wdjax._lift.place import needed_gradient
+from wdjax._lift.leaves import needed_gradient
+from wdjax._trees import checks
 from wdjax._trees.groups import Axes, checked_axes, norm, scaled
 
 Gate = Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -51,7 +52,7 @@ def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.
         φ = 1[Δ z < 0]
 
     The two differ for entries that nothing moves, such as unseen rows of an embedding table at
-    an optimiser without momentum. See `touched_rows` for whole rows, whatever the optimiser.
+    an optimizer without momentum. See `touched_rows` for whole rows, whatever the optimizer.
 
     Args:
         z: θ, or θ − a with an anchor; any shape.
@@ -74,23 +75,23 @@ def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.
 
 
 def descent(axes: Axes = None) -> Gate:
-    """Decay only where descent along the raw gradient, too, leads towards the anchor.
+    """Decay only where a step against the raw gradient also leads towards the anchor.
 
         φ = 1[⟨g, θ − a⟩ > 0] of each group
 
     The condition of selective projection decay, for fine-tuning with anchor="init": where loss
-    and penalty disagree, the loss has its way.
+    and penalty disagree, the loss wins.
 
     Args:
         axes: the axes along which one group extends, as in `penalties.group_lasso`; None: the
             whole leaf is one group, as in the paper.
 
     Returns:
-        The gate. It needs the raw gradient: `wdjax.decayed` passes it.
+        The gate. It needs the raw gradient: `wdjax.decayed` passes it, or `adaptive.with_grad`.
 
     Raises:
-        ValueError: at trace, the raw gradient is missing or that of a micro-batch, or the leaf
-            has no such axis.
+        ValueError: at trace, the raw gradient is missing, or the leaf has no such
+            axis.
 
     Example:
         >>> z, grad = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[1.0, 0.0], [0.0, -1.0]])
@@ -115,8 +116,8 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
 
         φ = f where |cos(g, z)| < δ / √n, else 1, for each group of n entries
 
-    A layer that a norm layer follows has gradients orthogonal to its weights. AdamP tells such
-    layers so, lowers their decay by f, and decides for a whole leaf by its largest cosine; here
+    A layer before a norm layer has gradients orthogonal to its weights. AdamP recognises such
+    layers by that, lowers their decay by f, and decides for a whole leaf by its largest cosine; here
     every group is decided on its own. A group of zeros counts as orthogonal.
 
     Args:
@@ -126,7 +127,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
         factor: f in [0, 1]: what is left of the decay; 0.1 in the paper.
 
     Returns:
-        The gate. It needs the raw gradient: `wdjax.decayed` passes it.
+        The gate. It needs the raw gradient: `wdjax.decayed` passes it, or `adaptive.with_grad`.
 
     Raises:
         ValueError: δ is not > 0, f is outside [0, 1]; at trace, the raw gradient is missing, or
@@ -142,10 +143,8 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
         Heo et al., *AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-Invariant
         Weights*, 2021, arXiv:2006.08217, Algorithm 2.
     """
-    if not delta > 0:
-        raise ValueError(f"`delta` must be > 0, such as 0.1; got {delta}.")
-    if not 0 <= factor <= 1:
-        raise ValueError(f"`factor` must be in [0, 1]; got {factor}.")
+    checks.number("delta", delta, above=0)
+    checks.number("factor", factor, least=0, most=1)
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
@@ -170,11 +169,11 @@ def touched_rows(axes: Axes = -1) -> Gate:
         axes: the axes along which one row extends; −1 for a table (vocabulary, features).
 
     Returns:
-        The gate. It needs the raw gradient: `wdjax.decayed` passes it.
+        The gate. It needs the raw gradient: `wdjax.decayed` passes it, or `adaptive.with_grad`.
 
     Raises:
-        ValueError: at trace, the raw gradient is missing or that of a micro-batch, or the leaf
-            has no such axis.
+        ValueError: at trace, the raw gradient is missing, or the leaf has no such
+            axis.
 
     Example:
         >>> table, grad = jnp.ones((2, 2)), jnp.array([[0.0, 0.5], [0.0, 0.0]])

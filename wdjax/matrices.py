@@ -1,8 +1,9 @@
 """R of matrices: penalties and constraints of their singular values.
 
 The last two axes of a leaf are the matrix; axes before them, such as that of scan-stacked layers,
-number matrices that are penalised one by one. A kernel of a convolution is no matrix: reshape it,
-or leave it out by `rules`. One singular value decomposition per matrix and step, `orthogonal` none.
+number matrices that are penalised one by one. The kernel of a convolution is not a matrix: reshape
+it, or leave it out by `rules`. A step costs one singular value decomposition per matrix, none for
+`orthogonal`.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from wdjax._trees import checks
 from wdjax._trees.groups import abs2, absolute
-from wdjax.penalties import Penalty, _check_positive, _constraint
+from wdjax.penalties import Penalty
 
 Split = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # σ -> what is taken off, what is kept
 
@@ -28,7 +30,7 @@ def _checked(name: str, z: jax.Array) -> jax.Array:
 
 
 def _whole(z: jax.Array) -> jax.Array:
-    """Each matrix in one piece; a mesh with explicit axes wants to be told, others see to it."""
+    """Each matrix in one piece: explicit mesh axes need a reshard, with Auto the compiler does it."""
     at: Any = jax.typeof(z).sharding
     cut = (*at.spec, *(None,) * (z.ndim - len(at.spec)))
     if cut[-2:] == (None, None):
@@ -153,7 +155,7 @@ orthogonal = Penalty(
     prox=None,
     curvature=8.0,
 )
-"""Soft orthogonality: all singular values are pulled to 1, so 0 is not where it leads.
+"""Soft orthogonality: all singular values are pulled to 1, not to 0.
 
     R(W) = ‖W* W − I‖² = Σ (σᵢ² − 1)²      ∂R(W) = 4 W (W* W − I)
 
@@ -182,7 +184,7 @@ def spectral_cap(limit: float) -> Penalty:
         The constraint.
 
     Raises:
-        ValueError: c is not a finite number > 0, or at trace, a leaf is no matrix.
+        ValueError: c is not a finite number > 0, or at trace, a leaf is not a matrix.
 
     Example:
         >>> spectral_cap(2.0).prox(jnp.diag(jnp.array([3.0, 1.0])), 1.0)
@@ -193,6 +195,6 @@ def spectral_cap(limit: float) -> Penalty:
         Newhouse et al., *Training Transformers with Enforced Lipschitz Constants*, 2025,
         arXiv:2507.13338 (hard cap).
     """
-    _check_positive("limit", limit)
+    checks.number("limit", limit, above=0)
     name = f"spectral_cap({limit:g})"
-    return _constraint(name, lambda z: _lowered(name, z, _above(limit)))
+    return Penalty.constraint(name, lambda z: _lowered(name, z, _above(limit)))

@@ -1,4 +1,4 @@
-"""Any Optax optimiser with decay in its right place: after it, on the parameters."""
+"""Any Optax optimizer with decay in its right place: after it, on the parameters."""
 
 import inspect
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import optax
 from wdjax import penalties
 from wdjax._lift import preconditioners
 from wdjax._lift.leaves import Params, lined_up, require_params
-from wdjax._lift.place import place_instead, remedy
+from wdjax._lift.place import wrapper_in
+from wdjax._trees import checks
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, standard
@@ -27,7 +28,7 @@ _OWN_RATE = ("adam_learning_rate",)  # of some leaves only
 
 
 def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """Give an Optax optimiser factory decoupled weight decay.
+    """Give an Optax optimizer factory decoupled weight decay.
 
         θ⁺ = θ + Δ − s(t) m φ ∂R(θ − a)         with Δ the factory's own finished step,
         θ⁺ = a + prox_{s(t) m R}(θ + Δ − a)     with implicit=True
@@ -37,7 +38,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         weight_decay: λ >= 0; what it means is the law's business.
         law: (λ, η) -> s(t); default `lr_scaled`, s = λ η(t), as in PyTorch and Optax. For a law
             with a peak: functools.partial(wdjax.schedule_scaled, peak=3e-4). It must be given for
-            an optimiser that finds its step size itself, such as `optax.contrib.prodigy`.
+            an optimizer that finds its step size itself, such as `optax.contrib.prodigy`.
         penalty: R, default `penalties.l2`.
         implicit: True takes the proximal form, for exact zeros.
         rules: which parameters; default `standard()`: matrices, not biases, norms, embeddings.
@@ -53,13 +54,13 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         factory: such as `optax.adam`; its first argument is `learning_rate`.
 
     Returns:
-        A factory of complete optimisers. Its state is the pair (inner state, decay state). Under
+        A factory of complete optimizers. Its state is the pair (inner state, decay state). Under
         `optax.inject_hyperparams`, name `law` and `gate` in `static_args` when you pass them.
 
     Raises:
         TypeError: `factory` is not a factory; at build, an argument is wrong, or the factory wraps
-            an optimiser and takes its steps at other times (MultiSteps, apply_if_finite, lookahead,
-            schedule-free, SAM): decay belongs inside.
+            an optimizer and takes its steps at other times (MultiSteps, apply_if_finite, lookahead,
+            schedule-free): decay goes inside.
         ValueError: at build or `init`, as `decay_weights` and `prox_weights`.
 
     Example:
@@ -92,12 +93,23 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         anchor: Anchor = None,
         **kwargs: Any,
     ) -> optax.GradientTransformationExtraArgs:
-        _check_own_arguments(factory, own, args, kwargs)
+        _check_arguments(own, [*list(own)[1 : 1 + len(args)], *kwargs], kwargs)
         inner = factory(learning_rate, *args, **switched_off, **kwargs)
-        _check_is_innermost(factory, inner)
-        _check_learning_rate(factory, own, law)
+        wrapper = wrapper_in(inner.update)
+        if wrapper:
+            raise TypeError(f"`decayed` adds decay, which here comes after {wrapper}")
+        if law is None and next(iter(own.values())).default == 1.0:
+            raise TypeError(
+                f"`law` must be given to a decayed {_name(factory)}, whose learning rate is a "
+                "multiplier that defaults to 1: by the default law λ would be taken off in every "
+                "step. Pass law=wdjax.fixed with λ as that fraction, or law=wdjax.lr_scaled if you "
+                "mean it."
+            )
         strength = _strength(law or lr_scaled, weight_decay, learning_rate)
-        _check_form(implicit, gate, metric)
+        if implicit and gate is not None:
+            raise TypeError("`gate` acts on the explicit form only. Drop it, or implicit=True.")
+        if metric is not None and not implicit:
+            raise TypeError("`metric` acts on the implicit form only. Pass implicit=True as well.")
         if implicit:
             decay = prox_weights(strength, penalty, rules=rules, anchor=anchor, metric=metric)
         else:
@@ -114,7 +126,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
 
 
 class Decayed(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # Any to mypy
-    """What a decayed factory builds: an optimiser that can tell its decay from the rest.
+    """What a decayed factory builds: an optimizer that can tell its decay from the rest.
 
     Attributes:
         parts: as `update`, but (step before decay, step after decay, state).
@@ -178,32 +190,11 @@ def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) ->
     if diagonal is None:
         raise TypeError(
             '`metric="preconditioner"` is known for optax.adam, nadam, their AdamW forms, rmsprop '
-            f"and adagrad, also in functools.partial; {_name(factory)} as given here is none of "
-            "these. Use metric=None."
+            f"and adagrad, also in functools.partial; not for {_name(factory)} as given here. "
+            "Use metric=None."
         )
 
     return lambda inner_state: {"preconditioner": diagonal(inner_state)}
-
-
-def _check_is_innermost(factory: Factory, inner: optax.GradientTransformation) -> None:
-    """Refuse decay around what takes steps at other times or places, or undoes them."""
-    place = place_instead(inner.init)
-    if place is not None:
-        fix = "wrapper(wdjax.decayed(optax.sgd)(...), ...)"
-        raise TypeError(
-            f"`decayed` must stand {place}; {_name(factory)} has it inside. "
-            + (f"Wrap the result: {fix}." if place.startswith("inside") else remedy(place))
-        )
-
-
-def _check_form(implicit: bool, gate: Gate | None, metric: str | None) -> None:
-    if implicit and gate is not None:
-        raise TypeError(
-            "`gate` acts on the explicit form only; got one with implicit=True. "
-            "Drop one of the two."
-        )
-    if metric is not None and not implicit:
-        raise TypeError("`metric` acts on the implicit form only. Pass implicit=True as well.")
 
 
 def _name(factory: Factory) -> str:
@@ -212,7 +203,7 @@ def _name(factory: Factory) -> str:
 
 
 def _signature_of(factory: Factory) -> inspect.Signature:
-    """Return the factory's own signature, or say why it is no factory."""
+    """Return the factory's own signature, or say why it is not a factory."""
     if isinstance(factory, optax.GradientTransformation) or not callable(factory):
         raise TypeError(
             f"`factory` must be a function that builds an optimizer, such as optax.adam; got "
@@ -221,62 +212,34 @@ def _signature_of(factory: Factory) -> inspect.Signature:
     return inspect.signature(factory)
 
 
-def _check_learning_rate(
-    factory: Factory, own: dict[str, inspect.Parameter], law: Law | None
-) -> None:
-    """Refuse to scale decay by a learning rate that is no step size: 1 unless told otherwise."""
-    if law is None and next(iter(own.values())).default == 1.0:
-        raise TypeError(
-            f"`law` must be given to a decayed {_name(factory)}, which finds its step size itself: "
-            "with its learning rate of 1 the default law would take λ off in every step. Pass "
-            "law=wdjax.fixed with λ as that fraction, or law=wdjax.lr_scaled if you mean it."
-        )
-
-
-def _check_own_arguments(
-    factory: Factory, own: dict[str, inspect.Parameter], args: Any, kwargs: dict[str, Any]
+def _check_arguments(
+    own: dict[str, inspect.Parameter], given: list[str], kwargs: dict[str, Any]
 ) -> None:
     """Refuse what would decay twice, or select in two places."""
-    for name in kwargs:
+    for name in given:
         if name in _OWN_MASK and name in own:
             raise TypeError(f"`{name}` is replaced by `rules`: decayed(...)(..., rules=...).")
-        if name in _OWN_RATE and kwargs[name] is not None:
+        if name in _OWN_DECAY:
+            raise TypeError(
+                f"`{name}` would decay a second time. Pass `weight_decay=` alone, by its name."
+            )
+        if name in _OWN_RATE and kwargs.get(name) is not None:
             raise TypeError(
                 f"`{name}` would leave decay at the strength of `learning_rate` where steps have "
                 "another size. Give those parameters an optimizer of their own: optax.partition "
                 "with wdjax.adamw and wdjax.muonw."
             )
-        if name in _OWN_DECAY:
-            raise TypeError(f"`{name}` would decay a second time; pass `weight_decay` alone.")
-    positional = list(own)[1 : 1 + len(args)]
-    for name in positional:
-        if name in _OWN_DECAY or name in _OWN_MASK:
-            raise TypeError(
-                f"`{name}` cannot be passed by position to a decayed {_name(factory)}; "
-                "pass `weight_decay=` and `rules=`."
-            )
 
 
 def _strength(law: Law, weight_decay: Strength, learning_rate: Any) -> Schedule:
-    if not callable(law):
-        raise TypeError(f"`law` must be a function (λ, η) -> s(t), such as lr_scaled; got {law!r}.")
-    needed = [
-        name
-        for name, parameter in inspect.signature(law).parameters.items()
-        if parameter.default is parameter.empty and name not in ("weight_decay", "learning_rate")
-    ]
-    if "peak" in needed:
-        name = getattr(law, "__name__", "law")
-        raise TypeError(
-            f"`law` {name} needs the peak learning rate. "
-            f"Pass law=functools.partial(wdjax.{name}, peak=...)."
-        )
+    checks.function("law", law, advice="A law is (λ, η) -> s(t), such as wdjax.lr_scaled.")
     try:
         inspect.signature(law).bind(weight_decay, learning_rate)
-    except TypeError:
+    except TypeError as error:
         raise TypeError(
-            f"`law` must take (λ, η); got {law!r}. Pass the law itself, such as wdjax.lr_scaled, "
-            "and λ as `weight_decay`."
+            f"`law` must take (λ, η); got {law!r}: {error}. Pass the law itself, such as "
+            "wdjax.lr_scaled, and λ as `weight_decay`; one with a peak as "
+            "functools.partial(wdjax.schedule_scaled, peak=...)."
         ) from None
     return law(weight_decay, learning_rate)
 

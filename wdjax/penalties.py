@@ -17,6 +17,7 @@ import numpy as np
 
 from wdjax import stacking
 from wdjax._lift.leaves import Params, is_off, warn_if_idle, widened
+from wdjax._trees import checks
 from wdjax._trees.groups import (
     Axes,
     abs2,
@@ -27,7 +28,7 @@ from wdjax._trees.groups import (
     norm,
     unit,
 )
-from wdjax.rules import Rules, resolve, standard
+from wdjax.rules import Rules, check_rules, ruled, standard
 
 STANDARD = standard()
 
@@ -63,6 +64,11 @@ class Penalty:
 
     def __repr__(self) -> str:
         return f"<penalty {self.name}>"
+
+    @classmethod
+    def constraint(cls, name: str, project: Callable[[jax.Array], jax.Array]) -> "Penalty":
+        """Make a constraint of its projection; a strength of 0 switches it off: 0 · ∞ is 0."""
+        return cls(name, prox=lambda z, s: jnp.where(s > 0, project(z), z))
 
 
 def _shrink_factor(length: jax.Array, s: Any) -> jax.Array:
@@ -131,9 +137,8 @@ def elastic_net(l1_ratio: float) -> Penalty:
     References:
         Zou and Hastie, *Regularization and Variable Selection via the Elastic Net*, 2005.
     """
+    checks.number("l1_ratio", l1_ratio, least=0, most=1)
     r = l1_ratio
-    if not 0 <= r <= 1:
-        raise ValueError(f"`l1_ratio` must be in [0, 1]; got {r}.")
     return Penalty(
         name=f"elastic_net({r:g})",
         value=lambda z: r * jnp.sum(absolute(z)) + (1 - r) * jnp.sum(abs2(z)) / 2,
@@ -247,8 +252,7 @@ def huber(delta: float) -> Penalty:
     References:
         Guo and Fan, *AdamHD: Decoupled Huber Decay Regularization*, 2025, arXiv:2511.14721.
     """
-    if not delta > 0:
-        raise ValueError(f"`delta` must be > 0, in units of the weights; got {delta}.")
+    checks.number("delta", delta, above=0)
 
     def value(z: jax.Array) -> jax.Array:
         size = jnp.abs(z)
@@ -297,9 +301,8 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
     References:
         Outmezguine and Levi, *Decoupled Weight Decay for Any p Norm*, 2024, arXiv:2404.10824.
     """
-    if not 0 < p <= 2:
-        raise ValueError(f"`p` must be in (0, 2]; got {p}.")
-    _check_positive("floor", floor)
+    checks.number("p", p, above=0, most=2)
+    checks.number("floor", floor, above=0)
 
     dtype = jnp.result_type(float)
     if math.log(p) + (p - 2) * math.log(floor) > math.log(np.finfo(dtype).max):
@@ -440,7 +443,7 @@ def mcp(gamma: float) -> Penalty:
     References:
         Zhang, *Nearly Unbiased Variable Selection under Minimax Concave Penalty*, 2010.
     """
-    _check_positive("gamma", gamma)
+    checks.number("gamma", gamma, above=0)
 
     def value(z: jax.Array) -> jax.Array:
         size = absolute(z)
@@ -490,9 +493,8 @@ def scad(knee: float, a: float = 3.7) -> Penalty:
         Fan and Li, *Variable Selection via Nonconcave Penalized Likelihood*, 2001, equations 2.7
         and 2.8.
     """
-    _check_positive("knee", knee)
-    if not 2 < a < math.inf:
-        raise ValueError(f"`a` must be a finite number > 2, such as 3.7; got {a}.")
+    checks.number("knee", knee, above=0)
+    checks.number("a", a, above=2)
     k, end = knee, a * knee
 
     def value(z: jax.Array) -> jax.Array:
@@ -520,11 +522,6 @@ def scad(knee: float, a: float = 3.7) -> Penalty:
 # Constraints: only a prox, which is the projection wherever the strength is positive.
 
 
-def _constraint(name: str, project: Callable[[jax.Array], jax.Array]) -> Penalty:
-    # A strength of zero switches the constraint off: 0 · ∞ counts as 0.
-    return Penalty(name, prox=lambda z, s: jnp.where(s > 0, project(z), z))
-
-
 def ball(radius: float, axes: Axes = None) -> Penalty:
     """Max-norm constraint: no group's Euclidean norm exceeds the radius.
 
@@ -548,12 +545,12 @@ def ball(radius: float, axes: Axes = None) -> Penalty:
     References:
         Srivastava et al., *Dropout*, 2014, section 5.1 (max-norm regularization).
     """
-    _check_positive("radius", radius)
+    checks.number("radius", radius, above=0)
 
     def project(z: jax.Array) -> jax.Array:
         return jnp.where(is_longer(z, axes, radius), radius * unit(z, axes), z)
 
-    return _constraint(f"ball({radius:g}, axes={axes})", project)
+    return Penalty.constraint(f"ball({radius:g}, axes={axes})", project)
 
 
 def sphere(radius: float, axes: Axes = None) -> Penalty:
@@ -582,17 +579,12 @@ def sphere(radius: float, axes: Axes = None) -> Penalty:
         Salimans and Kingma, *Weight Normalization*, 2016, arXiv:1602.07868, equation 2 with
         fixed g.
     """
-    _check_positive("radius", radius)
+    checks.number("radius", radius, above=0)
 
     def project(z: jax.Array) -> jax.Array:
         return radius * unit(z, axes)
 
-    return _constraint(f"sphere({radius:g}, axes={axes})", project)
-
-
-def _check_positive(name: str, number: float) -> None:
-    if not 0 < number < math.inf:
-        raise ValueError(f"`{name}` must be a finite number > 0; got {number}.")
+    return Penalty.constraint(f"sphere({radius:g}, axes={axes})", project)
 
 
 def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> jax.Array:
@@ -610,7 +602,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
 
     Raises:
         RuleError: a rule or a leaf is wrong.
-        TypeError: `penalty` is no penalty, or a constraint, which has no value.
+        TypeError: `penalty` is not a penalty, or is a constraint, which has no value.
 
     Warns:
         UserWarning: nothing counts, and vectors of unknown name are all that might.
@@ -624,21 +616,19 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         The λ-free part of the penalised objective; Goodfellow et al., *Deep Learning*, 2016,
         equation 7.1 (Ω).
     """
-    if not isinstance(penalty, Penalty):
-        raise TypeError(f"`penalty` must be one of wdjax.penalties, such as l2; got {penalty!r}.")
-    if penalty.value is None:
+    if not isinstance(penalty, Penalty) or penalty.value is None:
         raise TypeError(
-            f"`penalty` must have a value; got the constraint {penalty.name}, which has only a "
-            "projection."
+            "`penalty` must be one of wdjax.penalties with a value, such as l2, and not a "
+            f"constraint, which has only a projection; got {penalty!r}."
         )
     params = stacking.unstack(params)
-    multipliers = jax.tree.leaves(resolve(rules, params))
+    rows, _ = ruled(check_rules(rules), params)
     values: list[jax.Array] = [
-        m * penalty.value(widened(param))
-        for m, param in zip(multipliers, jax.tree.leaves(params), strict=True)
-        if not is_off(m)
+        row.multiplier * penalty.value(widened(param))
+        for row, param in zip(rows, jax.tree.leaves(params), strict=True)
+        if not is_off(row.multiplier)
     ]
     if not values:
-        warn_if_idle("penalty_value", rules, params)
+        warn_if_idle("penalty_value", rows, params)
     total: jax.Array = sum(values, start=jnp.zeros((), jnp.float32))
     return total

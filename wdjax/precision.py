@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from wdjax._lift.leaves import Params, require_params, widened
-from wdjax._lift.place import stands_in
+from wdjax._trees import checks
 
 
 class CompensatedState(NamedTuple):
@@ -57,7 +57,7 @@ def compensated(
     parameters pass through untouched, bit for bit. Wrap the whole chain, decay included.
 
     Updates of low-precision parameters are float32. `make_train_step` adds them to float8 too,
-    which `optax.apply_updates` does not.
+    which `optax.apply_updates` does not. `optax.apply_if_finite` goes inside.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -66,8 +66,7 @@ def compensated(
         The optimizer for low-precision parameters. Costs a float32 residual per such leaf.
 
     Raises:
-        TypeError: `optimizer` is none, such as the factory; at `init`, it stands inside of
-            `optax.apply_if_finite`.
+        TypeError: `optimizer` is not an optimizer, such as the factory.
         ValueError: at `update`, `params` is missing.
 
     Example:
@@ -84,11 +83,10 @@ def compensated(
         Kahan, *Further Remarks on Reducing Truncation Errors*, 1965; Zamirai et al., *Revisiting
         BFloat16 Training*, 2020, arXiv:2010.06192, Algorithm 1.
     """
-    _check_optimizer(optimizer)
+    checks.optimizer("optimizer", optimizer)
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> CompensatedState:
-        _check_is_outermost("compensated", params)
         # zeros_like, for it takes over the sharding of a leaf
         residual = jax.tree.map(
             lambda p: (
@@ -145,8 +143,8 @@ def stochastically_rounded(
         The optimizer for low-precision parameters. Its state adds a random key.
 
     Raises:
-        TypeError: `optimizer` is none, such as the factory; `seed` is neither an integer nor a
-            random key; at `init`, it stands inside of `optax.apply_if_finite`.
+        TypeError: `optimizer` is not an optimizer, such as the factory; `seed` is neither an
+            integer nor a random key.
         ValueError: at `update`, `params` is missing.
 
     Example:
@@ -162,13 +160,12 @@ def stochastically_rounded(
         Gupta et al., *Deep Learning with Limited Numerical Precision*, 2015, arXiv:1502.02551,
         section 3.1; Zamirai et al., *Revisiting BFloat16 Training*, 2020, arXiv:2010.06192.
     """
-    _check_optimizer(optimizer)
+    checks.optimizer("optimizer", optimizer)
     inner = optax.with_extra_args_support(optimizer)
     first = _as_key(seed)
     kind = jax.random.key_impl(first)
 
     def init(params: Params) -> RoundedState:
-        _check_is_outermost("stochastically_rounded", params)
         # a copy: whoever donates this state still has the seed, and may call init again
         key = jnp.array(jax.random.key_data(first), copy=True)
         return RoundedState(inner.init(jax.tree.map(_wide, params)), key)
@@ -194,35 +191,6 @@ def stochastically_rounded(
         return steps, RoundedState(inner_state, jax.random.key_data(later))
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    # not by class: optax.MultiSteps is none of Optax's own transformations
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        shown = getattr(optimizer, "__name__", None) or f"a {type(optimizer).__name__}"
-        raise TypeError(
-            f"`optimizer` must be a complete optimizer; got {shown}. Pass optax.adam(1e-3), not "
-            "optax.adam."
-        )
-
-
-_BRANCHING = {
-    "optax.apply_if_finite": "apply_if_finite.<locals>.init",
-    "optax.transforms.conditionally_mask": "conditionally_mask.<locals>.init_fn",
-    "optax.transforms.conditionally_transform": "conditionally_transform.<locals>.init_fn",
-}
-
-
-def _check_is_outermost(name: str, params: Params) -> None:
-    """Refuse to stand in a wrapper that branches between these updates and narrower ones."""
-    if not any(map(_is_narrow, jax.tree.leaves(params))):
-        return
-    for wrapper, init in _BRANCHING.items():
-        if stands_in(init):
-            raise TypeError(
-                f"`{name}` must stand around {wrapper}, not inside of it: its updates of "
-                f"low-precision parameters are float32. Write wdjax.{name}({wrapper}(...))."
-            )
 
 
 def _on_narrow(

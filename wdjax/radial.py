@@ -1,7 +1,7 @@
-"""Norm and direction of groups of weights, controlled separately; each stands last in the chain.
+"""Norm and direction of groups of weights, controlled separately; each comes last in the chain.
 
 A group is the part of a leaf that runs along `axes`; N(x) = x/‖x‖ is taken per group. With the
-optimiser's finished update Δ and the candidate c = θ + Δ:
+optimizer's finished update Δ and the candidate c = θ + Δ:
 
     norm_control      θ⁺ = c − k (1 − r R/‖θ‖) θ              pull the norm towards r R
     hyperball         θ⁺ = R N(θ + η R N(Δ))                  hold the norm at R
@@ -13,6 +13,7 @@ optimiser's finished update Δ and the candidate c = θ + Δ:
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,12 +21,11 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import schedules
-from wdjax._lift.leaves import Params
-from wdjax._lift.place import needed_gradient
-from wdjax._lift.radii import is_zero, lift, radius_keeper, renewed
-from wdjax._trees.groups import Axes, checked_axes, norm, unit
-from wdjax.bounds import check_range
-from wdjax.rules import Rules, standard
+from wdjax._lift.leaves import Params, needed_gradient, widened
+from wdjax._lift.method import Samples, by_leaf, lift
+from wdjax._trees import checks, paths
+from wdjax._trees.groups import Axes, along, checked_axes, norm, unit
+from wdjax.rules import Ruled, Rules, standard
 from wdjax.schedules import Strength
 
 STANDARD: Rules = standard()
@@ -102,16 +102,16 @@ def norm_control(
 
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, k: Any, r: Any) -> Any:
         del grad
-        (length,) = kept = renewed(kept, radius)
+        (length,) = kept = _renewed(kept, radius)
         return update - k * m * (param - r * length * unit(param, axes)), kept
 
-    return lift(
+    return _lift(
         "norm_control",
         step,
         {"rate": rate, "ratio": ratio},
         axes=axes,
         rules=rules,
-        keep=radius_keeper(radius, axes, needed=not is_zero(ratio)),
+        start=_radii(radius, axes, needed=not _is_zero(ratio)),
         fractions=("rate",),
     )
 
@@ -123,11 +123,11 @@ def hyperball(
     axes: Axes = None,
     rules: Rules = STANDARD,
 ) -> optax.GradientTransformationExtraArgs:
-    """Hold each group's norm: the optimiser gives the direction, η the angle.
+    """Hold each group's norm: the optimizer gives the direction, η the angle.
 
         θ⁺ = R N(θ + η(t) m R N(Δ))
 
-    The length of Δ does not matter, nor then does the learning rate of the optimiser before it;
+    The length of Δ does not matter, nor then does the learning rate of the optimizer before it;
     a turn by Δ ⊥ θ has the angle arctan(η m). No decay is needed. R is kept in the state, so the
     norm does not drift. Where the candidate is exactly zero the group stays as it is.
 
@@ -160,18 +160,18 @@ def hyperball(
 
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, eta: Any) -> Any:
         del grad
-        (r,) = kept = renewed(kept, radius)
+        (r,) = kept = _renewed(kept, radius)
         candidate = param + eta * m * r * unit(update, axes)
         moved = _on_sphere(candidate, r, param, axes) - param
         return jnp.where(r > 0, moved, update), kept
 
-    return lift(
+    return _lift(
         "hyperball",
         step,
         {"learning_rate": learning_rate},
         axes=axes,
         rules=rules,
-        keep=radius_keeper(radius, axes),
+        start=_radii(radius, axes),
         exact=True,
     )
 
@@ -221,14 +221,14 @@ def radial_brake(
         s = jnp.where(growth > 0, out, into)
         return update - m * (1 - s) * growth * unit(candidate, axes), kept
 
-    return lift(
+    return _lift(
         "radial_brake",
         step,
         {"outward": outward, "inward": inward},
         axes=axes,
         rules=rules,
         fractions=("outward", "inward"),
-        switch=True,
+        most=1,
     )
 
 
@@ -248,8 +248,8 @@ def project_radial(
     Then ⟨θ, Δ⟩ = 0 and ‖θ + Δ‖² = ‖θ‖² + ‖Δ‖². With `cosine` = δ this is AdamP's gate: the
     projection happens, and the decay is multiplied by ρ, only for leaves that look scale
     invariant, where max over groups |cos(g, θ)| < δ/√n (n numbers per group, g the raw gradient,
-    passed to `update` as `grad=`). One decision holds for the whole leaf. Decay must not stand
-    before this in the chain, for it is radial and would be removed: pass it as `strength`.
+    passed to `update` as `grad=`). One decision holds for the whole leaf. Decay before
+    this in the chain would be removed, for it is radial: pass it as `strength`.
 
     Args:
         strength: s >= 0, decoupled decay, the fraction taken off per step before ρ: a number,
@@ -281,7 +281,7 @@ def project_radial(
     """
     views = [axes, None] if also_whole else [axes]
     if cosine is not None:
-        schedules.check_scalar("cosine", cosine)
+        checks.number("cosine", cosine, least=0)
 
     def hit(param: jax.Array, grad: Any, view: Axes) -> jax.Array:
         if cosine is None:
@@ -300,7 +300,10 @@ def project_radial(
         return update - m * radial - s * m * jnp.where(done, rho, 1) * param, kept
 
     quantities = {"strength": strength, "decay_ratio": decay_ratio}
-    return lift("project_radial", step, quantities, axes=axes, rules=rules, switch=True)
+    sees = cosine is not None
+    return _lift(
+        "project_radial", step, quantities, axes=axes, rules=rules, most=1, sees_grads=sees
+    )
 
 
 def update_floor(
@@ -341,7 +344,7 @@ def update_floor(
         least = tau * m * norm(param, axes)
         return jnp.where(norm(update, axes) < least, least * unit(update, axes), update), kept
 
-    return lift("update_floor", step, {"ratio": ratio}, axes=axes, rules=rules)
+    return _lift("update_floor", step, {"ratio": ratio}, axes=axes, rules=rules)
 
 
 def relative_update(
@@ -375,7 +378,7 @@ def relative_update(
 
     References:
         You et al., *Large Batch Training of Convolutional Networks*, 2017, arXiv:1708.03888,
-        equation 6 (LARS), here after the optimiser instead of inside it.
+        equation 6 (LARS), here after the optimizer instead of inside it.
     """
 
     def step(update: Any, param: Any, m: Any, kept: Any, grad: Any, eta: Any) -> Any:
@@ -384,7 +387,7 @@ def relative_update(
         return jnp.where(length > 0, eta * m * length * unit(update, axes), update), kept
 
     quantities = {"learning_rate": learning_rate}
-    return lift("relative_update", step, quantities, axes=axes, rules=rules)
+    return _lift("relative_update", step, quantities, axes=axes, rules=rules)
 
 
 def rotational(
@@ -402,13 +405,13 @@ def rotational(
         θ⁺ = R N(θ + η(t) m R Δ_⊥ / (√ν̂ + ε))            ν̂ = ν⁺ / (1 − β^(t+1))
 
     With `centered`, θ too loses its mean (at the first step) and R is the norm of what remains.
-    ν measures Δ as it comes, so keep the learning rate of the optimiser before this constant and
+    ν measures Δ as it comes, so keep the learning rate of the optimizer before this constant and
     give schedules here.
 
     Args:
         learning_rate: η, radians turned per step in the root mean square: a number, schedule or
-            traced scalar. `adamw_rotation`, `sgdm_rotation` and `lion_rotation` give an
-            optimiser's own equilibrium speed.
+            traced scalar. `adamw_rotation` and `dynamics.equilibrium_rotation` give an optimizer's
+            own equilibrium speed.
         axes: as in `norm_control`; a neuron of a kernel (..., in, out) has all axes but the last.
         decay: β in [0, 1), memory of the mean square.
         centered: whether the mean is removed.
@@ -435,8 +438,8 @@ def rotational(
     References:
         Kosson et al., *Rotational Equilibrium*, 2024, arXiv:2305.17212 (rotational variants).
     """
-    schedules.check_scalar("eps", eps)
-    check_range("decay", decay, 0, 1)
+    checks.number("eps", eps, least=0)
+    checks.number("decay", decay, least=0, below=1)
 
     center = _centered if centered else (lambda x, axes: x)
 
@@ -453,17 +456,99 @@ def rotational(
         moved = _on_sphere(start + eta * m * turn, r, param, axes) - param
         return jnp.where(r > 0, moved, update), (r, speed)
 
-    initial = radius_keeper(None, axes, center=center)
-
-    def keep(params: Params, multipliers: Params) -> tuple[Params, ...]:
-        (radii,) = initial(params, multipliers)
+    def start(params: Params, multipliers: Params) -> tuple[Params, ...]:
+        (radii,) = _radii(None, axes, center=center)(params, multipliers)
         return radii, jax.tree.map(jnp.zeros_like, radii)
 
     def debias(count: Any) -> Any:
         return 1 - decay ** (count + 1).astype(jnp.result_type(float))
 
-    quantities = {"learning_rate": learning_rate, "decay": debias}
-    return lift("rotational", step, quantities, axes=axes, rules=rules, keep=keep, exact=True)
+    quantities = {"learning_rate": learning_rate, "debias": debias}
+    return _lift("rotational", step, quantities, axes=axes, rules=rules, start=start, exact=True)
+
+
+# The lift of these methods, and the radii that they keep.
+
+
+def _lift(
+    name: str,
+    step: Callable[..., Any],
+    quantities: Mapping[str, Strength],
+    *,
+    fractions: Sequence[str] = (),
+    most: float = math.inf,
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Lift step(Δ, θ, m, kept, g, *quantities) -> (Δ⁺, kept⁺) of one leaf.
+
+    `fractions` names the quantities that are at most 1, times the multiplier too; `most` is the
+    largest multiplier allowed.
+    """
+    for key in fractions:
+        schedules.check_scalar(key, quantities[key], most=1)
+
+    def check(rows: tuple[Ruled, ...], samples: Samples) -> None:
+        top = max([1.0, *(m for _, _, m in rows if isinstance(m, float))])
+        if top > most:
+            raise ValueError(f"`rules` must give `{name}` multipliers <= {most:g}; got {top:g}.")
+        for key in fractions:
+            values = samples[key]
+            if values is not None:
+                schedules.check_values(values, schedules.SAMPLED_COUNTS, key, 1 / top)
+
+    return lift(name, by_leaf(step), quantities, check=check, **settings)
+
+
+def _radii(
+    radius: Any,
+    axes: Axes,
+    *,
+    needed: bool = True,
+    center: Callable[[jax.Array, Axes], jax.Array] = lambda x, axes: x,
+) -> Callable[[Params, Params], tuple[Params]]:
+    """Make the function that gives each group its R; `needed` refuses groups whose norm is 0."""
+    checks.number("radius", radius, above=0, optional=True)
+
+    def of_leaf(param: Any) -> jax.Array:
+        if not jnp.issubdtype(param.dtype, jnp.inexact):
+            return jnp.zeros((1,) * param.ndim, jnp.float32)
+        within = along(axes, param.ndim)
+        length = norm(center(widened(param), within), within)
+        return length if radius is None else jnp.full_like(length, radius)
+
+    def start(params: Params, multipliers: Params) -> tuple[Params]:
+        radii = jax.tree.map(of_leaf, params)
+        if needed:
+            _check_directions(params, multipliers, radii)
+        return (radii,)
+
+    return start
+
+
+def _renewed(kept: tuple[Any, ...], radius: Any) -> tuple[Any, ...]:
+    """What `_radii` gave, with the radius that is given now: a schedule's, or retuned."""
+    return kept if radius is None else (jnp.full_like(kept[0], radius),)
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a number or schedule is known to be 0."""
+    known = value.value if isinstance(value, schedules.Constant) else value
+    return not callable(known) and not isinstance(known, jax.core.Tracer) and bool(known == 0)
+
+
+def _check_directions(params: Params, multipliers: Params, radii: Params) -> None:
+    columns = map(jax.tree.leaves, (radii, multipliers))
+    empty = [
+        repr(leaf.path)
+        for leaf, radius, m in zip(paths.leaves(params), *columns, strict=True)
+        if not (_is_zero(m) or isinstance(radius, jax.core.Tracer) or 0 in leaf.shape)
+        and not bool((radius > 0).all())
+    ]
+    if empty:
+        raise ValueError(
+            "`params` must not have a group of zeros, which has no norm to keep; got zeros in "
+            f"{paths.listed(empty)}. Exclude these by `rules`, or give a `radius`."
+        )
 
 
 # Equilibrium rotation: radians per step (root mean square) of scale-invariant weights.
@@ -490,51 +575,3 @@ def adamw_rotation(learning_rate: Any, weight_decay: Any, b1: Any = 0.9) -> Any:
         Kosson et al., *Rotational Equilibrium*, 2024, arXiv:2305.17212 (η_r).
     """
     return (2 * learning_rate * weight_decay * (1 - b1) / (1 + b1)) ** 0.5
-
-
-def sgdm_rotation(learning_rate: Any, weight_decay: Any, momentum: Any = 0.0) -> Any:
-    """Equilibrium rotation per step of SGD with heavy-ball momentum and L2 in the gradient.
-
-        η_r = √(2 η λ / (1 + α))
-
-    Args:
-        learning_rate: η >= 0, number or array.
-        weight_decay: λ >= 0.
-        momentum: α in [0, 1).
-
-    Returns:
-        η_r, in radians.
-
-    Example:
-        >>> round(sgdm_rotation(0.1, 5e-4, momentum=0.9), 6)
-        0.007255
-
-    References:
-        Kosson et al., *Rotational Equilibrium*, 2024, arXiv:2305.17212 (η_r).
-    """
-    return (2 * learning_rate * weight_decay / (1 + momentum)) ** 0.5
-
-
-def lion_rotation(learning_rate: Any, weight_decay: Any, *, b1: Any = 0.9, b2: Any = 0.99) -> Any:
-    """Equilibrium rotation per step of Lion with s = η λ.
-
-        η_r = √(π η λ) √((1 − β₁)² + β₁² (1 − β₂)/(1 + β₂))
-
-    Args:
-        learning_rate: η >= 0, number or array.
-        weight_decay: λ >= 0.
-        b1: β₁ in [0, 1).
-        b2: β₂ in [0, 1).
-
-    Returns:
-        η_r, in radians.
-
-    Example:
-        >>> round(lion_rotation(1e-4, 1.0), 6)
-        0.002102
-
-    References:
-        Kosson et al., *Rotational Equilibrium*, 2024, arXiv:2305.17212 (η_r).
-    """
-    noise: Any = (1 - b1) ** 2 + b1**2 * (1 - b2) / (1 + b2)
-    return (math.pi * learning_rate * weight_decay * noise) ** 0.5

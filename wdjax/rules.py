@@ -250,7 +250,7 @@ def label(selector: Selector) -> str:
     return getattr(selector, "__name__", None) or repr(selector)
 
 
-def is_guess(selector: Selector) -> bool:
+def is_guess(selector: Selector | None) -> bool:
     """Tell whether a selector decides by shape only, for want of a name.
 
     Args:

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from wdjax._lift.leaves import Params, is_off
-from wdjax._trees import paths
-from wdjax.bounds import check_range
-from wdjax.rules import Rules, resolve, standard
+from wdjax._trees import checks
+from wdjax.rules import Ruled, Rules, check_rules, ruled, standard
 
 STANDARD: Rules = standard()
 
@@ -64,7 +63,7 @@ def alpha_decay(
         m ← m (l + (h − l) (α − α_min) / (α_max − α_min))
 
     Call it between steps, say every 500, and build the transformation anew: its state stays valid.
-    Leaves that are no matrices, or have no tail, keep their m; with one α for all it is the middle.
+    Leaves that are not matrices, or have no tail, keep their m; with one α for all it is the middle.
 
     Args:
         params: pytree of arrays.
@@ -90,16 +89,17 @@ def alpha_decay(
         He et al., *AlphaDecay: Module-wise Weight Decay for Heavy-Tailed Balancing in LLMs*,
         2025, arXiv:2506.14562, equation 4.
     """
-    check_range("least", least, 0)
-    check_range("most", most, float(least))
+    checks.number("least", least, least=0)
+    checks.number("most", most, least=least)
 
-    def exponent(leaf: paths.Leaf, param: Any, m: Any) -> float:
-        is_scored = len(leaf.shape) == 2 and min(leaf.shape) >= smallest and not is_off(m)
+    rows, _ = ruled(check_rules(rules), params)
+
+    def exponent(row: Ruled, param: Any) -> float:
+        shape = row.leaf.shape
+        is_scored = len(shape) == 2 and min(shape) >= smallest and not is_off(row.multiplier)
         return hill_exponent(param) if is_scored else math.inf
 
-    named, multipliers = paths.leaves(params), jax.tree.leaves(resolve(rules, params))
-    rows = list(zip(named, jax.tree.leaves(params), multipliers, strict=True))
-    alphas = np.array([exponent(*row) for row in rows])
+    alphas = np.array([*map(exponent, rows, jax.tree.leaves(params))])
     scored = alphas[np.isfinite(alphas)]
     low, high = (scored.min(), scored.max()) if scored.size else (0.0, 0.0)
 
@@ -110,6 +110,6 @@ def alpha_decay(
         return m * float(least + (most - least) * place)
 
     return tuple(
-        (re.compile(rf"\A{re.escape(leaf.path)}\Z"), multiplier(alpha, m))
-        for leaf, alpha, m in zip(named, alphas, multipliers, strict=True)
+        (re.compile(rf"\A{re.escape(row.leaf.path)}\Z"), multiplier(alpha, row.multiplier))
+        for row, alpha in zip(rows, alphas, strict=True)
     )

@@ -7,6 +7,7 @@ With the optimizer's finished update Δ and the candidate c = θ + Δ:
     prox_weights          θ⁺ = a + prox_{s m R}(c − a)    implicit, after the optimizer
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -20,7 +21,7 @@ from wdjax import anchors, penalties
 from wdjax._lift.leaves import Params
 from wdjax._lift.method import Memory, Samples, Step, lift
 from wdjax._lift.place import check_is_early
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
 from wdjax.rules import Ruled, Rules, standard
@@ -70,7 +71,6 @@ def add_decayed_weights(
     References:
         Krogh and Hertz, *A Simple Weight Decay Can Improve Generalization*, 1991, equation 3.
     """
-
     gradient = _needed("add_decayed_weights", penalty, "gradient")
 
     def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
@@ -138,10 +138,9 @@ def decay_weights(
         Algorithm 2; Li et al., *Explicit Inductive Bias for Transfer Learning*, 2018,
         arXiv:1802.01483 (anchor).
     """
-    if gate is not None and not callable(gate):
-        raise TypeError(f"`gate` must be a function such as wdjax.gates.cautious; got {gate!r}.")
+    checks.function("gate", gate, optional=True, advice="For instance wdjax.gates.cautious.")
     gradient = _needed("decay_weights", penalty, "gradient")
-    target = anchors.anchored(anchor)
+    target = anchors.Anchor.of(anchor)
 
     def pull(update: Any, z: Any, grad: Any) -> Any:
         if gate is None:
@@ -168,7 +167,7 @@ def decay_weights(
         {"strength": strength},
         rules=rules,
         start=lambda params, _: target.init(params),
-        check=lambda rows, samples: check_fractions("decay_weights", penalty, rows, samples),
+        check=functools.partial(_check_taken, "decay_weights", penalty),
         sees_grads=gate is not None,
     )
 
@@ -229,8 +228,14 @@ def prox_weights(
         2021, Algorithm 1 (metric).
     """
     prox = _needed("prox_weights", penalty, "prox")
-    _check_metric(metric, penalty)
-    target = anchors.anchored(anchor)
+    if metric not in (None, "preconditioner"):
+        raise ValueError(f'`metric` must be None or "preconditioner"; got {metric!r}.')
+    if metric is not None and not penalty.separable:
+        raise TypeError(
+            f'`metric="preconditioner"` needs a penalty that is a sum over entries, such as l1; '
+            f"got {penalty.name}. Use metric=None."
+        )
+    target = anchors.Anchor.of(anchor)
 
     def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
         def leaf(update: Any, param: Any, m: Any, a: Any, d: Any) -> Any:
@@ -250,7 +255,7 @@ def prox_weights(
         {"strength": strength},
         rules=rules,
         start=lambda params, _: target.init(params),
-        check=lambda rows, samples: warn_of_swallowed("prox_weights", penalty, rows, samples),
+        check=functools.partial(_check_taken, "prox_weights", penalty),
         exact=True,
     )
 
@@ -270,26 +275,25 @@ def _diagonal(metric: str | None, extra: Mapping[str, Any]) -> Params | None:
 
 def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
     """Set multipliers to 0 where an Optax-style mask is False."""
+    if mask is None:
+        return multipliers
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])  # not a callable module
     keep = mask(params) if is_function else mask
     for flag in jax.tree.leaves(keep):
         if not isinstance(flag, bool | np.bool_):
             raise TypeError(
-                f"`mask` must hold booleans; got {flag!r}. Multipliers belong into `rules`."
+                f"`mask` must hold booleans; got {flag!r}. Multipliers go into `rules`."
             )
     return jax.tree.map(
         lambda flag, part: jax.tree.map(lambda m: m if flag else 0.0, part), keep, multipliers
     )
 
 
-# Checks, as early as the facts are known.
-
-
 def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
     """Return the penalty's gradient or prox, or say why there is none."""
     if not isinstance(penalty, Penalty):
         raise TypeError(
-            f"`penalty` must be a wdjax.penalties.Penalty, such as wdjax.penalties.l2; "
+            "`penalty` must be a wdjax.penalties.Penalty, such as wdjax.penalties.l2; "
             f"got {penalty!r}."
         )
     function: Callable[..., Any] | None = getattr(penalty, part)
@@ -311,48 +315,25 @@ def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
     return shaped
 
 
-def _check_metric(metric: str | None, penalty: Penalty) -> None:
-    if metric not in (None, "preconditioner"):
-        raise ValueError(f'`metric` must be None or "preconditioner"; got {metric!r}.')
-    if metric is not None and isinstance(penalty, Penalty) and not penalty.separable:
-        raise TypeError(
-            f'`metric="preconditioner"` needs a penalty that is a sum over entries, such as l1; '
-            f"got {penalty.name}. Use metric=None."
-        )
-
-
-def _check_fractions(
-    name: str,
-    penalty: Penalty,
-    params: Params,
-    multipliers: Params,
-    strengths: np.ndarray,
-    *,
-    explicit: bool,
-) -> None:
-    """Refuse decay that flips signs; warn of decay that the dtype cannot hold."""
+def _check_taken(name: str, penalty: Penalty, rows: tuple[Ruled, ...], samples: Samples) -> None:
+    """Refuse decay that flips signs, which a prox does not; warn of decay that the dtype loses."""
+    strengths = samples["strength"]
+    if strengths is None:
+        return
     top = float(strengths.max()) * penalty.curvature
-    flipped: list[str] = []
+    taken = [(row.leaf, top * row.multiplier) for row in rows]
+    if name == "decay_weights":
+        checks.fractions("`strength` times multiplier", [(leaf.path, x) for leaf, x in taken])
     swallowed: dict[Any, list[str]] = {}
-    for leaf, m in zip(paths.leaves(params), jax.tree.leaves(multipliers), strict=True):
-        if isinstance(m, jax.core.Tracer) or not top * m > 0:
-            continue
-        if explicit and top * m >= 1:
-            flipped.append(leaf.path)
-        elif top * m < swallowed_below(leaf.dtype):
-            swallowed.setdefault(leaf.dtype, []).append(leaf.path)
-    if flipped:
-        raise ValueError(
-            "`strength` times multiplier must be < 1, the fraction taken off in a step; it reaches "
-            f"{top:g} times the multiplier for {paths.listed(map(repr, flipped))} and would flip "
-            "signs. Lower λ, check the law's units, or use wdjax.prox_weights."
-        )
+    for leaf, x in taken:
+        if not isinstance(x, jax.core.Tracer) and 0 < x < swallowed_below(leaf.dtype):
+            swallowed.setdefault(leaf.dtype, []).append(repr(leaf.path))
     for dtype, names in swallowed.items():
         warnings.warn(
             f"`{name}`: {dtype} parameters swallow this decay: it takes off at most {top:.2g} per "
             f"step, and a change below {swallowed_below(dtype):.2g} of a number rounds away, for "
-            f"{paths.listed(map(repr, names))}. Wrap the optimizer in wdjax.compensated, or keep "
-            "these parameters in float32.",
+            f"{paths.listed(names)}. Wrap the optimizer in wdjax.compensated, or keep these "
+            "parameters in float32.",
             stacklevel=2,
         )
 

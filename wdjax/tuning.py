@@ -20,7 +20,7 @@ from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
 from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, require_params, widened
-from wdjax._lift.place import check_is_last, check_place
+from wdjax._lift.place import check_is_last
 from wdjax._trees import checks
 from wdjax._trees.checks import check_finite, common_axis
 from wdjax._trees.paths import has_holes, listed, nodes, stands_for_all
@@ -150,7 +150,6 @@ def hyper_decay(
 
     def init_state(params: Params) -> HyperDecayState:
         multipliers = resolve(rules, params)
-        check_place(params, rules, multipliers)
         _check_whole_model(params)
         _check_strengths(schedule, multipliers, high * penalty.curvature)
         _check_many(rules, params, examples)

@@ -128,7 +128,7 @@ def lift(
         _check_has_axes(axes, rows)
         samples = {key: schedules.checked_samples(s, key) for key, s in of_step.items()}
         check(rows, samples)
-        acts = all(values is None or values.max() > 0 for values in samples.values())
+        acts = all(values is not None and values.max() > 0 for values in samples.values())
         if acts and all(map(leaves.is_off, jax.tree.leaves(multipliers))):
             leaves.warn_if_idle(name, rows, params)
         return start(params, multipliers)

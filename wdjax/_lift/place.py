@@ -254,7 +254,7 @@ def _is_legible() -> bool:
                 jax.eval_shape(lambda x, tx=tx: tx.update(x, tx.init(x), x), 1.0)
         tx = optax.chain(optax.MultiSteps(step, 2), probe)
         jax.eval_shape(lambda x: tx.update(x, tx.init(x), x), 1.0)
-    except Exception:  # noqa: BLE001  # whatever it is, Optax cannot be read
+    except Exception:  # whatever it is, Optax cannot be read
         seen.clear()
     last, first, wrapped = (False, False, True), (True, False, False), (False, True, False)
     if seen == [last, first, last, first, wrapped]:

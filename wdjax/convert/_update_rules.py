@@ -6,13 +6,14 @@ makes an Optax transformation of it. The sign and the learning rate come later i
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from wdjax._lift.leaves import Params
+from wdjax._lift.method import counted
 from wdjax._trees import paths
 from wdjax._trees.groups import ratio
 
@@ -20,44 +21,28 @@ Step = Callable[..., tuple[Any, ...]]
 Start = Callable[[Any], Any]  # of a parameter
 
 
-class ForeignState(NamedTuple):
-    """State of a lifted formula.
-
-    Attributes:
-        count: int32 scalar, steps taken.
-        memory: what the formula keeps for each leaf, one tree for each of its memories.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # shadows tuple.count, as in Optax
-    memory: tuple[Params, ...]
-
-
-def lifted(step: Step, *starts: Start) -> optax.GradientTransformation:
+def lifted(step: Step, *starts: Start) -> optax.GradientTransformationExtraArgs:
     """Lift step(g, t, *memory) -> (u, *memory) of one leaf to Optax; dtypes stay as they are."""
-    width = 1 + len(starts)
 
-    def init(params: Params) -> ForeignState:
-        memory = tuple(jax.tree.map(start, params) for start in starts)
-        return ForeignState(jnp.zeros((), jnp.int32), memory)
+    def start(params: Params) -> tuple[Params, ...]:
+        return tuple(jax.tree.map(start, params) for start in starts)
 
-    def update(
-        updates: Params, state: ForeignState, params: Params | None = None
-    ) -> tuple[Params, ForeignState]:
-        del params
-        t = optax.safe_increment(state.count)
+    def act(count: Any, updates: Params, memory: Any, *_: Any) -> tuple[Params, tuple[Params, ...]]:
+        t = optax.safe_increment(count)
 
-        def leaf(g: Any, *memory: Any) -> tuple[Any, ...]:
-            new = step(g, t, *memory)
-            return tuple(x.astype(old.dtype) for x, old in zip(new, (g, *memory), strict=True))
+        def leaf(*old: Any) -> tuple[Any, ...]:
+            new = step(old[0], t, *old[1:])
+            return tuple(x.astype(y.dtype) for x, y in zip(new, old, strict=True))
 
         treedef: Any
-        leaves, treedef = jax.tree.flatten(updates)
-        memories = (treedef.flatten_up_to(tree) for tree in state.memory)
-        rows = [leaf(*row) for row in zip(leaves, *memories, strict=True)]
-        result, *memory = (treedef.unflatten([row[i] for row in rows]) for i in range(width))
-        return result, ForeignState(t, tuple(memory))
+        grads, treedef = jax.tree.flatten(updates)
+        rows = [leaf(*row) for row in zip(grads, *map(treedef.flatten_up_to, memory), strict=True)]
+        result, *kept = (
+            treedef.unflatten([row[i] for row in rows]) for i in range(1 + len(starts))
+        )
+        return result, tuple(kept)
 
-    return optax.GradientTransformation(init, update)
+    return counted(start, act)
 
 
 def adam(
@@ -103,7 +88,7 @@ def nadam(b1: float, b2: float, eps: float, momentum_decay: float) -> optax.Grad
 
 
 def adagrad(initial_accumulator_value: float, eps: float) -> optax.GradientTransformation:
-    """Adagrad with ε outside of the root, as in PyTorch.
+    """Adagrad with ε outside the root, as in PyTorch.
 
     a ← a + g²,  u = g / (√a + ε)
     """

@@ -239,9 +239,7 @@ def optimized(
     def step(carry: Optimized, batch: Batch, h: PyTree) -> Optimized:
         optimizer = optax.with_extra_args_support(build(h))
         value, grads = jax.value_and_grad(scalar)(carry.params, batch)
-        updates, opt_state = optimizer.update(
-            grads, carry.opt_state, carry.params, value=value, grad=grads
-        )
+        updates, opt_state = optimizer.update(grads, carry.opt_state, carry.params, value=value)
         new = Optimized(optax.apply_updates(carry.params, updates), opt_state)
         kept: Optimized = jax.tree.map(_same_dtype, new, carry)
         return kept

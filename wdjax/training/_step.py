@@ -137,7 +137,7 @@ def make_train_step(
             gets them by name, unless `functools.partial` has set them. It returns the loss, or
             `(loss, metrics)`, or, when it takes `model_state`, `(loss, metrics, model_state)`;
             metrics is a dict of arrays.
-        optimizer: any Optax transformation; those that take extra arguments get `value` and `grad`.
+        optimizer: any Optax transformation; those that take extra arguments get `value`.
         batch_spec: the shape of every entry of a batch, such as `{"x": ("B", 13), "y": ("B",)}`:
             an int is exact, a letter is one size throughout the batch, None is any size.
         accumulate: number of micro-batches A, of every A-th example each; loss, gradients and
@@ -192,7 +192,7 @@ def make_train_step(
 
         def update(old: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
             params, opt_state, _ = old
-            updates, opt_state = optimizer.update(grads, opt_state, params, value=loss, grad=grads)
+            updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
             new = (applied(params, updates), opt_state, model_state)
             for name, *trees in zip(("params", "opt_state", "model_state"), old, new, strict=True):
                 check_kept(name, *trees)
