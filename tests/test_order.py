@@ -1,6 +1,11 @@
 """Decay on the wrong side of the learning rate makes weights grow: it is an error."""
 
 import functools
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +15,7 @@ import pytest
 
 import wdjax
 from wdjax import adaptive, bounds, radial
+from wdjax._lift import place
 
 PARAMS = {"kernel": jnp.full((4, 3), 2.0), "bias": jnp.zeros(3)}
 LAST = {
@@ -35,9 +41,6 @@ STEPS = {
 }
 CHAINS = {
     "chain": optax.chain,
-    "named_chain": lambda *members: optax.named_chain(
-        *((str(i), member) for i, member in enumerate(members))
-    ),
     "nested": lambda first, last: optax.chain(optax.chain(optax.clip(1.0), first), last),
     "in MultiSteps": lambda *members: optax.MultiSteps(
         optax.chain(*members), 2
@@ -60,7 +63,7 @@ def run(tx, steps=2, params=PARAMS):
 @pytest.mark.parametrize("method", LAST)
 def test_what_changes_finished_steps_is_refused_before_what_makes_them(method, step):
     tx = optax.chain(LAST[method](), STEPS[step]())
-    with pytest.raises(TypeError, match=rf"`{method}` must stand behind .*: it changes finished"):
+    with pytest.raises(TypeError, match=rf"`{method}` must come after .*: optax.chain\(.*{method}"):
         run(tx)
     state = tx.init(PARAMS)
     with pytest.raises(TypeError, match=rf"Put it last: .*{method}"):
@@ -76,7 +79,7 @@ def test_a_wrong_order_is_seen_in_every_chain(chain):
             (wdjax.decay_weights(0.1), optax.sgd(0.1)),
         ]
     )
-    with pytest.raises(TypeError, match="must stand behind a negative learning rate"):
+    with pytest.raises(TypeError, match="must come after the learning rate"):
         run(wrong)
     assert (run(right)["kernel"] < PARAMS["kernel"]).all()
 
@@ -86,7 +89,7 @@ def test_the_place_of_adamw_s_decay_in_optax_is_named():
     tx = optax.chain(
         optax.scale_by_adam(), wdjax.decay_weights(0.1), optax.scale_by_learning_rate(0.1)
     )
-    with pytest.raises(TypeError, match=r"before the learning rate is wdjax.add_decayed_weights"):
+    with pytest.raises(TypeError, match=r"Before the learning rate use wdjax.add_decayed_weights"):
         run(tx)
     fine = optax.chain(
         optax.scale_by_adam(), wdjax.add_decayed_weights(0.1), optax.scale_by_learning_rate(0.1)
@@ -103,9 +106,9 @@ def test_the_place_of_adamw_s_decay_in_optax_is_named():
     ],
 )
 @pytest.mark.parametrize("step", ["sgd", "sgd(schedule)", "adam", "scale", "scale_by_schedule"])
-def test_what_changes_gradients_is_refused_behind_the_step(name, method, step):
+def test_what_changes_gradients_is_refused_after_the_step(name, method, step):
     tx = optax.chain(STEPS[step](), method(0.1))
-    with pytest.raises(TypeError, match=rf"`{name}` must stand before a negative learning rate"):
+    with pytest.raises(TypeError, match=rf"`{name}` must come before the learning rate"):
         run(tx)
     run(optax.chain(method(0.1), STEPS[step]()))
 
@@ -150,3 +153,110 @@ def test_a_whole_step_may_be_turned_down_by_plateaus():
     update = functools.partial(tx.update, jax.tree.map(jnp.zeros_like, PARAMS))
     updates, _ = update(state, PARAMS, value=jnp.asarray(1.0))
     assert np.allclose(updates["kernel"], -0.02)
+
+
+# Neighbours that are somebody else's functions.
+
+
+class Held:
+    """An object with init and update, as optax.MultiSteps is one."""
+
+    def __init__(self, tx):
+        self.init, self.inner = tx.init, tx
+
+    def update(self, updates, state, params=None):
+        return self.inner.update(updates, state, params)
+
+
+def logged(inner):
+    """With the names and the signature of what it wraps, but not its closure."""
+
+    @functools.wraps(inner.update)
+    def update(updates, state, params=None):
+        return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def with_update(wrap):
+    return lambda tx: optax.GradientTransformation(tx.init, wrap(tx.update))
+
+
+WRAPPED = {
+    "plain": lambda tx: tx,
+    "jit": with_update(jax.jit),
+    "checkpoint": with_update(jax.checkpoint),
+    "named_call": with_update(jax.named_call),
+    "partial": with_update(functools.partial),
+    "wraps": logged,
+    "object": Held,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("base", [optax.sgd(0.1), optax.scale(-0.1)], ids=["sgd", "scale"])
+def test_right_programs_run_whatever_wraps_their_updates(base, wrap):
+    before = optax.chain(wdjax.add_decayed_weights(0.1), wrap(base))
+    after = optax.chain(wrap(base), wdjax.decay_weights(0.1))
+    assert np.allclose(run(before, 1)["kernel"], 2.0 * (1 - 0.01))
+    assert np.allclose(run(after, 1)["kernel"], 2.0 * (1 - 0.1))
+
+
+# Copies of Optax in which something inside has another name.
+
+RENAMED = {
+    "an inner function": (
+        "update_fn(updates, state, params=None, **extra_args):\n    if len(update_fns)",
+        "update(updates, state, params=None, **extra_args):\n    if len(update_fns)",
+        "return base.GradientTransformationExtraArgs(init_fn, update_fn)\n\n\ndef named_chain",
+        "return base.GradientTransformationExtraArgs(init_fn, update)\n\n\ndef named_chain",
+    ),
+    "a local variable": (
+        "new_state = []", "new_states = []",
+        "new_state.append(new_s)\n    return updates, tuple(new_state)",
+        "new_states.append(new_s)\n    return updates, tuple(new_states)",
+    ),
+}  # fmt: skip
+PROGRAM = """
+import warnings, jax.numpy as jnp, optax, wdjax
+params = {"kernel": jnp.full((4, 3), 2.0), "bias": jnp.zeros(3)}
+right = lambda: optax.chain(optax.clip(1.0), optax.adam(0.1), wdjax.decay_weights(0.1))
+coupled = lambda: optax.chain(wdjax.add_decayed_weights(0.1), optax.sgd(0.1))
+wrong = lambda: optax.chain(wdjax.decay_weights(0.1), optax.sgd(0.1))
+for build in (right, coupled, wrong, lambda: wdjax.adamw(0.1, weight_decay=0.1)):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        tx = build()
+        tx.update(params, tx.init(params), params)
+    print([str(w.message) for w in seen if "wdjax" in str(w.message)])
+"""
+
+
+@pytest.mark.parametrize("renamed", RENAMED.values(), ids=RENAMED)
+def test_where_optax_looks_otherwise_inside_nothing_is_refused_and_one_warning_says_so(
+    renamed, tmp_path
+):
+    shutil.copytree(pathlib.Path(optax.__file__).parent, tmp_path / "optax")
+    file = tmp_path / "optax" / "transforms" / "_combining.py"
+    text = file.read_text()
+    for old, new in zip(renamed[::2], renamed[1::2], strict=True):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    file.write_text(text)
+    here = pathlib.Path(wdjax.__file__).parents[1]
+    path = os.pathsep.join(map(str, (tmp_path, here)))
+    out = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    warning = f"wdjax cannot see the order of chains in Optax {optax.__version__}; use wdjax.audit("
+    assert warning in out[0]
+    assert out[1:] == ["[]"] * 3
+
+
+def test_the_optax_that_is_installed_can_be_read():
+    place._is_legible.cache_clear()
+    assert place._is_legible()

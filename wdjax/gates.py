@@ -117,8 +117,8 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
         φ = f where |cos(g, z)| < δ / √n, else 1, for each group of n entries
 
     A layer before a norm layer has gradients orthogonal to its weights. AdamP recognises such
-    layers by that, lowers their decay by f, and decides for a whole leaf by its largest cosine; here
-    every group is decided on its own. A group of zeros counts as orthogonal.
+    layers by that and lowers their decay by f. It decides for a whole leaf by its largest cosine;
+    here every group is decided on its own. A group of zeros counts as orthogonal.
 
     Args:
         delta: δ > 0; 0.1 in the paper.

@@ -30,7 +30,7 @@ def _checked(name: str, z: jax.Array) -> jax.Array:
 
 
 def _whole(z: jax.Array) -> jax.Array:
-    """Each matrix in one piece: explicit mesh axes need a reshard, with Auto the compiler does it."""
+    """Each matrix in one piece: explicit mesh axes need to be told so."""
     at: Any = jax.typeof(z).sharding
     cut = (*at.spec, *(None,) * (z.ndim - len(at.spec)))
     if cut[-2:] == (None, None):

@@ -63,7 +63,7 @@ def alpha_decay(
         m ← m (l + (h − l) (α − α_min) / (α_max − α_min))
 
     Call it between steps, say every 500, and build the transformation anew: its state stays valid.
-    Leaves that are not matrices, or have no tail, keep their m; with one α for all it is the middle.
+    Leaves that are not matrices or have no tail keep their m; with one α for all it is the middle.
 
     Args:
         params: pytree of arrays.

@@ -17,32 +17,24 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 import optax
 
 Update = Callable[..., Any]
 
-_CHAINS = ("chain.<locals>.update_fn", "named_chain.<locals>.update_fn")
-_HAND_ON = "with_extra_args_support.<locals>.update"
-_FROM_GRADIENTS = re.compile(
-    r"(scale_by_(?!schedule|trust_ratio|polyak|param_block|zoom_|backtracking_)\w+)\.<locals>\.update"
-)
+_CHAIN = "chain.<locals>.update_fn"
+_MAKER = re.compile(r"scale_by_(?!schedule|trust|polyak|param|zoom|back)\w+(?=\.<locals>\.update)")
 # What changes when a step is taken, by its update, and what decay after it does.
 _WRAPPERS = {
-    "MultiSteps.update": ("MultiSteps", "acts in every micro-step"),
-    "apply_every.<locals>.update_fn": ("apply_every", "acts in every micro-step"),
-    "apply_if_finite.<locals>.update": ("apply_if_finite", "acts in skipped steps"),
-    "conditionally_mask.<locals>.update_fn": (
-        "transforms.conditionally_mask",
-        "acts in skipped steps",
-    ),
-    "lookahead.<locals>.update_fn": ("lookahead", "misses the slow weights"),
-    "schedule_free.<locals>.update_fn": ("contrib.schedule_free", "misses the iterate"),
+    "MultiSteps.update": "optax.MultiSteps and acts in every micro-step",
+    "apply_every.<locals>.update_fn": "optax.apply_every and acts in every micro-step",
+    "apply_if_finite.<locals>.update": "optax.apply_if_finite and acts in skipped steps",
+    "conditionally_mask.<locals>.update_fn": "conditionally_mask and acts in skipped steps",
+    "lookahead.<locals>.update_fn": "optax.lookahead and misses the slow weights",
+    "schedule_free.<locals>.update_fn": "schedule_free and misses the iterate",
 }
-_COUNTS = (0, 1, 10, 100, 1_000, 10_000)  # at which a schedule may show its sign
 
 
 def check_is_last(name: str) -> None:
@@ -116,87 +108,69 @@ def wrapper_in(update: Update) -> str:
         >>> wrapper_in(optax.adam(0.1).update)
         ''
     """
-    return str(_read(lambda: _wrapper([update]), ""))
+    return str(_read(lambda places: _wrapper([update]), ""))
 
 
-# What the chains around the caller hold.
+# What the chains around the caller hold: before it, after it, and whether a wrapper is in between.
+
+_Places: TypeAlias = list[tuple[Sequence[Update], Sequence[Update], bool]]
 
 
-class _Place(NamedTuple):
-    """What comes before and after the caller in one chain that runs; is a wrapper in between?"""
-
-    before: list[Update]
-    after: list[Update]
-    wrapped: bool
-
-
-def _read(question: Callable[[], Any], unknown: Any) -> Any:
+def _read(question: Callable[[_Places], Any], unknown: Any) -> Any:
     """Ask, where Optax can be read; whatever goes wrong, it is no reason to refuse a program."""
     if _is_legible():
         with contextlib.suppress(Exception):
-            return question()
+            return question(_places())
     return unknown
 
 
-def _of_last() -> tuple[str, str]:
+def _of_last(places: _Places) -> tuple[str, str]:
     """What makes steps after the caller, and what before it takes them at other times."""
-    places = list(_places())
-    makers = (_maker(link) for place in places for link in _links(place.after))
-    near = [update for place in places if not place.wrapped for update in place.before]
+    makers = (_maker(link) for _, after, _ in places for link in _links(after))
+    near = [update for before, _, wrapped in places if not wrapped for update in before]
     return next(filter(None, makers), ""), _wrapper(near)
 
 
-def _is_late() -> bool:
-    places = list(_places())
+def _is_late(places: _Places) -> bool:
     # a factor of −1 makes no step: it climbs
-    earlier = any(_is_rate(f, other_than=-1) for place in places for f in _links(place.before))
-    return earlier and not any(_is_rate(f) for place in places for f in _links(place.after))
+    earlier = any(_is_rate(f, other_than=-1) for before, _, _ in places for f in _links(before))
+    return earlier and not any(_is_rate(f) for _, after, _ in places for f in _links(after))
 
 
-def _places() -> Iterator[_Place]:
-    frame, wrapped = inspect.currentframe(), False
+def _places() -> _Places:
+    frame, wrapped, found = inspect.currentframe(), False, []
     while frame is not None:
         name = _name(frame.f_code, frame.f_globals)
         wrapped |= name in _WRAPPERS
-        if name in _CHAINS:
-            members, done = _members(frame.f_locals), len(frame.f_locals["new_state"])
-            yield _Place(members[:done], members[done + 1 :], wrapped)
+        if name == _CHAIN:
+            members, done = frame.f_locals["update_fns"], len(frame.f_locals["new_state"])
+            found.append((members[:done], members[done + 1 :], wrapped))
         frame = frame.f_back
+    return found
 
 
 def _links(updates: Sequence[Update]) -> Iterator[Update]:
     """The updates of chains within chains. What else holds others may act on other leaves."""
     for update in updates:
         name = _name_of(update)
-        if name == _HAND_ON:
+        if name == "with_extra_args_support.<locals>.update":
             yield from _links([_variables(update)["tx"].update])
-        elif name in _CHAINS:
-            yield from _links(_members(_variables(update)))
+        elif name == _CHAIN:
+            yield from _links(_variables(update)["update_fns"])
         else:
             yield update
 
 
-def _members(variables: Mapping[str, Any]) -> list[Update]:
-    if "update_fns" in variables:
-        return list(variables["update_fns"])
-    return [tx.update for _, tx in variables["transforms"]]
-
-
 def _wrapper(updates: Sequence[Update]) -> str:
-    for name, does in (_WRAPPERS.get(_name_of(link), ("", "")) for link in _links(updates)):
-        if name:
-            outer = "MultiSteps" if name == "apply_every" else name
-            inside = f"optax.{outer}(optax.chain(optax.sgd(...), decay), ...)"
-            return f"optax.{name} and {does}. Move it inside: {inside}."
-    return ""
+    known = (_WRAPPERS.get(_name_of(link)) for link in _links(updates))
+    found = next(filter(None, known), "")
+    return found and f"{found}. Wrap the whole chain: wrapper(optax.chain(optax.sgd(...), decay))."
 
 
 def _maker(update: Update) -> str:
     """What takes gradients and makes steps, in words; "" for anything else."""
-    direction = _FROM_GRADIENTS.match(_name_of(update))
-    if direction:
-        return f"optax.{direction[1]}"
-    return "the learning rate" if _is_rate(update) else ""
+    direction = _MAKER.match(_name_of(update))
+    return f"optax.{direction[0]}" if direction else "the learning rate" * _is_rate(update)
 
 
 def _is_rate(update: Update, other_than: float | None = None) -> bool:
@@ -209,13 +183,13 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
         if _name_of(schedule).startswith("scale_by_learning_rate."):
             return bool(_variables(schedule)["m"] == -1)
         with jax.ensure_compile_time_eval():
-            factors = [float(schedule(count)) for count in _COUNTS]
+            factors = [float(schedule(count)) for count in (0, 1, 10, 100, 1_000, 10_000)]
     else:
         return False
-    known = [x for x in factors if np.size(x) == 1 and not isinstance(x, jax.core.Tracer)]
-    signs = [math.copysign(1, x) for x in known if x != other_than]
+    if any(isinstance(x, jax.core.Tracer) for x in factors):
+        return False
     # −0.0 is the rate 0 with its sign turned; what is positive at times is no rate
-    return bool(signs) and max(signs) < 0
+    return max((math.copysign(1, x) for x in factors if x != other_than), default=1) < 0
 
 
 # Names inside Optax, told by the code that runs: decorators copy the name of what they wrap.
@@ -242,22 +216,16 @@ def _is_legible() -> bool:
     seen: list[Any] = []
 
     def look(updates: Any, state: Any, params: Any = None) -> Any:
-        seen.append((*map(bool, _of_last()), _is_late()))
+        here = _places()[:1]  # there may be others above
+        seen.append((*map(bool, _of_last(here)), _is_late(here)))
         return updates, state
 
     probe, step = optax.GradientTransformation(lambda params: (), look), optax.sgd(0.1)
-    named = lambda *parts: optax.named_chain(*zip("abc", parts, strict=False))
-    try:
-        for chain in (optax.chain, named):
-            for parts in ((optax.clip(1.0), step, probe), (probe, step)):
-                tx = chain(*parts)
-                jax.eval_shape(lambda x, tx=tx: tx.update(x, tx.init(x), x), 1.0)
-        tx = optax.chain(optax.MultiSteps(step, 2), probe)
-        jax.eval_shape(lambda x: tx.update(x, tx.init(x), x), 1.0)
-    except Exception:  # whatever it is, Optax cannot be read
-        seen.clear()
-    last, first, wrapped = (False, False, True), (True, False, False), (False, True, False)
-    if seen == [last, first, last, first, wrapped]:
+    chains = ((optax.clip(1.0), step, probe), (probe, step), (optax.MultiSteps(step, 2), probe))
+    with contextlib.suppress(Exception), jax.numpy_dtype_promotion("standard"):
+        for tx in (optax.chain(*members) for members in chains):
+            jax.eval_shape(lambda x, tx=tx: tx.update(x, tx.init(x), x), 1.0)
+    if seen == [(False, False, True), (True, False, False), (False, True, False)]:
         return True
     warnings.warn(
         f"wdjax cannot see the order of chains in Optax {optax.__version__}; "
