@@ -44,7 +44,7 @@ def test_decay_one_is_the_start_and_decay_zero_is_no_decay():
 
 def test_an_anchor_kept_in_bfloat16_halves_the_state_and_nothing_else():
     _, state = steps(anchors.init(jnp.bfloat16), 1)
-    kept = state[1].anchor
+    kept = state[1].memory
     assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype(jnp.bfloat16)}
     exact, _ = steps("init", 3)
     narrow, _ = steps(anchors.init(jnp.bfloat16), 3)
@@ -55,7 +55,7 @@ def test_the_average_of_bfloat16_parameters_is_kept_in_float32_by_default():
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     tx = wdjax.decay_weights(0.01, anchor=anchors.ema(0.999))
     state = tx.init(params)
-    assert state.anchor["kernel"].dtype == jnp.float32
+    assert state.memory["kernel"].dtype == jnp.float32
     updates, after = tx.update(params, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
     assert updates["kernel"].dtype == jnp.bfloat16
@@ -65,7 +65,7 @@ def test_a_passed_anchor_stays_out_of_state_and_equals_a_given_one():
     passed = wdjax.decay_weights(0.3, anchor=anchors.passed())
     given = wdjax.decay_weights(0.3, anchor=START)
     state = passed.init(PARAMS)
-    assert state.anchor == ()
+    assert state.memory == ()
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     got, _ = jax.jit(passed.update)(zero, state, PARAMS, anchor=START)
     want, _ = given.update(zero, given.init(PARAMS), PARAMS)

@@ -129,7 +129,7 @@ def test_it_runs_under_scan_and_keeps_its_state(case):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
     assert int(after.count) == 5
     if case.anchor == "init":
-        chex.assert_trees_all_equal(after.anchor, params)
+        chex.assert_trees_all_equal(after.memory, params)
 
 
 @rows

@@ -91,7 +91,9 @@ def test_a_plain_chain_passes_the_gradient_itself(case):
 @raw
 def test_without_the_raw_gradient_it_says_where_to_get_it(case):
     name = next(name for name, other in GATES.items() if other is case)
-    message = rf"`{name}` needs the raw gradient; got none. Use wdjax.decayed, or wrap"
+    message = (
+        rf"`{name}` needs the raw gradients; got none. Wrap the chain: wdjax.adaptive.with_grad"
+    )
     tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(0.125, gate=case.gate))
     params = {"kernel": jnp.asarray(Z)}
     with pytest.raises(ValueError, match=message):
@@ -172,8 +174,8 @@ def test_groups_of_a_scan_stacked_kernel_are_decided_layer_by_layer():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: gates.cosine(delta=0.0), r"`delta` must be > 0, such as 0.1; got 0.0"),
-        (lambda: gates.cosine(delta=float("nan")), r"`delta` must be > 0, such as 0.1; got nan"),
+        (lambda: gates.cosine(delta=0.0), r"`delta` must be a finite number > 0; got 0.0"),
+        (lambda: gates.cosine(delta=float("nan")), r"`delta` must be a finite number > 0; got nan"),
         (lambda: gates.cosine(factor=1.5), r"`factor` must be in \[0, 1\]; got 1.5"),
         (
             lambda: gates.descent(axes=2)(jnp.ones(2), jnp.ones(2), jnp.ones(2)),

@@ -293,9 +293,11 @@ def test_update_without_params_says_what_to_call(wrap):
 
 
 @WRAPPERS
-@pytest.mark.parametrize(("wrong", "shown"), [(optax.adam, "adam"), (None, "a NoneType")])
+@pytest.mark.parametrize(
+    ("wrong", "shown"), [(optax.adam, "the function adam. Call it: adam"), (None, "None")]
+)
 def test_a_factory_is_no_optimizer(wrap, wrong, shown):
-    message = rf"`optimizer` must be .*; got {shown}\. Pass optax\.adam\(1e-3\), not optax\.adam"
+    message = rf"`optimizer` must be an Optax optimizer.*; got {shown}"
     with pytest.raises(TypeError, match=message):
         wrap(wrong)
 

@@ -163,14 +163,14 @@ def test_dtypes_are_kept_and_results_finite(case, dtype):
     got, state = tx.update(updates, tx.init(params), params, grad=updates)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, updates)
     chex.assert_tree_all_finite(got)
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.groups))
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.memory))
 
 
 @methods
 def test_the_state_is_float64_for_float64_leaves_only(case, x64):
     params = tree(0, jnp.float64) | {"b": tree(0, jnp.bfloat16)["b"]}
     state = build(case).init(params)
-    for group in state.groups:
+    for group in state.memory:
         assert group["a"]["kernel"].dtype == jnp.float64
         assert group["b"][0]["kernel"].dtype == jnp.float32
 
@@ -243,7 +243,7 @@ def test_updates_that_are_none_stay_none_and_keep_their_state(case):
     state = tx.init(params)
     got, after = tx.update(updates, state, params, grad=updates)
     assert got["b"][0]["kernel"] is None
-    for old, new in zip(state.groups, after.groups, strict=True):
+    for old, new in zip(state.memory, after.memory, strict=True):
         chex.assert_trees_all_equal(old["b"], new["b"])
 
 
@@ -270,7 +270,7 @@ def test_empty_leaves_and_integers_pass_through(case):
     with jax.debug_nans(True):
         got, state = tx.update(updates, tx.init(params), params, grad=updates)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, updates)
-    chex.assert_tree_all_finite(state.groups)
+    chex.assert_tree_all_finite(state.memory)
 
 
 @methods

@@ -293,7 +293,7 @@ def test_a_rule_error_is_a_value_error():
 def test_a_function_that_names_a_leaf_is_no_selector():
     """Any name is true: the rule would claim everything."""
     params = {"kernel": shaped((2, 2)), "bias": shaped((2,))}
-    with pytest.raises(RuleError, match=r"rule .* must tell True or False of a leaf; got 'bias'"):
+    with pytest.raises(RuleError, match=r"rule .* must give True or False; got 'bias'"):
         resolve(((lambda leaf: leaf.name, 0.0), ("**", 1.0)), params)
     found = resolve(((lambda leaf: re.search("^b", leaf.name), 0.0), ("**", 1.0)), params)
     assert found == {"kernel": 1.0, "bias": 0.0}

@@ -144,9 +144,7 @@ def test_a_mask_that_is_a_callable_module_is_a_tree():
 
 def test_mask_leaves_must_be_booleans():
     tx = wdjax.add_decayed_weights(0.1, mask={"kernel": 0.01, "bias": 0.0})
-    with pytest.raises(
-        TypeError, match=r"`mask` must hold booleans; got 0.\d+. Multipliers belong"
-    ):
+    with pytest.raises(TypeError, match=r"`mask` must hold booleans; got 0.\d+. Multipliers go"):
         tx.init(KERNEL)
 
 
@@ -180,7 +178,7 @@ def test_pure_decay_towards_an_anchor_is_geometric(x64):
 def test_the_init_anchor_is_a_copy_that_survives_donation():
     tx = wdjax.decay_weights(0.1, anchor="init")
     state = tx.init(KERNEL)
-    for kept, param in zip(jax.tree.leaves(state.anchor), jax.tree.leaves(KERNEL), strict=True):
+    for kept, param in zip(jax.tree.leaves(state.memory), jax.tree.leaves(KERNEL), strict=True):
         assert kept.unsafe_buffer_pointer() != param.unsafe_buffer_pointer()
 
 
@@ -223,7 +221,9 @@ def test_the_cautious_gate_compares_signs_where_the_product_underflows():
 
 
 def test_a_gate_must_be_a_function():
-    with pytest.raises(TypeError, match=r"`gate` must be a function such as wdjax.gates.cautious"):
+    with pytest.raises(
+        TypeError, match=r"`gate` must be a function or None; got .*wdjax.gates.cautious"
+    ):
         wdjax.decay_weights(0.1, gate="cautious")
 
 
@@ -313,7 +313,7 @@ def test_a_non_array_leaf_says_how_to_filter():
 def test_an_update_where_the_parameter_is_none_is_refused():
     tx = wdjax.decay_weights(0.1)
     params = KERNEL | {"extra": None}
-    with pytest.raises(ValueError, match=r"got an update of shape \(2,\) where the parameter is N"):
+    with pytest.raises(ValueError, match=r"got \(2,\) for no parameter"):
         tx.update(ZERO | {"extra": jnp.ones(2)}, tx.init(params), params)
 
 
@@ -448,7 +448,9 @@ def test_decay_behind_a_private_aggregate_does_not_look_at_single_examples():
 
     of_examples = jax.tree.map(lambda p: jnp.stack([p, p]), SQUARE)
     gated = wdjax.decayed(private)(0.1, weight_decay=0.5, gate=gates.touched_rows())
-    with pytest.raises(ValueError, match="only what comes out of the aggregation may be looked at"):
+    with pytest.raises(
+        ValueError, match=r"`decay_weights` needs `grad` and params of the same structure and sh"
+    ):
         gated.update(of_examples, gated.init(SQUARE), SQUARE)
     plain = wdjax.decayed(private)(0.1, weight_decay=0.5)
     updates, _ = plain.update(of_examples, plain.init(SQUARE), SQUARE)
@@ -471,7 +473,9 @@ def test_an_anchor_of_numpy_arrays_is_a_copy():
     "params", [{"coef": jnp.ones(10), "intercept": jnp.ones(())}, jnp.ones(10)]
 )
 def test_where_vectors_of_unknown_name_are_all_that_might_decay_a_warning_says_so(params):
-    with pytest.warns(UserWarning, match=r"`decay_weights`: no parameter decays: '.*' may be"):
+    with pytest.warns(
+        UserWarning, match=r"`decay_weights`: no parameter decays\. Vectors .*: '.*'\. If"
+    ):
         wdjax.adamw(1e-3, weight_decay=0.1).init(params)
     with pytest.warns(UserWarning, match=r"`penalty_value`: no parameter decays"):
         wdjax.penalty_value(penalties.l2, params)

@@ -370,7 +370,16 @@ def _test(selector: Selector) -> Callable[[Leaf], Any]:
     if isinstance(selector, tuple):
         tests = [_test(part) for part in selector]
         return lambda leaf: any(test(leaf) for test in tests)
-    return selector.test if isinstance(selector, Kind) else selector
+    if isinstance(selector, Kind):
+        return selector.test
+
+    def told(leaf: Leaf) -> bool:
+        found = selector(leaf)
+        if isinstance(found, str):  # any name would count as True
+            raise RuleError(f"rule {_shown(selector)} must give True or False; got {found!r}.")
+        return bool(found)
+
+    return told
 
 
 @functools.lru_cache(maxsize=256)

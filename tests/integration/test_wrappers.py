@@ -67,37 +67,6 @@ def test_frozen_leaves_do_not_decay_behind_freeze_or_selective_transform():
         np.testing.assert_allclose(params["bias"], 2 * (1 - S) ** 4, rtol=1e-6)
 
 
-MASK = {"kernel": True, "bias": False}
-FREEZERS = {
-    "freeze": optax.transforms.freeze(MASK),
-    "freeze by a function": optax.masked(optax.set_to_zero(), wdjax.mask(wdjax.standard())),
-    "freeze by a partial": optax.transforms.freeze(
-        functools.partial(lambda name, params: {k: k == name for k in params}, "kernel")
-    ),
-    "freeze by arrays": optax.transforms.freeze(jax.tree.map(jnp.array, MASK)),
-    "partition into a chain": optax.partition(
-        {1: optax.chain(optax.set_to_zero()), 2: optax.sgd(0.1)}, {"kernel": 1, "bias": 2}
-    ),
-    "freeze all": optax.transforms.freeze(True),
-    "selective_transform": optax.transforms.selective_transform(optax.sgd(0.1), freeze_mask=MASK),
-    "in a chain": optax.chain(optax.clip(1.0), optax.chain(optax.transforms.freeze(MASK))),
-}
-
-
-@pytest.mark.parametrize("freezer", FREEZERS.values(), ids=FREEZERS)
-def test_frozen_leaves_before_decay_that_moves_them_are_refused_by_name(freezer):
-    for decay in (wdjax.decay_weights(S), wdjax.adaptive.spd(), wdjax.radial.norm_control(S)):
-        with pytest.raises(
-            TypeError, match=r"all the same: 'kernel'\. Move the freezing to the end"
-        ):
-            optax.chain(freezer, decay).init(PARAMS)
-    fixed = (
-        (("kernel", 0.0), ("**", 1.0)) if freezer is not FREEZERS["freeze all"] else (("**", 0.0),)
-    )
-    optax.chain(freezer, wdjax.decay_weights(S, rules=fixed)).init(PARAMS)
-    optax.chain(wdjax.decay_weights(S), freezer).init(PARAMS)
-
-
 @pytest.mark.parametrize("every", [2, 5])
 def test_multi_steps_of_a_chain_counts_and_decays_real_steps_only(every):
     chain = optax.chain(optax.sgd(1.0), wdjax.decay_weights(lambda t: S * jnp.minimum(t + 1, 5)))
@@ -111,20 +80,17 @@ WRAPPERS = {
     "optax.MultiSteps": lambda inner: optax.MultiSteps(inner, 4),
     "optax.apply_if_finite": lambda inner: optax.apply_if_finite(inner, 3),
     "optax.lookahead": lambda inner: optax.lookahead(inner, 3, 0.5),
-    "optax.contrib.schedule_free": lambda inner: optax.contrib.schedule_free(inner, 0.1),
-    "optax.contrib.sam": lambda inner: optax.contrib.sam(inner, optax.sgd(0.05)),
-    "optax.transforms.conditionally_mask": lambda inner: optax.transforms.conditionally_mask(
+    "schedule_free": lambda inner: optax.contrib.schedule_free(inner, 0.1),
+    "conditionally_mask": lambda inner: optax.transforms.conditionally_mask(
         inner, lambda step: step % 4 == 0
     ),
-    "optax.contrib.mechanize": optax.contrib.mechanize,
+    "optax.apply_every": lambda inner: optax.chain(inner, optax.apply_every(4)),
 }
 DECAYS = {
     "decay_weights": wdjax.decay_weights(S),
     "prox_weights": wdjax.prox_weights(S),
     "decayed": decayed(),
-    "in a chain, masked": optax.chain(
-        optax.identity(), optax.masked(wdjax.add_decayed_weights(S), True)
-    ),
+    "in a chain, masked": optax.chain(optax.identity(), optax.masked(wdjax.decay_weights(S), True)),
     "cpr": wdjax.adaptive.cpr(wdjax.bounds.dependent(1.0)),
     "norm_control": wdjax.radial.norm_control(S),
     "hyper_decay": wdjax.tuning.hyper_decay(
@@ -134,36 +100,8 @@ DECAYS = {
 CHAINS = {
     "chain": optax.chain,
     "in a chain": lambda *parts: optax.chain(optax.clip(1.0), optax.chain(*parts)),
-    "wrapper in a chain": lambda first, *rest: optax.chain(
-        optax.chain(optax.masked(first, True)), *rest
-    ),
-    "named_chain": lambda *parts: optax.named_chain(*zip("abc", parts, strict=False)),
-    "injected": lambda first, *rest: optax.chain(
-        optax.inject_hyperparams(lambda rate: optax.chain(optax.scale(rate), first))(rate=0.1),
-        *rest,
-    ),
-    "compiled": lambda first, *rest: optax.chain(
-        optax.GradientTransformation(jax.jit(first.init), first.update), *rest
-    ),
     "between two": lambda first, decay: optax.chain(decay, first, decay),
-    "partition": lambda first, *rest: optax.chain(
-        optax.partition({"all": first}, lambda params: jax.tree.map(lambda p: "all", params)),
-        *rest,
-    ),
 }
-
-
-@pytest.mark.parametrize("name", ["cocob", "madgrad"])
-def test_decay_is_refused_behind_what_goes_back_to_the_first_weights(name):
-    """Decay behind them is undone in the next step; in the gradient it acts."""
-    factory = getattr(optax.contrib, name)
-    with pytest.raises(
-        TypeError, match=rf"`decayed` must stand before .*{name}.* its own weight_d"
-    ):
-        wdjax.decayed(factory)(1.0, weight_decay=S, law=wdjax.fixed)
-    with pytest.raises(TypeError, match=rf"decay must stand before .*{name}.*; this chain has it"):
-        optax.chain(factory(1.0), wdjax.decay_weights(S)).init(PARAMS)
-    optax.chain(wdjax.add_decayed_weights(S), factory(1.0)).init(PARAMS)
 
 
 class Callable_:
@@ -245,39 +183,42 @@ def started(wrapper, params=PARAMS):
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_decay_around_a_wrapper_that_takes_steps_elsewhere_is_refused(wrapper):
+def test_decayed_around_a_wrapper_that_takes_steps_elsewhere_is_refused(wrapper):
     factory = lambda learning_rate: optax.chain(WRAPPERS[wrapper](optax.sgd(learning_rate)))
-    with pytest.raises(TypeError, match=rf"`decayed` must stand inside of {wrapper}, wh"):
+    with pytest.raises(TypeError, match=rf"`decayed` adds decay, which .* after {wrapper} and "):
         wdjax.decayed(factory)(0.1, weight_decay=S)
 
 
 def test_a_ready_schedule_free_optimizer_is_refused_by_name():
-    with pytest.raises(TypeError, match=r"contrib\.schedule_free.*; schedule_free_adamw has it"):
+    with pytest.raises(TypeError, match="comes after schedule_free and misses the iterate"):
         wdjax.decayed(optax.contrib.schedule_free_adamw)(0.1, weight_decay=S)
+
+
+def first_update(optimizer, params):
+    return optimizer.update(ZEROS, optimizer.init(params), params)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("decay", DECAYS.values(), ids=DECAYS)
-def test_decay_behind_a_wrapper_is_refused_at_init(wrapper, decay):
+def test_decay_after_a_wrapper_is_refused(wrapper, decay):
     chain = optax.chain(WRAPPERS[wrapper](optax.sgd(0.1)), decay)
-    with pytest.raises(TypeError, match=rf"decay must stand inside of {wrapper}.* Wrap the whole"):
-        chain.init(started(wrapper))
+    with pytest.raises(TypeError, match=rf"comes after {wrapper} and .* Wrap the whole chain"):
+        first_update(chain, started(wrapper))
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_it_is_found_in_every_kind_of_chain(chain):
+def test_it_is_found_in_chains_and_while_tracing(chain):
     optimizer = chain(WRAPPERS["optax.MultiSteps"](optax.sgd(0.1)), wdjax.decay_weights(S))
-    for init in (
-        optimizer.init,
-        jax.jit(optimizer.init),
-        lambda p: jax.eval_shape(optimizer.init, p),
-    ):
-        with pytest.raises(TypeError, match=r"decay must stand inside of optax\.MultiSteps"):
-            init(PARAMS)
+    update = functools.partial(first_update, optimizer)
+    for run in (update, jax.jit(update), lambda p: jax.eval_shape(update, p)):
+        with pytest.raises(
+            TypeError, match=r"comes after optax\.MultiSteps and acts in every micro"
+        ):
+            run(PARAMS)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_decay_inside_of_a_wrapper_or_before_it_is_taken(wrapper):
+def test_decay_inside_a_wrapper_or_before_it_is_taken(wrapper):
     decay = wdjax.decay_weights(S)
     wrap = WRAPPERS[wrapper]
     for optimizer in (
@@ -286,11 +227,11 @@ def test_decay_inside_of_a_wrapper_or_before_it_is_taken(wrapper):
         optax.chain(wrap(optax.sgd(0.1)), optax.MultiSteps(decay, 2)),  # has steps of its own
         optax.chain(optax.adam(0.1), decay, decay),
     ):
-        optimizer.init(started(wrapper))
+        first_update(optimizer, started(wrapper))
 
 
 def test_a_mean_of_steps_that_is_skipped_does_not_decay():
-    """What `decay must stand inside` is for: the chain inside of both wrappers."""
+    """What `comes after ...` is for: the chain inside of both wrappers."""
     inner = optax.chain(optax.sgd(1.0), wdjax.decay_weights(S))
     optimizer = optax.MultiSteps(optax.apply_if_finite(inner, 9), 2)
     nans = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), PARAMS)
@@ -299,19 +240,6 @@ def test_a_mean_of_steps_that_is_skipped_does_not_decay():
         updates, state = optimizer.update(nans, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["kernel"], 2 * (1 - S) ** 2, rtol=1e-6)
-
-
-def test_decay_behind_a_linesearch_that_keeps_its_gradient_is_refused():
-    """`optax.value_and_grad_from_state` would return those of weights before the decay."""
-    decay = wdjax.decay_weights(S)
-    search = functools.partial(optax.scale_by_backtracking_linesearch, 5)
-    for inner in (optax.lbfgs(), optax.chain(optax.sgd(1.0), search(store_grad=True))):
-        with pytest.raises(TypeError, match=r"in the loss of a linesearch.* Add it: loss \+ λ"):
-            optax.chain(inner, decay).init(PARAMS)
-    with pytest.raises(TypeError, match=r"`decayed` must stand in the loss of a linesearch"):
-        wdjax.decayed(optax.lbfgs)(1.0, weight_decay=S)
-    optax.chain(optax.sgd(1.0), search(), decay).init(PARAMS)
-    optax.chain(decayed(), search(store_grad=True)).init(PARAMS)
 
 
 def test_complex_parameters_keep_their_names_where_they_are_split():
@@ -324,16 +252,8 @@ def test_complex_parameters_keep_their_names_where_they_are_split():
     np.testing.assert_array_equal(split["bias"], 1.0)
 
 
-def test_apply_every_before_decay_is_refused():
-    chain = optax.chain(optax.sgd(0.1), optax.apply_every(4), wdjax.decay_weights(S))
-    with pytest.raises(
-        TypeError, match=r"inside of optax\.MultiSteps in place of optax\.apply_every"
-    ):
-        chain.init(PARAMS)
-
-
-def test_flatten_around_decay_by_names_is_refused():
-    with pytest.raises(TypeError, match=r"decay must stand outside of optax\.flatten"):
+def test_flatten_around_decay_by_names_warns_that_nothing_decays():
+    with pytest.warns(UserWarning, match=r"no parameter decays"):
         optax.flatten(decayed()).init(PARAMS)
     outside = optax.chain(optax.flatten(optax.sgd(1.0)), wdjax.decay_weights(S))
     params, _ = steps(outside, PARAMS, 1)
@@ -351,13 +271,13 @@ def loss_fn(params, batch):
     "decay",
     [
         wdjax.decay_weights(S, gate=wdjax.gates.cautious),
-        wdjax.decay_weights(S, gate=wdjax.gates.descent()),
+        wdjax.adaptive.with_grad(wdjax.decay_weights(S, gate=wdjax.gates.cautious)),
         wdjax.radial.hyperball(0.1),
         wdjax.radial.norm_control(0.1),
         wdjax.adaptive.with_grad(wdjax.adaptive.swd(S)),
-        wdjax.adaptive.spd(),
+        wdjax.adaptive.with_grad(wdjax.adaptive.spd()),
     ],
-    ids=["cautious", "descent", "hyperball", "norm_control", "swd", "spd"],
+    ids=["cautious", "with_grad", "hyperball", "norm_control", "swd", "spd"],
 )
 def test_masks_may_hide_leaves_from_what_is_given_all_raw_gradients(decay):
     chain = optax.chain(optax.sgd(0.1), decay)
@@ -379,7 +299,7 @@ def test_masks_may_hide_leaves_from_what_is_given_all_raw_gradients(decay):
 
 def test_raw_gradients_of_another_tree_are_named():
     tx = wdjax.decay_weights(S, gate=wdjax.gates.descent())
-    with pytest.raises(ValueError, match=r"updates and `grad` of the same structure; .*bias"):
+    with pytest.raises(ValueError, match=r"`grad` and params of the same structure .*bias"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, grad={"kernel": PARAMS["kernel"]})
 
 
@@ -416,19 +336,18 @@ def hand_written(chain):
 
 
 @pytest.mark.parametrize("decay", NEEDS_GRAD.values(), ids=NEEDS_GRAD)
-def test_the_gradient_of_one_micro_batch_is_refused_in_multi_steps(decay):
+def test_the_raw_gradient_in_multi_steps_comes_from_with_grad(decay):
     chain = optax.chain(optax.sgd(0.1), decay)
     plain = optax.MultiSteps(chain, 2)
-    with pytest.raises(ValueError, match=r"last micro-batch\. Write .*with_grad"):
-        plain.update(ZEROS, plain.init(PARAMS), PARAMS, grad=ZEROS)
+    with pytest.raises(ValueError, match=r"needs the raw gradients; got none\. Wrap .*with_grad"):
+        plain.update(ZEROS, plain.init(PARAMS), PARAMS)
     for optimizer in (
         optax.MultiSteps(wdjax.adaptive.with_grad(chain), 2),
         optax.MultiSteps(wdjax.decayed(lambda learning_rate: chain)(1.0, weight_decay=0.1), 2),
-        optax.MultiSteps(chain, 1),  # whose only micro-batch is the whole
         optax.MultiSteps(hand_written(chain), 2),
-        chain,
+        wdjax.adaptive.with_grad(chain),
     ):
-        optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS, grad=ZEROS)
+        optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS)
 
 
 def test_gates_that_look_at_no_gradient_may_stand_in_multi_steps():
@@ -437,13 +356,9 @@ def test_gates_that_look_at_no_gradient_may_stand_in_multi_steps():
     optimizer.update(ZEROS, optimizer.init(PARAMS), PARAMS, grad=ZEROS)
 
 
-def test_a_mask_taken_for_a_schedule_is_refused():
-    """It returned one bool for the step count, which is a mask too: of everything."""
+def test_a_mask_is_named_for_inject_hyperparams():
+    """Which takes functions for schedules."""
     mask = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-    build = optax.inject_hyperparams(wdjax.add_decayed_weights)
-    with pytest.raises(TypeError, match=r"called with a step count.*static_args=\(\"mask\",\)"):
-        build(S, mask=mask).init(PARAMS)
-    build(S, mask=True).init(PARAMS)
     build = optax.inject_hyperparams(wdjax.add_decayed_weights, static_args=("mask",))
     updates, _ = (tx := build(S, mask=mask)).update(ZEROS, tx.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates["kernel"], 2 * S, rtol=1e-6)
@@ -494,7 +409,7 @@ def test_an_anchor_survives_the_donation_of_what_it_was():
     far = jax.tree.map(lambda p: p + 1, PARAMS)
     updates, _ = optimizer.update(ZEROS, state, far)  # traced anew, or not at all
     np.testing.assert_allclose(updates["kernel"], -S, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"was donated .* Pass a copy, or use anchor"):
+    with pytest.raises((RuntimeError, ValueError), match="deleted or donated"):
         wdjax.decay_weights(S, anchor=params)
 
 
@@ -510,12 +425,9 @@ def test_tree_map_params_sees_moments_and_copies_whatever_the_rules(own):
 @pytest.mark.parametrize(
     "wrap", [wdjax.compensated, lambda inner: wdjax.stochastically_rounded(inner, 0)]
 )
-def test_what_rounds_stands_around_apply_if_finite(wrap):
+def test_what_rounds_goes_around_apply_if_finite(wrap):
     params = {"kernel": jnp.full((2, 3), 2.0, jnp.bfloat16)}
     grads = {"kernel": jnp.full((2, 3), jnp.nan, jnp.bfloat16)}
-    with pytest.raises(TypeError, match=r"must stand around optax\.apply_if_finite"):
-        optax.apply_if_finite(wrap(decayed()), 3).init(params)
-    optax.apply_if_finite(wrap(decayed()), 3).init(PARAMS)  # float32: nothing is rounded
     optimizer = wrap(optax.apply_if_finite(decayed(), 3))
     after, _ = steps(optimizer, params, 1, grads)
     np.testing.assert_array_equal(after["kernel"], params["kernel"])
@@ -561,12 +473,9 @@ HIDING = {
 
 @pytest.mark.parametrize("hide", HIDING.values(), ids=HIDING)
 @pytest.mark.parametrize("decay", RULED.values(), ids=RULED)
-def test_a_rule_for_hidden_leaves_is_taken_and_a_misspelt_one_is_not(decay, hide):
+def test_a_rule_for_hidden_leaves_is_taken(decay, hide):
     for rules in ((("bias", 0.5), ("kernel", 1.0)), (("bias", 0.5), ("**", 1.0))):
         hide(decay(rules)).init(PARAMS)
-    for rules in ((("biass", 0.5), ("kernel", 1.0)), (("biass", 0.5), ("**", 1.0))):
-        with pytest.raises(wdjax.RuleError, match=r"'biass' matches no parameter; .* \['bias'\]"):
-            hide(decay(rules)).init(PARAMS)
 
 
 def test_rules_that_ask_for_more_than_names_are_not_asked_of_hidden_leaves():
@@ -593,8 +502,6 @@ def test_hidden_leaves_may_be_no_arrays_and_hidden_whole_branches():
     inner = wdjax.decay_weights(S, rules=rules)
     optax.masked(inner, {"net": True, "head": False}).init(params)
     optax.masked(inner, {"net": True, "head": False}).init(params | {"head": jax.nn.relu})
-    with pytest.raises(wdjax.RuleError, match="'head/bias' matches no parameter"):
-        optax.masked(inner, {"net": True, "head": False}).init(params | {"head": jnp.ones(2)})
 
 
 STRICT = {
