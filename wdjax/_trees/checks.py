@@ -18,7 +18,39 @@ from wdjax._trees import PyTree
 from wdjax._trees.devices import at_hand, spans_processes
 from wdjax._trees.paths import entries, listed
 
+_SIGNS = {"above": ">", "least": ">=", "below": "<", "most": "<="}
 _LIMITS = {"above": operator.gt, "least": operator.ge, "below": operator.lt, "most": operator.le}
+
+
+def must(
+    name: str,
+    holds: Any,
+    rule: str,
+    got: Any,
+    advice: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
+    """Refuse an argument, in the one form that all messages have.
+
+    Args:
+        name: the argument to blame.
+        holds: whether all is well.
+        rule: what it must do or be.
+        got: what came: a text, or a value to show.
+        advice: a last sentence, what to write instead.
+        error: the kind of error.
+
+    Raises:
+        ValueError: or another error.
+
+    Example:
+        >>> must("n", False, "be even", 3, "Add one.")
+        Traceback (most recent call last):
+        ValueError: `n` must be even; got 3. Add one.
+    """
+    if not holds:
+        shown = got if isinstance(got, str) else repr(got)
+        raise error(f"`{name}` must {rule}; got {shown}.{advice and ' ' + advice}")
 
 
 def number(
@@ -53,10 +85,8 @@ def number(
         return
     is_number = is_real(x, many)
     fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
-    if not fits:
-        wanted = _wanted("a finite number", limits) + ", or None" * optional
-        error = ValueError if is_number else TypeError
-        raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
+    rule = f"be {_wanted('a finite number', limits)}{', or None' * optional}"
+    must(name, fits, rule, repr(x), advice, ValueError if is_number else TypeError)
 
 
 def whole(
@@ -89,12 +119,11 @@ def whole(
     """
     limits = {"least": least} if most is None else {"least": least, "most": most}
     is_whole = isinstance(x, int | np.integer) and not isinstance(x, bool)
-    if not (is_whole and _is_within(x, limits)) and not (optional and x is None):
-        if isinstance(x, jax.Array):
-            advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
-        wanted = _wanted("a whole number", limits) + ", or None" * optional
-        error = ValueError if is_whole else TypeError
-        raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
+    if isinstance(x, jax.Array):
+        advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
+    fits = (optional and x is None) or (is_whole and _is_within(x, limits))
+    rule = f"be {_wanted('a whole number', limits)}{', or None' * optional}"
+    must(name, fits, rule, repr(x), advice, ValueError if is_whole else TypeError)
 
 
 def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
@@ -104,8 +133,7 @@ def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
 def _wanted(kind: str, limits: Mapping[str, float]) -> str:
     """`a finite number >= 0` with one limit, `in [0, 1)` with two."""
     if len(limits) < 2:
-        signs = {"above": ">", "least": ">=", "below": "<", "most": "<="}
-        return " ".join([kind, *(f"{signs[name]} {limit}" for name, limit in limits.items())])
+        return " ".join([kind, *(f"{_SIGNS[name]} {limit}" for name, limit in limits.items())])
     low, high = (limits[name] for name in sorted(limits, key=[*_LIMITS].index))
     span = f"{'[' if 'least' in limits else '('}{low}, {high}{']' if 'most' in limits else ')'}"
     return f"{kind.removeprefix('a finite number')} in {span}".strip()
@@ -130,11 +158,8 @@ def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
         ValueError: `per` must be one of 'rule', 'leaf'; got 'layer'.
     """
     choices = list(choices)
-    if not (isinstance(x, str | None) and x in choices):
-        raise ValueError(
-            f"`{name}` must be one of {listed(map(repr, choices))}; got {x!r}."
-            f"{advice and ' ' + advice}"
-        )
+    is_one = isinstance(x, str | None) and x in choices
+    must(name, is_one, f"be one of {listed(map(repr, choices))}", repr(x), advice)
 
 
 def flag(name: str, x: Any) -> None:
@@ -148,8 +173,7 @@ def flag(name: str, x: Any) -> None:
         Traceback (most recent call last):
         TypeError: `intercept` must be True or False; got 'no'.
     """
-    if not isinstance(x, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False; got {x!r}.")
+    must(name, isinstance(x, bool | np.bool_), "be True or False", repr(x), error=TypeError)
 
 
 def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> None:
@@ -163,11 +187,8 @@ def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> 
         Traceback (most recent call last):
         TypeError: `loss_fn` must be a function; got 3.
     """
-    if not callable(x) and not (optional and x is None):
-        raise TypeError(
-            f"`{name}` must be a function{' or None' * optional}; got {x!r}."
-            f"{advice and ' ' + advice}"
-        )
+    fits = callable(x) or (optional and x is None)
+    must(name, fits, f"be a function{' or None' * optional}", repr(x), advice, TypeError)
 
 
 def optimizer(name: str, x: Any) -> None:
@@ -183,14 +204,12 @@ def optimizer(name: str, x: Any) -> None:
         TypeError: `optimizer` must be an Optax optimizer; got the function adam. ...
     """
     # not by class: optax.MultiSteps is none of Optax's own transformations
-    if all(callable(getattr(x, method, None)) for method in ("init", "update")):
-        return
+    fits = all(callable(getattr(x, method, None)) for method in ("init", "update"))
     title = getattr(x, "__name__", "")
-    if callable(x) and title.isidentifier():
-        raise TypeError(
-            f"`{name}` must be an Optax optimizer; got the function {title}. Call it: {title}(...)."
-        )
-    raise TypeError(f"`{name}` must be an Optax optimizer, such as wdjax.adamw(1e-3); got {x!r}.")
+    is_factory = callable(x) and title.isidentifier()
+    got = f"the function {title}" if is_factory else repr(x)
+    advice = f"Call it: {title}(...)." if is_factory else "For instance wdjax.adamw(1e-3)."
+    must(name, fits, "be an Optax optimizer", got, advice, TypeError)
 
 
 def fractions(
@@ -293,8 +312,7 @@ def leaves(
     wrong = [
         f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree, **options) if not holds(x)
     ]
-    if wrong:
-        raise TypeError(f"`{name}` must hold {what}; got {listed(wrong)}.{advice and ' ' + advice}")
+    must(name, not wrong, f"hold {what}", listed(wrong), advice, TypeError)
 
 
 def arrays(name: str, tree: PyTree) -> None:
@@ -330,12 +348,9 @@ def common_axis(name: str, tree: PyTree, advice: str = "") -> int:
     """The length of the leading axis, which all arrays must share."""
     shapes = [(path, jnp.shape(x)) for path, x in named_leaves(tree)]
     lengths = {shape[:1] for _, shape in shapes}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
-        raise ValueError(
-            f"`{name}` must hold arrays with as many rows each, one at least; got {found}."
-            f"{advice and ' ' + advice}"
-        )
+    found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
+    fits = len(lengths) == 1 and not lengths & {(), (0,)}
+    must(name, fits, "hold arrays with as many rows each, one at least", found, advice)
     return int(lengths.pop()[0])
 
 
@@ -404,17 +419,14 @@ def checked_readings(found: Any, first: dict[str, np.ndarray] | None) -> dict[st
 
     A function may fill the same buffer again and again.
     """
-    if not isinstance(found, dict):
-        raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
+    is_dict = isinstance(found, dict)
+    must("evaluate", is_dict, "return a dict of scalars", kind_of(found), error=TypeError)
     copies: dict[str, np.ndarray] = {name: np.array(x) for name, x in found.items()}
     arrays("evaluate", copies)
     first = copies if first is None else first
     now, then = ({name: x.shape for name, x in each.items()} for each in (copies, first))
-    if now != then:
-        raise ValueError(
-            f"`evaluate` must return the same names and shapes every time; got {now}, and {then} "
-            "the first time."
-        )
+    got = f"{now}, and {then} the first time"
+    must("evaluate", now == then, "return the same names and shapes every time", got)
     return copies
 
 
@@ -434,10 +446,9 @@ def require_global(name: str, tree: PyTree) -> None:
         ValueError: `batches` must lie on the devices of all processes, as the state does; got ...
     """
     own = [repr(path) for path, x in named_leaves(tree) if not spans_processes(x)]
-    if own:
-        raise ValueError(
-            f"`{name}` must lie on the devices of all processes, as the state does; got arrays of "
-            f"this process alone: {listed(own)}. Use jax.make_array_from_process_local_data("
-            "sharding, part) where each process has its part, jax.device_put(whole, sharding) "
-            "where each has the whole."
-        )
+    advice = (
+        "Use jax.make_array_from_process_local_data(sharding, part) where each process has its "
+        "part, jax.device_put(whole, sharding) where each has the whole."
+    )
+    rule = "lie on the devices of all processes, as the state does"
+    must(name, not own, rule, f"arrays of this process alone: {listed(own)}", advice)

@@ -131,8 +131,9 @@ def ridge_path(
     labels, count = _data.numbered(groups, x.shape[1])
     lams = _data.grid(lams, x, width=None if groups is None else count, zero=True)
     zero = _data.known(lams) and (lams == 0).any()
-    if groups is not None and _ridge.is_wide(*x.shape) and zero:
-        raise ValueError("`lams` must be > 0 with groups where p is not well below n; got 0.")
+    is_wide = groups is not None and _ridge.is_wide(*x.shape)
+    rule = "be > 0 with groups where p is not well below n"
+    checks.must("lams", not (is_wide and zero), rule, "0")
     path: RidgePath = _data.on_any_scales(
         _ridge_path, x, y, lams, weights, labels,
         intercept=intercept, noise=float(np.finfo(x.dtype).eps),
@@ -312,8 +313,7 @@ def group_ridge(
     """
     x, y, weights = _data.prepared(x, y, weights, intercept)
     labels, count = _data.numbered(groups, x.shape[1])
-    if groups is None:
-        raise ValueError("`groups` must give the group of every feature; got None.")
+    checks.must("groups", groups is not None, "give the group of every feature", "None")
     checks.choice("method", method, ("evidence", "loo", "gcv"))
     checks.whole("steps", steps)
     found: GroupRidge = _data.in_float64(
@@ -407,10 +407,9 @@ def enet_path(
     checks.whole("max_active", max_active, optional=True)
     if lams is None:
         largest = lam_max(x, y, l1_ratio, intercept=intercept, weights=weights)
-        if _data.known(largest) and not largest > 0:
-            raise ValueError(
-                "`lams` must be given where y is constant: at every λ > 0 all coefficients are 0."
-            )
+        fits = not _data.known(largest) or largest > 0
+        got = "None: at every λ > 0 all coefficients are 0"
+        checks.must("lams", fits, "be given where y is constant", got)
         lams = largest * jnp.logspace(0, -3, 100, dtype=largest.dtype)
     lams = _data.grid(lams, x, zero=False)
     lasso_only = _data.known(l1_ratio) and l1_ratio == 1

@@ -112,11 +112,10 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
     """
     given = jax.local_devices() if devices is None else list(devices)
     others = [str(device) for device in given if device.process_index != jax.process_index()]
-    if others or not given:
-        raise ValueError(
-            f"`devices` must be of this process, one at least; got {listed(others) or 'none'}. Of "
-            "several processes, each takes some of the rows of `hparams`, and its own folder."
-        )
+    advice = "Of several processes, each takes some rows of `hparams`, and a folder of its own."
+    fits = given and not others
+    got = listed(others) or "none"
+    checks.must("devices", fits, "be of this process, one at least", got, advice)
     if devices is None and len(given) == 1:
         return None
     return Mesh(np.array(given[:count]), ("sweep",))

@@ -103,14 +103,13 @@ def make_job(
     Example:
         >>> make_job(lambda h: None, lambda key: 0.0, max, None, np.ones(1), keep=0, gaps=0)
         Traceback (most recent call last):
-        TypeError: `build` must return an Optax optimizer, with init and update; got NoneType. ...
+        TypeError: `build` must return an Optax optimizer; got NoneType. A step of your own ...
     """
     checks.function("build", build)
     checks.function("init", init)
-    if needed(init) not in (1, 2):
-        raise TypeError(
-            f"`init` must be init(key) or init(key, h), not of {needed(init)} arguments."
-        )
+    count = needed(init)
+    got = f"a function that needs {count} arguments"
+    checks.must("init", count in (1, 2), "be init(key) or init(key, h)", got, error=TypeError)
     if not is_build(build):
         checks.function("metric", metric, advice="Write metric(carry, data, weights) -> scalar.")
         return stepped(build, init, metric, keep=keep, gaps=gaps)
@@ -137,11 +136,9 @@ def is_build(build: Callable[..., Any]) -> bool:
         (True, False)
     """
     count = needed(build)
-    if count not in (1, 3):
-        raise TypeError(
-            "`build` must be build(h) -> Optax transformation or step(carry, batch, h) -> carry, "
-            f"not of {count} arguments."
-        )
+    rule = "be build(h) -> Optax transformation or step(carry, batch, h) -> carry"
+    got = f"a function that needs {count} arguments"
+    checks.must("build", count in (1, 3), rule, got, error=TypeError)
     return count == 1
 
 
@@ -156,11 +153,12 @@ def _check_build(build: Callable[..., Any], init: Callable[..., Any], hparams: P
         h = row(hparams, index)
         try:
             optimizer = build(h)
-            if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-                raise TypeError(
-                    "`build` must return an Optax optimizer, with init and update; got "
-                    f"{kind_of(optimizer)}. A step of your own takes (carry, batch, h)."
-                )
+            fits = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+            rule, advice = (
+                "return an Optax optimizer",
+                "A step of your own takes (carry, batch, h).",
+            )
+            checks.must("build", fits, rule, kind_of(optimizer), advice, TypeError)
             params = _shapes_of(init, h)
             if params is not None:
                 jax.eval_shape(optimizer.init, params)
@@ -333,8 +331,8 @@ def checked_scalar(name: str, value: Any) -> jax.Array:
         Traceback (most recent call last):
         TypeError: `loss` must return one number; got float32[3]. Take its weighted mean.
     """
-    if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float) or jnp.shape(value):
-        raise TypeError(
-            f"`{name}` must return one number; got {kind_of(value)}. Take its weighted mean."
-        )
+    fits = isinstance(value, jax.Array | np.ndarray | np.generic | int | float)
+    fits = fits and jnp.shape(value) == ()
+    advice = "Take its weighted mean."
+    checks.must(name, fits, "return one number", kind_of(value), advice, TypeError)
     return jnp.asarray(value)

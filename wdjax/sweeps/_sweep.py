@@ -249,11 +249,9 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     chosen = np.asarray(seeds)
     is_list = chosen.ndim == 1 and chosen.size > 0 and chosen.dtype.kind in "iu"
     distinct = set(chosen.tolist()) if is_list else set()
-    if len(distinct) < chosen.size or not distinct or min(distinct) < 0 or max(distinct) >= 2**32:
-        raise ValueError(
-            "`seeds` must be a number >= 1, or different whole numbers in [0, 2**32); got "
-            f"{seeds!r}."
-        )
+    fits = distinct and len(distinct) == chosen.size and 0 <= min(distinct) <= max(distinct) < 2**32
+    rule = "be a number >= 1, or different whole numbers in [0, 2**32)"
+    checks.must("seeds", fits, rule, repr(seeds))
     return list(map(int, chosen))
 
 

@@ -192,11 +192,8 @@ def _run_chunk(
     table, rounds = jnp.asarray(table), jnp.asarray(rounds)
     state = jax.tree.unflatten(structure, leaves)
     shapes = jax.eval_shape(take, state, table[0])[1]
-    if short and shapes != (last := jax.eval_shape(take, state, table[0, :short])[1]):
-        raise ValueError(
-            "metrics must not depend on the batch size, because the last batch of an epoch is "
-            f"shorter; got {shapes} and then {last}. Reduce them over the batch."
-        )
+    if short:
+        _check_same_shapes(shapes, jax.eval_shape(take, state, table[0, :short])[1])
     metrics = jax.tree.map(lambda x: jnp.zeros((len(table), *x.shape), x.dtype), shapes)
     (count, (state, metrics)), _ = lax.scan(epoch, (jnp.int32(0), (state, metrics)), rounds)
     return jax.tree.leaves(state), metrics, count
@@ -244,12 +241,10 @@ class _Run:
             if self.is_shared:
                 require_global("batches", data)
             if not rounds.any():
-                if self.reached > self.ends[0]:
-                    break
-                raise ValueError(
-                    "`batches` must yield at least one batch; got none. An iterator can be used "
-                    "only once: make a new one."
-                )
+                advice = "An iterator can be used only once: make a new one."
+                has_moved = self.reached > self.ends[0]
+                checks.must("batches", has_moved, "yield at least one batch", "none", advice)
+                break
             self.advance(data, table, rounds)
             due = eval_every is not None and self.reached % eval_every == 0
             # the device always has the next chunk to work on, unless someone wants this one now
@@ -284,12 +279,9 @@ class _Run:
             count.block_until_ready()
             active = slice(self.ends[i] - self.ends[i - 1])
             metrics = jax.tree.map(lambda x, rows=active: np.asarray(x)[rows].copy(), metrics)
-            kinds = [jax.tree.map(lambda x: x.shape[1:], m) for m in (self.results[1][1], metrics)]
-            if kinds[0] != kinds[1]:
-                raise ValueError(
-                    f"metrics must keep their shapes from batch to batch; got {kinds[0]} and then "
-                    f"{kinds[1]}. Reduce them over the batch."
-                )
+            _check_same_shapes(
+                *(jax.tree.map(lambda x: x.shape[1:], m) for m in (self.results[1][1], metrics))
+            )
             self.results[i] = (leaves, metrics, count)
             self.settled += 1
 
@@ -337,15 +329,20 @@ def _check(step: Any, state: Any, evaluate: Any, on_chunk: Any, counts: dict[str
         checks.function(name, function, optional=name != "step")
     for name, count in counts.items():
         checks.whole(name, count, optional=True)
-    if evaluate is None and counts["eval_every"] is not None:
-        raise ValueError("`eval_every` needs `evaluate`; got `evaluate=None`.")
-    if not isinstance(state, TrainState):
-        raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
-    if any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(state)):
-        raise ValueError(
-            "`state` was donated to an earlier step and cannot be used again. Give that step "
-            "state.copy(), or build it by make_train_step(..., donate=False)."
-        )
+    is_lone = evaluate is None and counts["eval_every"] is not None
+    checks.must("eval_every", not is_lone, "come with `evaluate`", "`evaluate=None`")
+    is_state = isinstance(state, TrainState)
+    checks.must("state", is_state, "be a TrainState", kind_of(state), error=TypeError)
+    used_up = any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(state))
+    advice = "Give that step state.copy(), or build it by make_train_step(..., donate=False)."
+    got = "one that was donated to an earlier step"
+    checks.must("state", not used_up, "still have its memory", got, advice)
+
+
+def _check_same_shapes(first: PyTree, then: PyTree) -> None:
+    rule = "keep their shapes, also for a shorter last batch"
+    got = f"{first} and then {then}"
+    checks.must("metrics", first == then, rule, got, "Reduce them over the batch.")
 
 
 def _bar(progress: bool | None, start: int, goal: int | None) -> Any:
