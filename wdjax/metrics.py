@@ -69,8 +69,8 @@ def measured(
     entries θ ≠ 0 with s m > 0 that are the same with and without decay: the gate was closed, or
     the update's dtype swallowed the decay. The last three, and Δ₀, need an optimizer built by
     `wdjax.decayed`: wrap that directly, and place everything else around; any chain becomes one
-    as `decayed(lambda learning_rate: optax.chain(...))(...)`. For other optimizers Δ₀ = Δ. What
-    stands behind `measured` in a chain and changes the step is not seen.
+    as `decayed(lambda learning_rate: optax.chain(...))(...)`. For other optimizers Δ₀ = Δ. Changes
+    of the step that come after `measured` in a chain are not measured.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -370,7 +370,7 @@ def _ratio(x: Any, y: Any) -> jax.Array:
 
 
 def _when(due: Any, read: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-    """A branch; outside of jit one of Python, which does not compile anew at every call."""
+    """A branch; outside jit a Python one, which does not compile again at every call."""
     if isinstance(due, jax.core.Tracer):
         return lax.cond(due, read, otherwise)
     return read() if due else otherwise()

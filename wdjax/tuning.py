@@ -43,7 +43,7 @@ class HyperDecayState(NamedTuple):
     """State of `hyper_decay`: one entry of each array for each rule, in the order at `init`.
 
     Rules may come in another order after a restart, for each finds its λ by its name. Their number
-    and their selectors are part of the state: a λ learnt for one group is none of another's.
+    and their selectors are part of the state: a λ learnt for one group does not apply to another.
 
     Attributes:
         count: int32 scalar, steps taken.
@@ -87,7 +87,7 @@ def hyper_decay(
     Known limits. It is short-sighted: it sees one step ahead, which is good enough for λ but not
     for learning rates, momentum or dropout. A λ far too large at the start collapses the network,
     and no gradient leads back: start low. Many λ overfit the validation data, and a validation loss
-    that has been used to choose λ is no longer an unbiased estimate. Inside `jax.vmap` the
+    that has been used to choose λ is too optimistic. Inside `jax.vmap` the
     validation gradient is computed at every step.
 
     Args:
@@ -114,8 +114,8 @@ def hyper_decay(
     Raises:
         ValueError: a number is out of range; data or rules do not fit; `val_data` are not finite;
             the largest λ would flip signs (at `init`); the state is of other rules (at `update`).
-        TypeError: `val_loss` is no function, the penalty has no gradient, `init` is not one number,
-            `bounds` are not two, or `hyper_optimizer` is no Optax optimizer.
+        TypeError: `val_loss` is not a function, the penalty has no gradient, `init` is not one
+            number, `bounds` are not two, or `hyper_optimizer` is not an Optax optimizer.
 
     Warns:
         UserWarning: at `init`, there are fewer than 50 validation examples for each λ.
@@ -185,7 +185,7 @@ def hyper_decay(
             known = jnp.isfinite(h).all()
             hyper, new_state = adapt.update(jnp.where(known, h, 0.0), opt_state, log_decay)
             moved = jnp.clip(log_decay + hyper, math.log(low), math.log(high))
-            # a validation loss that is not finite teaches nothing, and shows in h
+            # a validation loss that is not finite changes nothing, and shows in h
             log_decay, opt_state = jax.tree.map(
                 functools.partial(jnp.where, known), (moved, new_state), (log_decay, opt_state)
             )

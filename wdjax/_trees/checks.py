@@ -1,8 +1,8 @@
 """Checks of arguments: the one place, and one wording.
 
 Each says which argument is wrong, what it must be, and what came, before anything is compiled.
-Read them with their module: `checks.number("rate", rate, least=0)`. They stand at the public door,
-once; inside, values are trusted.
+Read them with their module: `checks.number("rate", rate, least=0)`. They are called at the
+public door, once; inside, values are trusted.
 """
 
 import operator
@@ -62,7 +62,7 @@ def number(
     advice: str = "",
     **limits: float,
 ) -> None:
-    """Refuse what is no finite real number in a range; traced values pass.
+    """Refuse anything but a finite real number in a range; traced values pass.
 
     Args:
         name: the argument to blame.
@@ -73,7 +73,7 @@ def number(
         **limits: the range: `above` or `least`, `below` or `most`.
 
     Raises:
-        TypeError: it is no real number.
+        TypeError: it is not a real number.
         ValueError: it is not finite or out of range.
 
     Example:
@@ -98,7 +98,7 @@ def whole(
     optional: bool = False,
     advice: str = "",
 ) -> None:
-    """Refuse what is no whole number in a range, such as a count from 1 or a seed from 0.
+    """Refuse anything but a whole number in a range, such as a count or a seed.
 
     Args:
         name: the argument to blame.
@@ -109,7 +109,7 @@ def whole(
         advice: a last sentence, what to write instead.
 
     Raises:
-        TypeError: it is no whole number, or traced.
+        TypeError: it is not a whole number, or it is traced.
         ValueError: it is out of range.
 
     Example:
@@ -140,14 +140,14 @@ def _wanted(kind: str, limits: Mapping[str, float]) -> str:
 
 
 def is_real(x: Any, many: bool = False) -> bool:
-    """Whether a value is one real number, or an array of `many`, and no truth value."""
+    """Whether a value is one real number, or an array of `many`, and not a truth value."""
     if isinstance(x, np.ndarray | np.number | jax.Array):
         return (many or x.ndim == 0) and jnp.issubdtype(x.dtype, jnp.number) and jnp.isrealobj(x)
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
 def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
-    """Refuse what is not among the choices.
+    """Refuse a value that is not one of the choices.
 
     Raises:
         ValueError: naming them.
@@ -163,7 +163,7 @@ def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
 
 
 def flag(name: str, x: Any) -> None:
-    """Refuse what is neither True nor False, such as the word "no".
+    """Refuse anything but True or False, such as the word "no".
 
     Raises:
         TypeError: it is something else.
@@ -177,7 +177,7 @@ def flag(name: str, x: Any) -> None:
 
 
 def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> None:
-    """Refuse what cannot be called.
+    """Refuse anything that cannot be called.
 
     Raises:
         TypeError: it cannot.
@@ -192,7 +192,7 @@ def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> 
 
 
 def optimizer(name: str, x: Any) -> None:
-    """Refuse what is no Optax optimizer or transformation.
+    """Refuse anything but an Optax optimizer or transformation.
 
     Raises:
         TypeError: it is something else, such as the function that builds one.
@@ -355,7 +355,7 @@ def common_axis(name: str, tree: PyTree, advice: str = "") -> int:
 
 
 def check_data(name: str, data: Any) -> int:
-    """Refuse data that are no arrays of finite numbers with N rows each; return N.
+    """Refuse anything but arrays of finite numbers with N rows each; return N.
 
     Example:
         >>> check_data("data", {"x": np.zeros((3, 2)), "y": np.zeros(3)})
@@ -395,7 +395,7 @@ def check_finite(name: str, tree: Any) -> None:
 
 
 def check_widths(name: str, tree: Any) -> None:
-    """Refuse whole numbers too large for JAX's dtype, which would become others without a word.
+    """Refuse whole numbers too large for JAX's dtype, which would change silently.
 
     Example:
         >>> check_widths("data", {"id": np.array([7, 2**32])})
@@ -431,7 +431,7 @@ def checked_readings(found: Any, first: dict[str, np.ndarray] | None) -> dict[st
 
 
 def require_global(name: str, tree: PyTree) -> None:
-    """Refuse arrays of this process alone, which JAX would take to be the same in all.
+    """Refuse arrays that only this process has; JAX would assume that all processes have them.
 
     Args:
         name: what the tree is, for the message.

@@ -1,6 +1,6 @@
 """The data of a linear regression: checked, centred, weighted, and its precision.
 
-Values are checked where they are at hand: traced arrays pass.
+Traced arrays pass all checks of values.
 """
 
 import functools
@@ -48,10 +48,9 @@ def centred(x: jax.Array, y: jax.Array, weights: jax.Array, intercept: bool) -> 
 def joined(
     x: jax.Array, y: jax.Array, share: jax.Array, intercept: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """[X y] (n, p + t) less their means, and these: one array is half of what is to be compiled.
+    """[X y] (n, p + t) less their means, and these: one array halves what must be compiled.
 
-    What rounding leaves of a mean matters where data lie far from 0; it is taken out by whoever
-    centres next.
+    For data far from 0 rounding leaves a part of the mean, which the next centring takes out.
     """
     both = jnp.concatenate([x, y[:, None] if y.ndim == 1 else y], axis=1)
     shift = share @ both if intercept else jnp.zeros_like(both[0])
@@ -80,8 +79,8 @@ def centred_near(
 def near_zero(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, Any, Any, Any]:
     """X and y less their means, and these: in float64, where what follows is in float32.
 
-    A feature far from 0, such as a time stamp, has its digits in what is left. Without an
-    intercept, and for values that are not at hand, nothing is taken off.
+    So a feature far from 0, such as a time stamp, keeps its digits. Without an intercept, and for
+    traced values, nothing is taken off.
     """
     arrays = [at_hand(a) if known(a) else a for a in (x, y, weights)]
     is_here = all(isinstance(a, np.ndarray) for a in arrays)
@@ -123,12 +122,12 @@ def intercept_of(problem: Centred, coef: jax.Array) -> jax.Array:
 
 
 def known(*values: Any) -> bool:
-    """Whether the values are at hand, not traced."""
+    """Whether no value is traced."""
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
-    """`program(*arrays, **options)`, computed in float64 where all values are at hand.
+    """`program(*arrays, **options)`, computed in float64 if no value is traced.
 
     The floating-point results come back in the dtype that the first array has in JAX: without x64
     float32. Inner products square the ratio of the largest to the smallest singular value, and for
@@ -153,8 +152,8 @@ def on_any_scales(program: Callable[..., Any], *arrays: Any, **options: Any) -> 
     """`in_float64`, and once more, slower, where much was lost by inner products.
 
     Args:
-        program: also takes `exact` and a `tolerance`, and returns beside its result whether inner
-            products may be off by more than that.
+        program: takes `exact` and a `tolerance`, too, and also returns whether inner products may
+            be off by more than that.
         arrays: as for `in_float64`.
         options: as for `in_float64`.
     """
@@ -179,7 +178,7 @@ def _floats_as(dtype: Any, tree: Any) -> Any:
 
 
 def array(name: str, value: Any) -> Any:
-    """As a floating-point array, at least float32; on the host what is there: cheaper by far.
+    """As a floating-point array, at least float32; arrays of the host stay there, which is faster.
 
     NumPy's float64 stays, for `in_float64`; elsewhere `jax.jit` makes of it what JAX allows.
     """
@@ -259,7 +258,7 @@ def lowest(score: jax.Array, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def check_score(score: jax.Array) -> None:
-    """Refuse scores that tell no λ from another; −∞, of a y without variance, is no accident."""
+    """Refuse scores that are all infinite or NaN; −∞ is right for a y without variance."""
     fits = not known(score) or (np.asarray(score) < np.inf).any(axis=0).all()
     rule = f"have squares that {score.dtype} can hold"
     got = "no λ with a finite score"

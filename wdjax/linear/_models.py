@@ -112,7 +112,7 @@ def ridge_path(
         `RidgePath`.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -197,7 +197,7 @@ def ridge_cv(
         never does. With traced values the largest λ is also returned where no score is finite.
 
     Raises:
-        TypeError: an argument is not of numbers, `per_target` or `intercept` is no bool, or the
+        TypeError: an argument is not of numbers, `per_target` or `intercept` is not a bool, or the
             method is neither a name nor `Folds`.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             folds that do not fit the rows, or have a part whose weights are all 0; no score is
@@ -295,7 +295,7 @@ def group_ridge(
         a large one.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -363,7 +363,7 @@ def enet_path(
 
     Args:
         x: X, (n, p), finite.
-        y: (n,), or (n, T) for T targets, each solved for itself.
+        y: (n,), or (n, T) for T targets, each solved separately.
         lams: λ > 0, (L,), in any order; by default 100 values in equal ratios, from `lam_max` down
             to a thousandth of it.
         l1_ratio: r in (0, 1]; 1 is the lasso. r = 0 is `ridge_path`.
@@ -381,7 +381,7 @@ def enet_path(
         the gap says by how much. With T targets coef is (L, p, T), all others but lams (L, T).
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             no grid is given and all features or y are constant.
 
@@ -457,7 +457,7 @@ def lasso_path(
 
     Args:
         x: X, (n, p), finite.
-        y: (n,), or (n, T) for T targets, each solved for itself.
+        y: (n,), or (n, T) for T targets, each solved separately.
         lams: λ > 0, (L,), in any order; by default 100 values in equal ratios, from `lam_max` down
             to a thousandth of it.
         tol: the gap, in units of ‖y − ȳ‖², at which a solution is good enough; > 0.
@@ -508,7 +508,7 @@ def lam_max(
         (), of the dtype of x.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -575,7 +575,7 @@ def to_sklearn_alpha(
         alpha, with the shape of `lam`.
 
     Raises:
-        TypeError: λ or n is no number.
+        TypeError: λ or n is not a number.
         ValueError: a name is not one of those above; λ < 0; n < 1.
 
     Example:

@@ -1,8 +1,8 @@
 """What the functions of a sweep make use of, seen before anything is compiled.
 
-Three things go wrong without a sign. A loss that ignores its weights counts rows that are not in
-the fold. A hyperparameter that nothing uses gets scores that are all alike. And what happens on the
-host is not in the compiled program, by which a folder knows its sweep.
+Three things go wrong silently. A loss that ignores its weights counts rows that are not in
+the fold. A hyperparameter that nothing uses gets scores that are all alike. And the
+compiled program, by which a folder knows its sweep, does not show what happens on the host.
 """
 
 import functools

@@ -18,7 +18,7 @@ from wdjax.sweeps._grids import row
 
 
 class Batch(NamedTuple):
-    """What a step of one's own gets: the rows of a mini-batch and which of them count.
+    """What your own step gets: the rows of a mini-batch and which of them count.
 
     Args:
         data: the pytree of the data, each leaf with B rows.
@@ -145,7 +145,7 @@ def is_build(build: Callable[..., Any]) -> bool:
 def _check_build(build: Callable[..., Any], init: Callable[..., Any], hparams: PyTree) -> None:
     """Build and init with Python numbers: the checks of transformations do not see traced ones.
 
-    The extremes of every number in the hyperparameters stand for all.
+    The smallest and largest values of each hyperparameter are tried.
     """
     leaves = [np.asarray(x) for x in jax.tree.leaves(hparams)]
     extremes = [np.ravel([x.argmin(axis=0), x.argmax(axis=0)]) for x in leaves]
@@ -170,7 +170,7 @@ def _check_build(build: Callable[..., Any], init: Callable[..., Any], hparams: P
 def _shapes_of(init: Callable[..., Any], h: PyTree) -> PyTree:
     try:
         return jax.eval_shape(functools.partial(_called, init, h=h), jax.random.key(0))
-    except Exception:  # `init` says so itself where it is run, and there h is an array
+    except Exception:  # `init` fails again where it is run, and there h is an array
         return None
 
 
@@ -257,7 +257,7 @@ def stepped(
     keep: bool,
     gaps: Gaps,
 ) -> Job:
-    """Make a job from a step of one's own.
+    """Make a job from your own step.
 
     Args:
         step: `step(carry, batch, h)` -> carry.
@@ -285,7 +285,7 @@ def stepped(
 
 
 def needed(function: Callable[..., Any]) -> int:
-    """Count the arguments that a function cannot do without; those with defaults are its own.
+    """Count the positional arguments without a default.
 
     Args:
         function: any function with a signature.

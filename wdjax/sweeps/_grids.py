@@ -12,7 +12,7 @@ from wdjax._trees.checks import check_widths, common_axis, is_real, named_leaves
 Array = np.ndarray[Any, Any]
 Space = tuple[float, float] | Sequence[Any] | Callable[[np.random.Generator, int], Any]
 
-# leaves with these names cannot be negative, whoever builds the optimizer from them
+# leaves with these names cannot be negative, in any optimizer
 _NOT_NEGATIVE = ("weight_decay", "learning_rate")
 
 
@@ -72,7 +72,7 @@ def log_grid(low: float, high: float, n: int) -> Array:
 
 
 def random(n: int, seed: int = 0, /, **spaces: Space) -> dict[str, Array]:
-    """Draw n configurations at random, each hyperparameter by itself.
+    """Draw n configurations at random, each hyperparameter independently.
 
     Args:
         n: C, number of configurations.

@@ -4,7 +4,7 @@ A configuration is judged by the mean of its validation score over folds, seeds 
 
     m = mean over folds,   se = sd over folds / √K
 
-One run that is not finite puts its configuration out: it never wins. Lower is better.
+A configuration with a run that is not finite never wins. Lower is better.
 """
 
 import warnings
@@ -134,7 +134,7 @@ def select(
         The `Selection`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: an unknown rule, name or `at`; every configuration diverged; a 1-SE rule with a
             single fold; a function returned no such row, or `prefer` not (C,) numbers.
 
@@ -192,7 +192,7 @@ def validation_curve(result: SweepResult, name: str, *, at: str = "last") -> Cur
         The `Curve`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -225,7 +225,7 @@ def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap
         The `HeatMap`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -333,7 +333,7 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
 
 
 def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -> Array:
-    """(C,) numbers, larger where more regularised; all equal where nothing says."""
+    """(C,) numbers, larger where more regularised; all equal if that is unknown."""
     if callable(prefer):
         more = np.asarray(prefer(hparams), np.float64)
         fits = more.shape == (count,) and not np.isnan(more).any()
@@ -358,7 +358,7 @@ def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
         values = np.asarray(leaf)
         if values.ndim != 1 or values.dtype == bool or values.min() == values.max():
             continue
-        # at 0 as the least there is no edge: nothing is smaller than none
+        # a smallest value of 0 is not an edge: nothing is below it
         ends = {float(values.min())} - {0.0} | {float(values.max())}
         if ends & {float(value) for value in own}:
             names.append(name)

@@ -67,8 +67,8 @@ def fit(
     that was saved on the way finishes the job, and in-memory data gives the same run bit for bit,
     because the order of the examples depends on `seed`, the epoch and the number of examples only.
 
-    Where the state lies on the devices of several processes, each of them calls this with the same
-    arguments and as many batches, and the batches lie on all of these devices, too.
+    If the state is on the devices of several processes, each of them calls this with the same
+    arguments and as many batches, and the batches are on all of these devices, too.
 
     The caller's `state` stays valid. If something raises on the way (the iterator, `evaluate`,
     `on_chunk`, an interrupt), the exception carries what was reached as `.state` and `.history`,
@@ -80,9 +80,9 @@ def fit(
         state: where to start.
         batches: either a pytree of arrays with a common leading axis of N examples (also a tuple
             or list of arrays), cut into mini-batches; the last batch of an epoch is shorter if
-            `batch_size` does not divide N, and counts as a step. Arrays whose examples lie on
+            `batch_size` does not divide N, and counts as a step. Arrays whose examples are on
             several devices give batches that do, too. Or an iterator, or any other iterable, of
-            batches; it is read in groups and goes through once.
+            batches; it is read in groups, once.
         epochs: passes over in-memory data. Exactly one of `epochs` and `steps`.
         steps: batches. With an iterator optional: its end is the end.
         batch_size: examples per batch, for in-memory data, at most N.
@@ -91,9 +91,9 @@ def fit(
         evaluate: `evaluate(state) -> dict of scalars`, called outside the compiled program at every
             multiple of `eval_every` and at the end. The state is a copy, to keep if you like.
         eval_every: steps; None evaluates at the end only.
-        chunk: most steps in one compiled call. Fewer run at once when steps are slow: a call is
-            to last about half a second, so that bar and `on_chunk` keep moving. Not so in several
-            processes, which must keep in step.
+        chunk: most steps in one compiled call. Fewer run at once when steps are slow, so that a
+            call takes about half a second and bar and `on_chunk` keep moving. Several processes
+            always run all of them, because they must stay in step.
         progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work
             takes more than a second.
         on_chunk: `on_chunk(state)` after every chunk, for checkpoints, with a copy of the state.

@@ -18,10 +18,10 @@ from wdjax._trees.paths import listed, structure_difference
 def check_made_by(optimizer: Any, params: PyTree, opt_state: PyTree) -> None:
     """Refuse the state of another optimizer, or of other parameters; for use while tracing.
 
-    Some such states fit well enough to train on in silence: without the momentum, say.
+    Some such states fit well enough to train on silently, without the momentum for instance.
 
     Args:
-        optimizer: what is to take the next step. One whose `init` must see values is not checked.
+        optimizer: of the next step. One whose `init` must see values is not checked.
         params: θ.
         opt_state: its state. Dtypes may be others, as after a cast of the parameters.
 
@@ -49,7 +49,7 @@ def check_made_by(optimizer: Any, params: PyTree, opt_state: PyTree) -> None:
 
 
 def check_kept(name: str, before: PyTree, after: PyTree) -> None:
-    """Refuse what changes in form: it would recompile every step, and cannot be donated or scanned.
+    """Refuse a change of form: it would recompile every step, and cannot be donated or scanned.
 
     Args:
         name: what it is.

@@ -65,8 +65,8 @@ class TrainState(NamedTuple):
         """The state before the first step.
 
         Everything is copied: a step may donate the state, and the arrays passed here stay valid.
-        Where the parameters lie on a mesh of devices, their moments, anchors and residuals lie as
-        they do, and what belongs to no parameter, such as counts, lies on all of them.
+        If the parameters are on a mesh of devices, their moments, anchors and residuals are sharded
+        like them, and arrays without a parameter, such as counts, are on all devices.
 
         Args:
             params: θ, a pytree whose leaves are all floating-point arrays.
@@ -78,7 +78,7 @@ class TrainState(NamedTuple):
             A `TrainState` at step 0.
 
         Raises:
-            TypeError: a leaf of `params` is not a floating-point array; `key` is no random key.
+            TypeError: a leaf of `params` is not a floating-point array; `key` is not a random key.
 
         Example:
             >>> TrainState.create({"ids": jnp.arange(3)}, optax.sgd(0.1))
@@ -87,7 +87,7 @@ class TrainState(NamedTuple):
         """
         checks.optimizer("optimizer", optimizer)
         dtype: Any = getattr(key, "dtype", None)
-        # uint32 is what jax.random.PRNGKey makes, and what is saved of a key
+        # jax.random.PRNGKey makes uint32, and so does saving a key
         is_key = key is None or dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)
         rule = "be a random key, such as jax.random.key(0)"
         checks.must("key", is_key, rule, key, error=TypeError)
@@ -116,7 +116,7 @@ def make_train_step(
     skip_nonfinite: bool = True,
     donate: bool = True,
 ) -> Step:
-    """One jitted step: check the shapes, differentiate, clip, update, skip what is not finite.
+    """One jitted step: check the shapes, differentiate, clip, update; skip if not finite.
 
         g  = mean over micro-batches of ∇ loss_fn(θ)
         g ← g min(1, max_grad_norm / ‖g‖)
@@ -125,10 +125,10 @@ def make_train_step(
     The norm is taken over all gradients in float32 or wider; a norm too large for that counts as
     not finite. Clipping comes before the optimizer, so decay inside the optimizer is not clipped.
 
-    With arrays on a mesh of devices all of this is of the whole batch and the whole model. Of
-    several processes, each with its examples, make a batch that lies on the devices of all by
-    `jax.make_array_from_process_local_data`: an array of one process JAX takes to be the same in
-    all of them, and does not look.
+    With arrays on a mesh of devices all of this is of the whole batch and the whole model. If each
+    of several processes has some examples, make one batch of them by
+    `jax.make_array_from_process_local_data`: JAX would assume, unchecked, that an array of one
+    process is the same in all.
 
     Args:
         loss_fn: `loss_fn(params, batch)`. If it has parameters named `model_state` or `key`, it
