@@ -1,7 +1,7 @@
-"""The tables: one row per penalty, law and transformation. A public method without a row fails."""
+"""The tables: one row per penalty, law, schedule and gate. A public name without a row fails."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import reference as ref
@@ -189,98 +189,6 @@ SCHEDULES = {
         lambda t, rate, n: 0.1 * (1 - rate) ** (t // n),
     ),
 }
-
-ANCHOR = 0.25  # every entry of the anchor tree in the rows that have one
-
-
-class TransformCase(NamedTuple):
-    build: Callable  # (strength, **arguments such as rules) -> transformation
-    reference: Callable  # (Δ, θ, s m, a) -> Δ⁺
-    anchor: Any = None  # None, "init", or the number that fills the anchor tree
-    verb: str = "decay_weights"
-
-
-# One of each kind in the gradient: there the formula is the explicit one, without any prox.
-COUPLED = ("l2", "l1", "elastic_net", "group_lasso", "spectral")
-
-
-def _penalty_rows(name, case, scale=1.0, rewritten=lambda rules: rules):
-    """The verbs that a penalty can stand in; `scale` is what the rewritten rules multiply by."""
-    verbs = {
-        "prox_weights": (wdjax.prox_weights, ref.implicit, case.prox),
-        "decay_weights": (wdjax.decay_weights, ref.explicit, case.explicit and case.gradient),
-        "add_decayed_weights": (
-            wdjax.add_decayed_weights, ref.coupled, case.explicit and case.gradient
-        ),
-    }  # fmt: skip
-    for verb, (transformation, lifted, formula) in verbs.items():
-        if not formula or (verb == "add_decayed_weights" and name not in COUPLED):
-            continue
-        step = lifted(formula)
-        yield (
-            f"{verb} {name}",
-            TransformCase(
-                lambda s, rules, verb=transformation, **kw: verb(
-                    s, case.penalty, rules=rewritten(rules), **kw
-                ),
-                lambda update, param, s, anchor, step=step: step(update, param, s * scale, anchor),
-                verb=verb,
-            ),
-        )
-
-
-def _only_matrices(scale):
-    """Exempt the biases, which are no matrices, and scale the multipliers of the rest."""
-
-    def rewritten(rules):
-        scaled = tuple((selector, scale * m) for selector, m in rules)
-        named = any(selector == "bias" for selector, _ in rules)
-        return scaled if named else (("bias", 0.0), *scaled)
-
-    return rewritten
-
-
-def _rows():
-    for name, case in PENALTIES.items():
-        yield from _penalty_rows(name, case)
-    for name, case in MATRICES.items():
-        # a fraction s of the orthogonal pull is 8 s of the singular value: keep it below 1
-        scale = 1 / case.penalty.curvature / 8 if name == "orthogonal" else 1.0
-        yield from _penalty_rows(name, case, scale, _only_matrices(scale))
-    identity = ref.each(lambda z: z)
-    yield (
-        "decay_weights cautious",
-        TransformCase(
-            lambda s, **kw: wdjax.decay_weights(s, gate=gates.cautious, **kw),
-            ref.explicit(identity, ref.cautious_gate),
-        ),
-    )
-    yield (
-        "decay_weights strictly_cautious",
-        TransformCase(
-            lambda s, **kw: wdjax.decay_weights(s, gate=gates.strictly_cautious, **kw),
-            ref.explicit(identity, ref.strictly_cautious_gate),
-        ),
-    )
-    for anchor in ("init", ANCHOR):
-        yield (
-            f"decay_weights anchor {anchor}",
-            TransformCase(
-                lambda s, **kw: wdjax.decay_weights(s, **kw), ref.explicit(identity), anchor
-            ),
-        )
-        yield (
-            f"prox_weights l1 anchor {anchor}",
-            TransformCase(
-                lambda s, **kw: wdjax.prox_weights(s, penalties.l1, **kw),
-                ref.implicit(ref.each(ref.soft)),
-                anchor,
-                "prox_weights",
-            ),
-        )
-
-
-TRANSFORMS = dict(_rows())
 
 
 class GateCase(NamedTuple):

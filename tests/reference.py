@@ -254,23 +254,55 @@ def cap_project(z, s, limit):
     return with_singular_values(z, each(lambda sigma: min(sigma, limit)))
 
 
-# One step of each transformation on one leaf: (Δ, θ, s m, a) -> Δ⁺.
+# Methods. The reference of a method is a function of the initial parameters {path: array}. It
+# returns a step, a function of (x, {path: m}, θ, Δ, g) -> Δ⁺, which keeps what it remembers.
 
 
-def coupled(gradient):
-    return lambda update, param, s, anchor: update + s * gradient(param)
+def by_leaf(begin):
+    """Lift begin(θ₀) -> step(x, m, θ, Δ, g) -> Δ⁺ of one leaf; m = 0 leaves a leaf alone."""
+
+    def reference(initial):
+        steps = {path: begin(leaf) for path, leaf in initial.items()}
+
+        def step(x, multipliers, params, updates, grads):
+            return {
+                path: steps[path](x, m, params[path], updates[path], grads[path])
+                if m != 0
+                else updates[path]
+                for path, m in multipliers.items()
+            }
+
+        return step
+
+    return reference
 
 
-def explicit(gradient, gate=lambda z, update: 1.0):
+def anchored(point, formula):
+    """Lift formula(Δ, θ, s m, a) -> Δ⁺; the point is 0 (None), θ₀ ("init") or a number."""
+
+    def begin(start):
+        anchor = start if point == "init" else np.full_like(start, point or 0.0)
+        return lambda s, m, param, update, grad: formula(update, param, s * m, anchor)
+
+    return by_leaf(begin)
+
+
+def coupled(gradient, scale=1.0):
+    return lambda update, param, s, anchor: update + s * scale * gradient(param)
+
+
+def explicit(gradient, gate=lambda z, update: 1.0, scale=1.0):
     def step(update, param, s, anchor):
         z = param - anchor
-        return update - s * gate(z, update) * gradient(z)
+        return update - s * scale * gate(z, update) * gradient(z)
 
     return step
 
 
-def implicit(prox):
-    return lambda update, param, s, anchor: anchor + prox(param + update - anchor, s) - param
+def implicit(prox, scale=1.0):
+    return lambda update, param, s, anchor: (
+        anchor + prox(param + update - anchor, s * scale) - param
+    )
 
 
 def cautious_gate(z, update):
