@@ -63,12 +63,12 @@ class Section(NamedTuple):
 HELPERS = {
     "penalties": {"Penalty", "penalty_value"},
     "gates": set(),
-    "anchors": {"Anchor", "as_anchor"},
+    "anchors": {"Anchor"},
     "schedules": {"Constant", "as_schedule", "check_scalar", "sampled", "decay_budget",
                   "checked_samples", "check_values"},
     "adaptive": {"with_grad"},
     "precision": {"CompensatedState", "RoundedState"},
-    "transforms": {"DecayState", "swallowed_below"},
+    "transforms": {"swallowed_below"},
 }  # fmt: skip
 
 # What a typical call looks like, where the defaults do not say it.
@@ -453,10 +453,9 @@ Found while reading and comparing; not copied.
 
 - adamp 0.3.0: SGDP without Nesterov writes its projection into the momentum buffer. AdamP, and
   SGDP with Nesterov, agree with the paper.
-- pytorch-cpr 0.3.1: the inflection point never sets a bound, because one constant says 1e6 where
-  another looks for 1000; with that repaired it agrees. Its `foreach` path treats l1 differently
-  from the single-tensor path, which is the one we compare with. Its README names baselines that
-  are not in the repository.
+- pytorch-cpr 0.3.1: its inflection point never sets a bound, because one constant says 1e6 where
+  another looks for 1000. Its `foreach` path treats l1 differently from the single-tensor path,
+  which is the one we compare with. Its README names baselines that are not in the repository.
 - HeavyBall 3.2.1: L1 decay to an average of the weights moves away from it; `HyperBallAdamW` has
   no first moment; its cautious gate reads the sign bit, so updates of +0 and −0 differ.
 - pytorch_optimizer 4.1.0: Amos's `extra_l2` has the wrong sign and factor; AdamC's docstring

@@ -23,15 +23,6 @@ def squares(z):
     return sum(x * x for x in z), [2 * x for x in z], len(z)
 
 
-def magnitudes(z):
-    return sum(abs(x) for x in z), [math.copysign(1, x) if x else 0 for x in z], len(z)
-
-
-def huber(z):
-    value = sum(x * x / 2 if abs(x) < 1 else abs(x) - 0.5 for x in z)
-    return value, [min(1, max(-1, x)) for x in z], len(z)
-
-
 def spread(z):
     value = statistics.stdev(map(float, z))
     mean = statistics.fmean(z)
@@ -49,21 +40,6 @@ def after(k):
             z["kappa"] = value
 
     return lambda initial: {"kappa": None}, follow
-
-
-def slowing(every, decay):
-    def follow(z, step, value):
-        z["mean"] = decay * z["mean"] + (1 - decay) * value
-        if step % every or step == every:
-            return
-        growth = z["mean"] - z["last"]
-        if step > 3 * every and growth < z["growth"] and z["kappa"] is None:
-            z["kappa"] = value
-        z["last"] = z["mean"]
-        if step > 2 * every:
-            z["growth"] = growth
-
-    return lambda initial: {"kappa": None, "mean": 0.0, "last": 0.0, "growth": 0.0}, follow
 
 
 def cpr(bound, measure=squares, axis=None):

@@ -131,9 +131,7 @@ def test_cpr_with_a_fixed_multiplier_is_decay_by_twice_the_multiplier(factor):
     chex.assert_trees_all_equal(got, want)
 
 
-@pytest.mark.parametrize(
-    "measure", [bounds.sum_squares, bounds.sum_magnitudes, bounds.sum_huber, bounds.deviation]
-)
+@pytest.mark.parametrize("measure", [bounds.sum_squares, bounds.deviation])
 def test_cpr_below_its_bound_is_the_optimisers_own_step_bit_for_bit(measure):
     tx = adaptive.cpr(bounds.uniform(1e3), measure, rules=EVERYTHING)
     params = tree(0)
@@ -149,8 +147,6 @@ def test_cpr_below_its_bound_is_the_optimisers_own_step_bit_for_bit(measure):
     ("measure", "left"),
     [
         (bounds.sum_squares, [[0.1, -0.2]]),
-        (bounds.sum_magnitudes, [[-0.8, 0.2 - 0.4]]),
-        (bounds.sum_huber, [[0.1, -1.1]]),
         (bounds.deviation, [[-0.35, -0.65]]),
     ],
 )
@@ -222,45 +218,19 @@ def test_groups_that_start_at_zero_get_no_bound_from_their_start():
     assert (got["kernel"][1] < 1).all()
 
 
-def test_the_warm_starts_bound_is_in_force_from_the_step_after():
-    tx = adaptive.cpr(bounds.warm_start(2))
-    params, seen = leaf(1.0), []
-    state = tx.init(params)
-    for _ in range(4):
-        got, state = tx.update(leaf(1.0), state, params)
-        params = optax.apply_updates(params, got)
-        seen.append((float(params["kernel"][0, 0]), float(state.memory[1]["kernel"][0, 0])))
-    assert [kappa for _, kappa in seen] == [np.inf, 9.0, 9.0, 9.0]
-    assert [x for x, _ in seen[:2]] == [2.0, 3.0]
-    assert seen[2][0] == pytest.approx(4 * 0.1)  # R − κ = 7 drives μ to its cap
-
-
-def test_the_inflection_points_bound_is_the_size_at_the_first_slower_growth():
-    bound = bounds.inflection_point(1, decay=0.0)
-    for sizes, at in (([1, 3, 5, 6, 6.5], 4), ([1, 3, 4, 6, 7, 9], 5), ([1, 2, 4, 7, 11], None)):
-        z = bound.start(jnp.ones(1))
-        for count, size in enumerate(sizes):
-            z = bound.follow(jnp.array([float(size)]), jnp.asarray(count), z)
-            found = at is not None and count + 1 >= at
-            assert float(z[0][0]) == (sizes[at - 1] if found else math.inf)
-
-
 def test_wrong_parts_of_cpr_are_refused():
     with pytest.raises(TypeError, match=r"`bound` must be a bound such as wdjax.bounds.dependent"):
         adaptive.cpr(1.0)
-    with pytest.raises(TypeError, match=r"`measure` must be a function such as wdjax.bounds.sum_s"):
+    with pytest.raises(TypeError, match=r"`measure` must be a function; got .l2"):
         adaptive.cpr(bounds.uniform(1.0), "l2")
-    with pytest.raises(ValueError, match=r"`multiplier` must be finite and >= 0; got -1"):
+    with pytest.raises(ValueError, match=r"`multiplier` must be a finite number >= 0; got -1"):
         adaptive.cpr(bounds.uniform(1.0), multiplier=-1)
     for wrong, message in (
-        (lambda: bounds.uniform(-1.0), r"`value` must be finite and >= 0; got -1"),
-        (lambda: bounds.dependent(math.inf), r"`factor` must be finite and >= 0; got inf"),
-        (lambda: bounds.warm_start(0), r"`steps` must be finite and >= 1; got 0"),
-        (lambda: bounds.inflection_point(0), r"`every` must be finite and >= 1; got 0"),
-        (lambda: bounds.inflection_point(decay=1.0), r"`decay` must be in \[0, 1\); got 1.0"),
-        (lambda: bounds.uniform("2"), r"`value` must be finite and >= 0; got '2'"),
+        (lambda: bounds.uniform(-1.0), r"`value` must be a finite number >= 0; got -1"),
+        (lambda: bounds.dependent(math.inf), r"`factor` must be a finite number >= 0; got inf"),
+        (lambda: bounds.uniform("2"), r"`value` must be a finite number >= 0; got '2'"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             wrong()
 
 
@@ -490,7 +460,10 @@ def test_numbers_out_of_range_are_refused_by_name():
         (lambda: adaptive.swd(0.1, decay=1.0), r"`decay` must be in \[0, 1\); got 1.0"),
         (lambda: adaptive.swd(0.1, largest=-0.1), r"`largest` must be in \[0, 1\); got -0.1"),
         (lambda: adaptive.awd(0.1, decay=-1), r"`decay` must be in \[0, 1\); got -1"),
-        (lambda: adaptive.ada_decay(0.1, alpha=math.nan), r"`alpha` must be finite and >= 0; got"),
+        (
+            lambda: adaptive.ada_decay(0.1, alpha=math.nan),
+            r"`alpha` must be a finite number >= 0; got",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             make()
@@ -588,7 +561,7 @@ def test_alpha_decay_of_equal_spectra_is_the_middle_and_of_zeros_unchanged():
     rules = spectra.alpha_decay(params, EVERYTHING, least=0.5, most=2.5, smallest=2)
     assert wdjax.resolve(rules, params) == {"a": 1.5, "b": 1.5, "c": 1.0}
     for arguments, message in (
-        ({"least": -1.0}, r"`least` must be finite and >= 0; got -1"),
+        ({"least": -1.0}, r"`least` must be a finite number >= 0; got -1"),
         ({"least": 2.0, "most": 1.0}, r"`most` must be finite and >= 2; got 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -641,14 +614,11 @@ def without(torch, steps):
 
 MEASURES = {
     "l2": bounds.sum_squares,
-    "l1": bounds.sum_magnitudes,
-    "huber": bounds.sum_huber,
     "std": bounds.deviation,
 }
 BOUNDS = {
     "uniform": (None, None),
     "dependent": (0.9, bounds.dependent(0.9)),
-    "warm_start": (5, bounds.warm_start(5)),
 }
 
 
@@ -659,7 +629,7 @@ def test_cpr_equals_pytorch_cpr(function, method, x64, agrees):
     torch, cpr = imported("torch"), imported("pytorch_cpr")
     number, bound = BOUNDS[method]
     if method == "uniform":
-        number = {"l2": 12.0, "l1": 12.0, "huber": 6.0, "std": 0.8}[function]
+        number = {"l2": 12.0, "std": 0.8}[function]
         bound = bounds.uniform(number)
     rate = 0.2 if function == "std" else 0.05  # low enough to stay clear of our cap
 
@@ -684,30 +654,6 @@ def test_cpr_equals_pytorch_cpr(function, method, x64, agrees):
     worst, ours = trajectories(torch, make, optimizer, 20)
     free = without(torch, 20)
     agrees("adaptive.cpr", "pytorch-cpr", worst, 0.0, atol=1e-5)  # its multiplier is float32
-    assert np.abs(np.asarray(ours["kernel"] - free["kernel"])).max() > 0.01
-
-
-def test_cprs_inflection_point_equals_pytorch_cpr_once_its_sentinel_is_repaired(
-    monkeypatch, x64, agrees
-):
-    """Version 0.3.1 marks "no bound yet" by 1e6 and looks for 1000."""
-    torch, cpr = imported("torch"), imported("pytorch_cpr")
-    monkeypatch.setattr(cpr.adamcpr, "HIGHKAPPA", 1000.0)
-
-    def make(theirs):
-        groups = [
-            {"params": [theirs["kernel"]], "regularize": True},
-            {"params": [theirs["bias"]], "regularize": False},
-        ]
-        return cpr.AdamCPR(
-            groups, lr=0.05, kappa_update=0.05, reg_step_size=3, reg_ema_decay=0.5, foreach=False
-        )
-
-    bound = bounds.inflection_point(3, decay=0.5)
-    optimizer = optax.chain(optax.adam(0.05), adaptive.cpr(bound, strength=0.05))
-    worst, ours = trajectories(torch, make, optimizer, 60)
-    free = without(torch, 60)
-    agrees("adaptive.cpr", "pytorch-cpr", worst, 0.0, atol=1e-5)
     assert np.abs(np.asarray(ours["kernel"] - free["kernel"])).max() > 0.01
 
 

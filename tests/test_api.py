@@ -40,7 +40,7 @@ def public():
 
 
 PUBLIC = dict(public())
-HELPERS = {"wdjax.anchors.as_anchor", "wdjax.bounds.check_range", "wdjax.penalties.penalty_value"}
+HELPERS = {"wdjax.penalties.penalty_value"}
 documented = pytest.mark.parametrize("name", [name for name in PUBLIC if name not in HELPERS])
 
 

@@ -117,18 +117,18 @@ def test_sgd_settles_where_the_field_says(momentum, gradient):
         assert found.equilibrium_rms[0] == pytest.approx(want, rel=1e-3)
 
 
-def test_rotations_are_those_of_radial_where_decay_is_slow():
+def test_rotations_are_the_published_ones_where_decay_is_slow():
     """Coupled momentum turns by √(2ηλ/(1 + α)), which is the decoupled form with ηλ/(1 − α)."""
     predict = functools.partial(dynamics.predict, learning_rate=LR, weight_decay=DECAY, steps=1)
     pairs = (
         (dynamics.adam(0.8), radial.adamw_rotation(LR, DECAY, 0.8)),
-        (dynamics.sgd(1.0), radial.sgdm_rotation(LR, DECAY)),
-        (dynamics.sgd(1.0, momentum=0.9, coupled=True), radial.sgdm_rotation(LR, DECAY, 0.9)),
+        (dynamics.sgd(1.0), (2 * LR * DECAY) ** 0.5),
+        (dynamics.sgd(1.0, momentum=0.9, coupled=True), (2 * LR * DECAY / 1.9) ** 0.5),
     )
     for direction, want in pairs:
         assert predict(direction).rotation[0] == pytest.approx(want, rel=2e-4)
-    # radial's form for Lion takes the arcsine for its argument: ρ = 0.35
-    want = radial.lion_rotation(LR, DECAY)
+    # the field's form for Lion, √(π η λ) of the momentum's noise, takes the arcsine for its argument
+    want = (math.pi * LR * DECAY * (0.1**2 + 0.9**2 * 0.01 / 1.99)) ** 0.5
     assert predict(dynamics.lion()).rotation[0] == pytest.approx(want, rel=0.01)
 
 

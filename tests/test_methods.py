@@ -73,7 +73,7 @@ def public_names():
             yield f"wdjax.{name}"
 
 
-HELPERS = {"penalties.penalty_value", "anchors.as_anchor", "adaptive.with_grad"}
+HELPERS = {"penalties.penalty_value", "adaptive.with_grad"}
 HELPERS |= {"wdjax.decay_budget"}
 
 

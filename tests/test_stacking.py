@@ -172,7 +172,7 @@ STEPPERS = {
     "ball": optax.chain(optax.sgd(0.1), wdjax.prox_weights(1.0, ball(1.0, None), rules=MIXED)),
     "cautious": wdjax.adamw(0.1, weight_decay=0.1, gate=wdjax.gates.cautious),
     "anchored": wdjax.adamw(0.1, weight_decay=0.1, anchor="init"),
-    "CPR": optax.chain(optax.sgd(0.1), wdjax.adaptive.cpr(wdjax.bounds.warm_start(1))),
+    "CPR": optax.chain(optax.sgd(0.1), wdjax.adaptive.cpr(wdjax.bounds.dependent(0.9))),
     "norm control": optax.chain(optax.sgd(0.1), wdjax.radial.norm_control(0.1, axes=-2)),
     "hyperball": wdjax.radial.hyperball(0.1, axes=None),
     "compensated": wdjax.compensated(wdjax.adamw(0.1, weight_decay=0.1)),
@@ -508,5 +508,5 @@ def test_masks_inside_hide_whole_stacks():
 def test_a_pytree_as_anchor_is_refused_with_what_to_do():
     tree = {f"b{i}": jnp.ones((3, 3)) for i in range(3)}
     optimizer = stacking.stacked(wdjax.decay_weights(0.1, anchor=tree))
-    with pytest.raises(TypeError, match=r"`anchor` must not be a pytree inside of `stacked`"):
+    with pytest.raises(TypeError, match=r"`anchor` must not be a pytree inside `stacked`"):
         optimizer.init(stacking.stack(tree))

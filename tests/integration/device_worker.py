@@ -122,7 +122,7 @@ METHODS = {
     "touched_rows": Method(adam(gate=gates.touched_rows()), True, 2),
     "cpr": Method(after_sgd(lambda: adaptive.cpr(bounds.dependent(0.5))), True),
     "cpr of rows": Method(
-        after_sgd(lambda: adaptive.cpr(bounds.inflection_point(1), bounds.deviation, axes=-1)), True
+        after_sgd(lambda: adaptive.cpr(bounds.dependent(0.9), bounds.deviation, axes=-1)), True
     ),
     "spd": Method(after_sgd(lambda: adaptive.spd(axes=0)), True, 1),
     "swd": Method(after_sgd(lambda: adaptive.swd(0.05)), True),

@@ -134,13 +134,12 @@ def needed_gradient(name: str, grad: Any) -> Any:
     Example:
         >>> needed_gradient("spd", None)
         Traceback (most recent call last):
-        ValueError: `spd` needs the raw gradients; got none. Wrap the chain: wdjax.adaptive.with_...
+        ValueError: `spd` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain, ...
     """
     if grad is None:
         raise ValueError(
-            f"`{name}` needs the raw gradients; got none. Wrap the chain: "
-            "wdjax.adaptive.with_grad(optax.chain(...)), inside optax.MultiSteps if there is one; "
-            "wdjax.decayed does so by itself."
+            f"`{name}` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain, "
+            "inside optax.MultiSteps if there is one: wdjax.adaptive.with_grad(optax.chain(...))."
         )
     return grad
 

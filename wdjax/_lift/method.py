@@ -17,7 +17,7 @@ from wdjax import schedules
 from wdjax._lift import leaves
 from wdjax._lift.leaves import Params
 from wdjax._lift.place import check_is_last
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax._trees.groups import Axes, along, check_axes
 from wdjax.rules import Ruled, Rules, check_rules, ruled
 from wdjax.schedules import Strength
@@ -186,15 +186,14 @@ def by_leaf(formula: Callable[..., Any]) -> Callable[[Step, Memory], tuple[Param
 
 
 def _check_has_axes(axes: Axes, rows: tuple[Ruled, ...]) -> None:
-    wrong = [
-        f"{row.leaf.path!r} {row.leaf.shape}"
-        for row in rows
-        if axes is not None
-        and not leaves.is_off(row.multiplier)
-        and along(axes, row.leaf.ndim) is None
-    ]
-    if wrong:
-        raise ValueError(
-            f"`axes` must be axes of every leaf that decays; got {axes!r} for "
-            f"{paths.listed(wrong)}. Leave such leaves out by `rules`, or count axes from the end."
-        )
+    if axes is None:
+        return
+    decayed = [row.leaf for row in rows if not leaves.is_off(row.multiplier)]
+    wrong = [f"{leaf.path!r} {leaf.shape}" for leaf in decayed if along(axes, leaf.ndim) is None]
+    checks.must(
+        "axes",
+        not wrong,
+        "be axes of every decayed leaf",
+        f"{axes!r} for {paths.listed(wrong)}",
+        "Restrict the method by `rules`, count axes from the end, or use axes=None.",
+    )

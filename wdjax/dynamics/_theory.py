@@ -180,7 +180,7 @@ def lion_memory(shrink: Number, b1: Number = 0.9, b2: Number = 0.99) -> Number:
     References:
         Chen et al., *Symbolic Discovery of Optimization Algorithms*, 2023, arXiv:2302.06675, for
         Lion; Van Vleck and Middleton, *The Spectrum of Clipped Noise*, 1966, for the arcsine law.
-        `radial.lion_rotation` is the limit of s << 1 − β₂ and ρ << 1.
+        Kosson et al. give the limit of s << 1 − β₂ and ρ << 1.
     """
     variance = (1 - b1) ** 2 + b1**2 * (1 - b2) / (1 + b2)
     rho = b1 * (1 - b2) * (1 - b1 + b1 * b2 / (1 + b2)) / variance
@@ -245,7 +245,7 @@ def equilibrium_rotation(shrink: Number, memory: Number = 1.0) -> Number:
 
     References:
         Kosson, Messmer and Jaggi, *Rotational Equilibrium*, 2024, arXiv:2305.17212 (η_r); its
-        small-s forms are `radial.adamw_rotation`, `sgdm_rotation` and `lion_rotation`.
+        small-s form for AdamW is `radial.adamw_rotation`.
     """
     return ((shrink * (2 - shrink) / memory - shrink**2) / (1 - shrink)) ** 0.5
 
