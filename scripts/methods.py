@@ -158,7 +158,7 @@ SECTIONS = (
             "nothing per parameter.", (schedules,), None, "closed form"),
     Section("Adaptive", "Decay with a memory of its own. `alpha_decay` and `hill_exponent` "
             "work between steps.", (adaptive, spectra), _made, "float64 reference"),
-    Section("Radial", "Norm and direction apart. The last three are numbers, not steps.",
+    Section("Radial", "Norm and direction apart. The last is a number, not a step.",
             (radial,), _made, "float64 reference"),
     Section("Precision", "Wrappers for parameters narrower than float32; measured with bfloat16. "
             "The bytes include the float32 copies that the wrapped optimiser sees.",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import adaptive_reference as of_adaptive
+import jax.numpy as jnp
 import radial_reference as of_radial
 import reference as ref
 from cases import MATRICES, PENALTIES

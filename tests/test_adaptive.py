@@ -562,7 +562,7 @@ def test_alpha_decay_of_equal_spectra_is_the_middle_and_of_zeros_unchanged():
     assert wdjax.resolve(rules, params) == {"a": 1.5, "b": 1.5, "c": 1.0}
     for arguments, message in (
         ({"least": -1.0}, r"`least` must be a finite number >= 0; got -1"),
-        ({"least": 2.0, "most": 1.0}, r"`most` must be finite and >= 2; got 1"),
+        ({"least": 2.0, "most": 1.0}, r"`most` must be a finite number >= 2.0; got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             spectra.alpha_decay(params, EVERYTHING, **arguments)

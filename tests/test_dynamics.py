@@ -127,7 +127,7 @@ def test_rotations_are_the_published_ones_where_decay_is_slow():
     )
     for direction, want in pairs:
         assert predict(direction).rotation[0] == pytest.approx(want, rel=2e-4)
-    # the field's form for Lion, √(π η λ) of the momentum's noise, takes the arcsine for its argument
+    # the field's form for Lion, √(π η λ) times noise, takes the arcsine for its argument
     want = (math.pi * LR * DECAY * (0.1**2 + 0.9**2 * 0.01 / 1.99)) ** 0.5
     assert predict(dynamics.lion()).rotation[0] == pytest.approx(want, rel=0.01)
 

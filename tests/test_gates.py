@@ -91,9 +91,7 @@ def test_a_plain_chain_passes_the_gradient_itself(case):
 @raw
 def test_without_the_raw_gradient_it_says_where_to_get_it(case):
     name = next(name for name, other in GATES.items() if other is case)
-    message = (
-        rf"`{name}` needs the raw gradients; got none. Wrap the chain: wdjax.adaptive.with_grad"
-    )
+    message = rf"`{name}` needs the raw gradient; got none. Use wdjax.decayed, or wrap"
     tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(0.125, gate=case.gate))
     params = {"kernel": jnp.asarray(Z)}
     with pytest.raises(ValueError, match=message):

@@ -59,9 +59,7 @@ def test_complex_leaves_turn_by_the_real_inner_product(case):
 @methods
 def test_axes_that_a_selected_leaf_lacks_fail_at_init_as_those_of_group_lasso(case):
     tx = case.build(case.x, axes=(0, 3), rules=RULES)
-    message = (
-        r"`axes` must be axes of every penalised leaf; got \(0, 3\) for a leaf of shape \(3, 4\)"
-    )
+    message = r"`axes` must be axes of every decayed leaf; got \(0, 3\) for 'a/kernel' \(3, 4\)"
     with pytest.raises(ValueError, match=message):
         tx.init(tree(0))
     with pytest.raises(ValueError, match=message):
@@ -71,7 +69,7 @@ def test_axes_that_a_selected_leaf_lacks_fail_at_init_as_those_of_group_lasso(ca
 @pytest.mark.parametrize("method", [radial.norm_control, radial.hyperball])
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_radius_that_is_not_positive_fails_when_built(method, bad):
-    with pytest.raises(ValueError, match=r"`radius` must be a finite number > 0; got"):
+    with pytest.raises(ValueError, match=r"`radius` must be a finite number > 0, or None; got"):
         method(0.1, radius=bad)
 
 
@@ -86,7 +84,7 @@ def test_a_radius_that_is_not_positive_fails_when_built(method, bad):
 )
 def test_a_group_of_zeros_at_init_is_named(build_one):
     params = {"out": {"kernel": jnp.ones((3, 2)).at[:, 1].set(0), "bias": jnp.zeros(2)}}
-    message = "`params` must have no group of zeros.*; got zeros in 'out/kernel'. Exclude these"
+    message = "`params` must not have a group of zeros.*; got zeros in 'out/kernel'. Exclude these"
     with pytest.raises(ValueError, match=message):
         build_one(axes=0).init(params)
     build_one(axes=None).init(params)  # the whole leaf has a norm
@@ -94,7 +92,7 @@ def test_a_group_of_zeros_at_init_is_named(build_one):
 
 
 def test_a_constant_neuron_has_nothing_left_when_centered():
-    with pytest.raises(ValueError, match="no group of zeros"):
+    with pytest.raises(ValueError, match="not have a group of zeros"):
         radial.rotational(0.1, axes=0).init({"kernel": jnp.ones((3, 2))})
 
 
@@ -136,7 +134,7 @@ def test_the_cosine_gate_checks_its_threshold_and_asks_for_the_gradient():
     with pytest.raises(ValueError, match="`cosine` must be a finite number >= 0"):
         radial.project_radial(cosine=-0.1)
     tx, params = radial.project_radial(cosine=0.1), tree(0)
-    with pytest.raises(ValueError, match=r"needs the raw gradient; got none\. .*grad=grads"):
+    with pytest.raises(ValueError, match=r"needs the raw gradient; got none\. .*with_grad"):
         tx.update(params, tx.init(params), params)
 
 

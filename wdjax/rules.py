@@ -374,7 +374,7 @@ def _test(selector: Selector) -> Callable[[Leaf], Any]:
         return selector.test
 
     def told(leaf: Leaf) -> bool:
-        found = selector(leaf)
+        found: Any = selector(leaf)
         if isinstance(found, str):  # any name would count as True
             raise RuleError(f"rule {_shown(selector)} must give True or False; got {found!r}.")
         return bool(found)

@@ -339,7 +339,7 @@ def hand_written(chain):
 def test_the_raw_gradient_in_multi_steps_comes_from_with_grad(decay):
     chain = optax.chain(optax.sgd(0.1), decay)
     plain = optax.MultiSteps(chain, 2)
-    with pytest.raises(ValueError, match=r"needs the raw gradients; got none\. Wrap .*with_grad"):
+    with pytest.raises(ValueError, match=r"needs the raw gradient; got none\. .*with_grad"):
         plain.update(ZEROS, plain.init(PARAMS), PARAMS)
     for optimizer in (
         optax.MultiSteps(wdjax.adaptive.with_grad(chain), 2),

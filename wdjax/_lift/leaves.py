@@ -134,7 +134,7 @@ def needed_gradient(name: str, grad: Any) -> Any:
     Example:
         >>> needed_gradient("spd", None)
         Traceback (most recent call last):
-        ValueError: `spd` needs the raw gradient; got none. Use wdjax.decayed, or wrap the chain, ...
+        ValueError: `spd` needs the raw gradient; got none. Use wdjax.decayed, ...
     """
     if grad is None:
         raise ValueError(
