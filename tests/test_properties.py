@@ -367,7 +367,7 @@ def test_updates_of_another_structure_name_the_difference(case):
 def test_updates_of_another_shape_are_refused(case):
     tx, state, params, updates, _ = start(case)
     wrong = jax.tree.map(lambda x: x[None], updates)
-    message = r"updates shaped like their parameters; got \(1, 4\) for 'a/bias' \(4,\)"
+    message = r"updates and params of the same structure and sh.*; got \(1, 4\) for 'a/bias' \(4,\)"
     with pytest.raises(ValueError, match=message):
         tx.update(wrong, state, params, grad=wrong)
 
