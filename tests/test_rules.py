@@ -314,13 +314,16 @@ def test_a_function_that_names_a_leaf_is_no_selector():
         (None, "got a NoneType"),
         (
             (("head/kernel", 0.5), standard()),
-            r"a \(selector, multiplier\) pair; got a tuple of rules. Write \*rules",
+            r"a \(selector, multiplier\) pair, .*; got a tuple of rules. Write \*rules",
         ),
-        (("bias", "scale", "b"), r"every rule must be a \(selector, multiplier\) pair; got 'bias'"),
-        ((("bias",),), r"pair; got \('bias',\)"),
-        ((["bias", 0.0],), r"pair; got \['bias', 0.0\]"),
-        (((0.0, "bias"),), r"got \(0.0, 'bias'\). Put the selector first"),
-        (((jnp.ones(()), "bias"),), "Put the selector first"),
+        (
+            ("bias", "scale", "b"),
+            r"every rule must be a \(selector, multiplier\) pair, .*; got 'bias'",
+        ),
+        ((("bias",),), r"pair, .*; got \('bias',\)"),
+        ((["bias", 0.0],), r"pair, .*; got \['bias', 0.0\]"),
+        (((0.0, "bias"),), r"pair, such as \('bias', 0.0\); got \(0.0, 'bias'\)"),
+        (((jnp.ones(()), "bias"),), r"pair, such as \(.bias., 0.0\); got \(Array"),
         (
             (("bias", "0.0"),),
             "the multiplier of rule 'bias' must be a finite number >= 0.* got '0.0'",
@@ -340,7 +343,6 @@ def test_a_function_that_names_a_leaf_is_no_selector():
         (((["bias"], 0.0),), r"a selector must be .*got \['bias'\]"),
         (((None, 0.0),), "a selector must be .*got None"),
         (((("bias", ""), 0.0),), "the glob '' is empty"),
-        (((re.compile(b"x"), 0.0),), "is a pattern of bytes; compile a str"),
     ],
 )
 def test_malformed_rules_are_errors_before_any_tree_is_seen(given_rules, message):
@@ -705,7 +707,7 @@ def test_a_mask_taken_for_a_schedule_says_so():
 
 
 def test_a_mask_needs_concrete_multipliers():
-    with pytest.raises(RuleError, match="`mask` needs concrete multipliers; got a traced one"):
+    with pytest.raises(RuleError, match="a mask cannot hold traced multipliers"):
         jax.jit(lambda m: mask((("**", m),))(PARAMS)["dense"]["bias"])(1.0)
 
 

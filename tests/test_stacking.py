@@ -422,7 +422,7 @@ def test_decay_outside_of_stacked_is_refused():
 
 def test_a_mask_that_parts_a_stack_is_refused():
     tx = stacked(optax.adamw(0.1, mask=wdjax.mask(MIXED)))
-    with pytest.raises(wdjax.RuleError, match="cannot part the leaves of one stack"):
+    with pytest.raises(wdjax.RuleError, match="treat the leaves of one stack differently"):
         tx.init(stack(PARAMS))
 
 

@@ -81,7 +81,7 @@ def cpr(
         measure: R: `sum_squares` or `deviation` of `bounds`, or a function like these. Under
             `optax.inject_hyperparams`, name it in `static_args`.
         strength: s >= 0, how fast μ learns: a number, schedule or traced scalar. Unlike elsewhere
-            it is no fraction: 1 is the authors' choice.
+            it is not a fraction: 1 is the authors' choice.
         multiplier: the μ of the first step, >= 0.
         axes: along which one constrained group extends; None is the whole leaf. For layers
             stacked by scan, (-2, -1) constrains each matrix by itself.
@@ -107,10 +107,8 @@ def cpr(
         Franke, Hefenbrock, Koehler and Hutter, *Improving Deep Learning Optimization through
         Constrained Parameter Regularization*, 2024, arXiv:2311.09058, Algorithm 1.
     """
-    if not isinstance(bound, Bound):
-        raise TypeError(
-            f"`bound` must be a bound such as wdjax.bounds.dependent(1.0); got {bound!r}."
-        )
+    rule = "be a bound such as wdjax.bounds.dependent(1.0)"
+    checks.must("bound", isinstance(bound, Bound), rule, bound, error=TypeError)
     advice = 'Under optax.inject_hyperparams name it: static_args=("measure",).'
     checks.function("measure", measure, advice=advice)
     checks.number("multiplier", multiplier, least=0)

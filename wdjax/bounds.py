@@ -43,7 +43,7 @@ def sum_squares(z: jax.Array, axes: Axes = None) -> Measured:
         axes: along which a group extends; None is the whole leaf.
 
     Returns:
-        R and its gradient. There is no factor ½: a multiplier μ decays by the fraction 2μ.
+        R and its gradient. Without a factor ½, a multiplier μ decays by the fraction 2μ.
 
     Example:
         >>> sum_squares(jnp.array([1.0, 2.0])).gradient

@@ -23,8 +23,8 @@ Split = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # σ -> what is take
 def _checked(name: str, z: jax.Array) -> jax.Array:
     if z.ndim < 2:
         raise ValueError(
-            f"`{name}` needs matrices, or stacks of them over leading axes; got a leaf of shape "
-            f"{z.shape}. Restrict the penalty by `rules`."
+            f"`{name}` needs matrices, or stacks of them; got a leaf of shape {z.shape}. Restrict "
+            "the penalty by `rules`."
         )
     return _whole(z)
 

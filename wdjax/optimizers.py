@@ -106,10 +106,11 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
                 "mean it."
             )
         strength = _strength(law or lr_scaled, weight_decay, learning_rate)
-        if implicit and gate is not None:
-            raise TypeError("`gate` acts on the explicit form only. Drop it, or implicit=True.")
-        if metric is not None and not implicit:
-            raise TypeError("`metric` acts on the implicit form only. Pass implicit=True as well.")
+        if (gate if implicit else metric) is not None:
+            raise TypeError(
+                "`gate` acts on the explicit form only, `metric` on the implicit form only; got "
+                f"implicit={implicit}."
+            )
         if implicit:
             decay = prox_weights(strength, penalty, rules=rules, anchor=anchor, metric=metric)
         else:

@@ -347,7 +347,7 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
     )
 
 
-@jax.jit  # so that outside of jit, too, the loop is compiled once per shape
+@jax.jit  # outside jit, too, the loop is then compiled once per shape
 def _largest_root(size: jax.Array, s: Any, p: Any, least: Any) -> jax.Array:
     """Solve x + s p xᵖ⁻¹ = size for the largest x >= least."""
     rounding = jnp.finfo(size.dtype).eps  # type: ignore[no-untyped-call]
@@ -616,15 +616,14 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         The λ-free part of the penalised objective; Goodfellow et al., *Deep Learning*, 2016,
         equation 7.1 (Ω).
     """
-    if not isinstance(penalty, Penalty) or penalty.value is None:
-        raise TypeError(
-            "`penalty` must be one of wdjax.penalties with a value, such as l2, and not a "
-            f"constraint, which has only a projection; got {penalty!r}."
-        )
+    value: Any = getattr(penalty, "value", None)
+    fits = isinstance(penalty, Penalty) and value is not None
+    rule = "be one of wdjax.penalties with a value, such as l2, which constraints have not"
+    checks.must("penalty", fits, rule, penalty, error=TypeError)
     params = stacking.unstack(params)
     rows, _ = ruled(check_rules(rules), params)
     values: list[jax.Array] = [
-        row.multiplier * penalty.value(widened(param))
+        row.multiplier * value(widened(param))
         for row, param in zip(rows, jax.tree.leaves(params), strict=True)
         if not is_off(row.multiplier)
     ]

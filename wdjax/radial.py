@@ -188,7 +188,7 @@ def radial_brake(
         θ⁺ = c (‖θ‖ + s (‖c‖ − ‖θ‖)) / ‖c‖      c = θ + Δ, s = outward if ‖c‖ > ‖θ‖, else inward
 
     s = 1 is the identity, s = 0 keeps the norm; outward = 0 makes a norm that never grows. The
-    multiplier scales the braking: s becomes 1 − m (1 − s). Groups with θ = 0 or c = 0 are let be.
+    multiplier scales the braking: s becomes 1 − m (1 − s). Groups with θ = 0 or c = 0 stay.
 
     Args:
         outward: s in [0, 1] for growth: a number, schedule or traced scalar.
@@ -448,7 +448,7 @@ def rotational(
         r, speed = kept
         start, turn = center(param, axes), center(update, axes)
         turn = turn - _radial_part(turn, start, axes)
-        # what rounding leaves of an update along θ is no direction to turn to
+        # an update along θ leaves a rounding error, which is not a direction to turn to
         rounding = float(jnp.finfo(turn.dtype).eps)  # type: ignore[no-untyped-call]
         turn = jnp.where(norm(turn, axes) > 8 * rounding * norm(update, axes), turn, 0)
         speed = (decay * speed + (1 - decay) * norm(turn, axes) ** 2).astype(speed.dtype)

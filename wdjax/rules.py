@@ -1,7 +1,7 @@
 """Which parameters decay: (selector, multiplier) pairs, the first match wins, strict by default.
 
 Rules are data: plain tuples that can be printed, hashed and kept in a configuration. They are
-resolved for the tree at hand at every trace.
+resolved for the current tree at every trace.
 """
 
 import difflib
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax import stacking
-from wdjax._trees import kinds, paths
+from wdjax._trees import checks, kinds, paths
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
 
@@ -45,7 +45,7 @@ def standard(*, embeddings: float = 0.0, strict: bool = False) -> Rules:
     Args:
         embeddings: multiplier of embedding tables, >= 0; 1.0 is what nanoGPT and Hugging Face do,
             which decay positions too: put `(("wpe/**", "pos_embedding"), 1.0)` or so in front.
-        strict: if True there is no guess: a parameter of unknown kind is an error.
+        strict: if True nothing is guessed: a parameter of unknown kind is an error.
 
     Returns:
         Rules; put your own in front: `(("head/kernel", 0.5), *standard())`.
@@ -167,16 +167,14 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
         A function from a tree of parameters to a tree of booleans of the same structure.
 
     Raises:
-        RuleError: a rule is malformed or a multiplier traced; when called, as in `resolve`, or if
-            called with a step count.
+        RuleError: a rule is malformed; when called, as in `resolve`, or if a multiplier is traced,
+            or if called with a step count.
 
     Example:
         >>> mask(standard())({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
         {'bias': False, 'kernel': True}
     """
     rules = check_rules(rules)
-    if any(isinstance(multiplier, jax.core.Tracer) for _, multiplier in rules):
-        raise RuleError("`mask` needs concrete multipliers; got a traced one. Use `resolve`.")
 
     def mask_of(tree: Any) -> Any:
         if isinstance(tree, jax.Array) and tree.ndim == 0 and not _is_floating(tree.dtype):
@@ -184,12 +182,11 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
                 "the mask was called with a step count, as a schedule is; under "
                 'optax.inject_hyperparams pass static_args=("mask",).'
             )
-        multipliers = resolve(rules, tree)
-        mixed = [x for x in jax.tree.leaves(multipliers) if isinstance(x, jax.core.Tracer)]
-        if mixed and stacking.is_stacked(tree):
+        multipliers = ruled(rules, tree)[1]
+        if any(isinstance(m, jax.core.Tracer) for m in jax.tree.leaves(multipliers)):
             raise RuleError(
-                "a mask cannot part the leaves of one stack, and these rules do. Use "
-                "wdjax.decay_weights with these rules in place of the mask."
+                "a mask cannot hold traced multipliers, or treat the leaves of one stack "
+                "differently. Use wdjax.decay_weights with these rules in place of the mask."
             )
         return jax.tree.map(bool, multipliers)
 
@@ -213,16 +210,11 @@ def check_rules(rules: Rules) -> Rules:
         (('bias', 0.0),)
     """
     given: Any = rules  # whatever the annotation says
-    if not isinstance(given, tuple):
-        raise RuleError(
-            "`rules` must be a tuple of (selector, multiplier) pairs; got a "
-            f"{type(given).__name__}. {_advice(given)}"
-        )
-    if len(given) == 2 and not isinstance(given[0], tuple) and _is_number(given[1]):
-        raise RuleError(
-            "`rules` must be a tuple of (selector, multiplier) pairs; got one bare pair "
-            f"{given!r}. Write ({given!r},)."
-        )
+    pairs, kind = "be a tuple of (selector, multiplier) pairs", f"a {type(given).__name__}"
+    checks.must("rules", isinstance(given, tuple), pairs, kind, _advice(given), RuleError)
+    is_bare = len(given) == 2 and not isinstance(given[0], tuple) and _is_number(given[1])
+    bare, advice = f"one bare pair {given!r}", f"Write ({given!r},)."
+    checks.must("rules", not is_bare, pairs, bare, advice, RuleError)
     return tuple(map(_checked_pair, given))
 
 
@@ -415,12 +407,12 @@ def _hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
 
 
 def _shown(selector: Selector) -> str:
-    """Write a selector as it stands in a message."""
+    """Write a selector for a message."""
     return label(selector) if isinstance(selector, Kind | type) else repr(selector)
 
 
 def _advice(rules: Any) -> str:
-    """What to write instead of something that is no tuple."""
+    """Say what to write instead of something that is not a tuple."""
     if isinstance(rules, dict):
         return "Write tuple(rules.items()): the order of rules matters."
     if isinstance(rules, list):
@@ -432,19 +424,13 @@ def _advice(rules: Any) -> str:
 
 def _checked_pair(rule: Any) -> tuple[Selector, Multiplier]:
     """One rule, its multiplier as a float."""
-    if not isinstance(rule, tuple) or len(rule) != 2:
+    if not isinstance(rule, tuple) or len(rule) != 2 or _is_number(rule[0]):
         has_rules = isinstance(rule, tuple) and any(isinstance(part, tuple) for part in rule)
         raise RuleError(
-            "every rule must be a (selector, multiplier) pair; got "
-            f"{'a tuple of rules. Write *rules' if has_rules else repr(rule)}. "
-            "For instance ('bias', 0.0)."
+            "every rule must be a (selector, multiplier) pair, such as ('bias', 0.0); got "
+            f"{'a tuple of rules. Write *rules' if has_rules else repr(rule)}."
         )
     selector, multiplier = rule
-    if _is_number(selector):
-        raise RuleError(
-            f"every rule must be a (selector, multiplier) pair; got {rule!r}. "
-            "Put the selector first."
-        )
     _check_selector(selector)
     return selector, _checked_multiplier(multiplier, selector)
 
@@ -459,8 +445,6 @@ def _check_selector(selector: Any) -> None:
     elif isinstance(selector, tuple) and selector:
         for part in selector:
             _check_selector(part)
-    elif isinstance(selector, re.Pattern) and isinstance(selector.pattern, bytes):
-        raise RuleError(f"`rules`: {selector!r} is a pattern of bytes; compile a str.")
     elif not isinstance(selector, re.Pattern) and not callable(selector):  # a class is callable
         raise RuleError(
             "a selector must be a glob, a compiled regular expression, a class, a function of a "

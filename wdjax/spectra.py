@@ -46,7 +46,7 @@ def hill_exponent(matrix: Any) -> float:
     if values.size < 2 or values[values.size // 2] <= 1e-12 * values[-1]:
         return math.inf
     tail = 2 * np.log(values[values.size // 2 :] / values[values.size // 2])
-    # equal singular values differ by rounding: that is no tail
+    # equal singular values differ by rounding, which does not make a tail
     return 1 + tail.size / float(tail.sum()) if tail[-1] > 1e-9 else math.inf
 
 

@@ -99,8 +99,8 @@ def decay_weights(
 
         θ⁺ = θ + Δ − s(t) m φ(θ − a, Δ, g) ∂R(θ − a)
 
-    What takes steps at other times, such as `optax.MultiSteps`, must wrap the whole chain: decay
-    that comes after it would act in every micro-step.
+    Wrappers that change when a step is taken, such as `optax.MultiSteps`, must wrap the whole
+    chain: decay that comes after them would act in every micro-step.
 
     Args:
         strength: s, the fraction taken off per step, in [0, 1): a number, schedule or traced
@@ -190,7 +190,7 @@ def prox_weights(
     After an optimizer that multiplies its step by a diagonal D (Adam: 1/(√v̂ + ε)) the two solve
     different problems. The Euclidean prox settles where ∂loss = −(λ/D) ∂R, a penalty of λ/D_i for
     entry i: "decoupled" L1, as AdamW is to L2. The preconditioner's metric settles where
-    ∂loss = −λ ∂R: the penalised loss as it is written down.
+    ∂loss = −λ ∂R: the penalised loss as written.
 
     Args:
         strength: s >= 0, a number, schedule or traced scalar. A constraint is projected onto
@@ -228,13 +228,12 @@ def prox_weights(
         2021, Algorithm 1 (metric).
     """
     prox = _needed("prox_weights", penalty, "prox")
-    if metric not in (None, "preconditioner"):
-        raise ValueError(f'`metric` must be None or "preconditioner"; got {metric!r}.')
-    if metric is not None and not penalty.separable:
-        raise TypeError(
-            f'`metric="preconditioner"` needs a penalty that is a sum over entries, such as l1; '
-            f"got {penalty.name}. Use metric=None."
-        )
+    checks.choice("metric", metric, (None, "preconditioner"))
+    fits, rule = (
+        metric is None or penalty.separable,
+        "be a sum over entries, such as l1, with a metric",
+    )
+    checks.must("penalty", fits, rule, penalty.name, "Use metric=None.", TypeError)
     target = anchors.Anchor.of(anchor)
 
     def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
@@ -279,11 +278,9 @@ def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
         return multipliers
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])  # not a callable module
     keep = mask(params) if is_function else mask
-    for flag in jax.tree.leaves(keep):
-        if not isinstance(flag, bool | np.bool_):
-            raise TypeError(
-                f"`mask` must hold booleans; got {flag!r}. Multipliers go into `rules`."
-            )
+    wrong = [x for x in jax.tree.leaves(keep) if not isinstance(x, bool | np.bool_)]
+    first, advice = repr(next(iter(wrong), None)), "Multipliers go into `rules`."
+    checks.must("mask", not wrong, "hold booleans", first, advice, TypeError)
     return jax.tree.map(
         lambda flag, part: jax.tree.map(lambda m: m if flag else 0.0, part), keep, multipliers
     )
@@ -291,11 +288,8 @@ def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
 
 def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
     """Return the penalty's gradient or prox, or say why there is none."""
-    if not isinstance(penalty, Penalty):
-        raise TypeError(
-            "`penalty` must be a wdjax.penalties.Penalty, such as wdjax.penalties.l2; "
-            f"got {penalty!r}."
-        )
+    rule = "be a wdjax.penalties.Penalty, such as wdjax.penalties.l2"
+    checks.must("penalty", isinstance(penalty, Penalty), rule, penalty, error=TypeError)
     function: Callable[..., Any] | None = getattr(penalty, part)
     if function is None:
         other = "wdjax.prox_weights" if part == "gradient" else "wdjax.decay_weights"

@@ -46,7 +46,7 @@ def map_stateful(
 ) -> tuple[Params, Any]:
     """Map step(Δ, θ, m, z, *others) -> (Δ⁺, z⁺), where `state` has a subtree z for each leaf.
 
-    Otherwise as `map_leaves`; the z of a leaf that is left alone stays as it is.
+    Otherwise as `map_leaves`; the z of a leaf that is left alone does not change.
     """
 
     def leaf(update: Any, param: Any, m: Any, z: Any, *others: Any) -> tuple[Any, Any]:
@@ -112,7 +112,7 @@ def raw_gradients(
     try:
         found = jax.tree.map(pick, updates, grads, is_leaf=paths.is_hidden)
     except ValueError:
-        found = grads  # of another structure, as is said now
+        found = grads  # of another structure: the check below says so
     lined_up(name, updates, params)
     lined_up(name, found, params, of="`grad`")
     return found
@@ -159,7 +159,7 @@ def check_widths(name: str, updates: Params, params: Params, multipliers: Params
         if not (update is None or is_off(m)) and update.dtype != _dtype(update, param):
             raise TypeError(
                 f"`{name}` needs updates as wide as their parameters; got {update.dtype} for "
-                f"{param.dtype}. Cast the gradients to the parameters' dtype first."
+                f"{param.dtype}. Cast the gradients first."
             )
 
 

@@ -38,14 +38,14 @@ _WRAPPERS = {
 
 
 def check_is_last(name: str) -> None:
-    """Raise if what changes finished steps is called where steps are not finished.
+    """Raise if a method that changes finished steps is called too early in a chain.
 
     Args:
         name: of the caller, for the message.
 
     Raises:
-        TypeError: in a chain around the caller, what makes a step of a gradient comes later, or
-            what takes steps at other times comes earlier.
+        TypeError: in a chain around the caller, the learning rate comes later, or a wrapper that
+            takes steps at other times comes earlier.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -68,7 +68,7 @@ def check_is_last(name: str) -> None:
 
 
 def check_is_early(name: str) -> None:
-    """Raise if what changes gradients is called after the learning rate.
+    """Raise if a method that changes gradients is called after the learning rate.
 
     Args:
         name: of the caller, for the message.
@@ -117,7 +117,7 @@ _Places: TypeAlias = list[tuple[Sequence[Update], Sequence[Update], bool]]
 
 
 def _read(question: Callable[[_Places], Any], unknown: Any) -> Any:
-    """Ask, where Optax can be read; whatever goes wrong, it is no reason to refuse a program."""
+    """Ask where Optax can be read; an exception is never a reason to refuse a program."""
     if _is_legible():
         with contextlib.suppress(Exception):
             return question(_places())
@@ -188,7 +188,7 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
         return False
     if any(isinstance(x, jax.core.Tracer) for x in factors):
         return False
-    # −0.0 is the rate 0 with its sign turned; what is positive at times is no rate
+    # −0.0 is the rate 0 with its sign turned; a rate is never positive
     return max((math.copysign(1, x) for x in factors if x != other_than), default=1) < 0
 
 

@@ -1,6 +1,6 @@
-"""D: the diagonal by which an adaptive optimiser multiplies its step, read from its state.
+"""D: the diagonal by which an adaptive optimizer multiplies its step, read from its state.
 
-A proximal step in the optimiser's own metric needs it: Adam moves each entry by η D m̂ with
+A proximal step in the optimizer's own metric needs it: Adam moves each entry by η D m̂ with
 D = 1 / (√v̂ + ε), so the threshold of that entry is η λ D.
 """
 
@@ -15,7 +15,7 @@ import optax
 from wdjax._lift.leaves import Params, widened
 from wdjax._trees import paths
 
-Arguments = Mapping[str, Any]  # of the optimiser's factory, defaults filled in
+Arguments = Mapping[str, Any]  # of the optimizer's factory, defaults filled in
 
 
 def adam(state: optax.ScaleByAdamState, arguments: Arguments) -> Params:
@@ -109,7 +109,7 @@ def adagrad(state: optax.ScaleByRssState, arguments: Arguments) -> Params:
     return jax.tree.map(diagonal, state.sum_of_squares)
 
 
-# By factory: others have these states too, and step along something else, such as LAMB and RAdam.
+# By factory: LAMB, RAdam and others have these states too, but step along something else.
 _KNOWN: dict[Any, tuple[type, Callable[[Any, Arguments], Params]]] = {
     optax.adam: (optax.ScaleByAdamState, adam),
     optax.adamw: (optax.ScaleByAdamState, adam),
@@ -119,7 +119,7 @@ _KNOWN: dict[Any, tuple[type, Callable[[Any, Arguments], Params]]] = {
 
 
 def diagonal_of(factory: Any, arguments: Arguments) -> Callable[[Any], Params] | None:
-    """Return the optimiser's state -> D, or None where D is not known.
+    """Return the optimizer's state -> D, or None where D is unknown.
 
     Args:
         factory: of Optax, also in a functools.partial, such as `optax.nadam`.

@@ -10,13 +10,15 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from wdjax._trees import checks
+
 Axes: TypeAlias = int | Sequence[int] | None
 
 
 def along(axes: Axes, ndim: int) -> tuple[int, ...] | None:
-    """Return the axes as a tuple; None, the whole leaf, also where a leaf has no such axes.
+    """Return the axes as a tuple, or None for the whole leaf, or where a leaf lacks them.
 
-    A leaf that rules leave alone may lack them; the state has a place for it all the same.
+    Leaves that do not decay may lack them, and the state has a place for these too.
     """
     wanted = (axes,) if isinstance(axes, int) else axes
     if wanted is None or not all(-ndim <= axis < ndim for axis in wanted):
@@ -27,11 +29,12 @@ def along(axes: Axes, ndim: int) -> tuple[int, ...] | None:
 def check_axes(axes: Axes) -> None:
     """Raise unless the axes are None, an integer or a sequence of integers."""
     several = isinstance(axes, Sequence) and all(isinstance(axis, int) for axis in axes)
-    if not (axes is None or isinstance(axes, int) or several):
-        raise TypeError(
-            f"`axes` must be None, an axis or a sequence of axes; got {axes!r}. "
-            'Under optax.inject_hyperparams name it: static_args=("axes",).'
-        )
+    fits, rule = (
+        axes is None or isinstance(axes, int) or several,
+        "be None, an axis or several axes",
+    )
+    advice = 'Under optax.inject_hyperparams name it: static_args=("axes",).'
+    checks.must("axes", fits, rule, axes, advice, TypeError)
 
 
 def total(x: jax.Array, axes: Axes) -> jax.Array:
@@ -120,10 +123,11 @@ def checked_axes(axes: Axes, z: jax.Array) -> tuple[int, ...]:
     if axes is None:
         return tuple(range(z.ndim))
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
-    for axis in wanted:
-        if not -z.ndim <= axis < z.ndim:
-            raise ValueError(
-                f"`axes` must be axes of every penalised leaf; got {axes!r} for a leaf of shape "
-                f"{z.shape}. Restrict the penalty by `rules`, or use axes=None for the whole leaf."
-            )
+    checks.must(
+        "axes",
+        all(-z.ndim <= axis < z.ndim for axis in wanted),
+        "be axes of every penalised leaf",
+        f"{axes!r} for a leaf of shape {z.shape}",
+        "Restrict the penalty by `rules`, or use axes=None for the whole leaf.",
+    )
     return tuple(axis % z.ndim for axis in wanted)

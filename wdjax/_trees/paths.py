@@ -69,7 +69,7 @@ def leaves(tree: Any) -> tuple[Leaf, ...]:
     Keys are split again on "/" and "." (haiku modules, flat dicts in PyTorch's manner).
 
     Args:
-        tree: a pytree of arrays, tracers or ShapeDtypeStructs; None and holes are no leaves.
+        tree: a pytree of arrays, tracers or ShapeDtypeStructs; None and holes do not count.
 
     Returns:
         One record per leaf.
