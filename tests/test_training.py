@@ -400,7 +400,7 @@ ADAM = optax.adam(0.1)
         (optax.sgd(0.1), ADAM, "only in what its init makes: '0/count'"),
         (optax.rmsprop(0.1), optax.adagrad(0.1), "makes: '0/sum_.*; only in the state: '0/nu/b'"),
         (wdjax.adamw(0.1, weight_decay=0.1, anchor="init"), wdjax.adamw(0.1, weight_decay=0.1),
-         "only in the state: .*anchor/b'"),
+         "only in the state: .*memory/b'"),
         (optax.sgd(0.1), optax.chain(optax.clip(1.0), optax.sgd(0.1)), "in other containers"),
     ],
     ids=["momentum", "adamw", "sgd", "rmsprop", "anchor", "chain"],

@@ -16,7 +16,6 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import CodeType
 from typing import Any, TypeAlias
 
 import jax
@@ -186,8 +185,6 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
             factors = [float(schedule(count)) for count in (0, 1, 10, 100, 1_000, 10_000)]
     else:
         return False
-    if any(isinstance(x, jax.core.Tracer) for x in factors):
-        return False
     # −0.0 is the rate 0 with its sign turned; a rate is never positive
     return max((math.copysign(1, x) for x in factors if x != other_than), default=1) < 0
 
@@ -195,9 +192,9 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
 # Names inside Optax, told by the code that runs: decorators copy the name of what they wrap.
 
 
-def _name(code: CodeType, module: Mapping[str, Any]) -> str:
+def _name(code: Any, module: Mapping[str, Any]) -> str:
     """The qualified name of a function of Optax, "" for others."""
-    return code.co_qualname if str(module.get("__name__")).split(".")[0] == "optax" else ""
+    return str(code.co_qualname) if str(module.get("__name__")).split(".")[0] == "optax" else ""
 
 
 def _name_of(function: Any) -> str:
