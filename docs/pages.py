@@ -1,4 +1,4 @@
-"""The pages of the site: README, guide, notebooks and METHODS.md as they are, docstrings as reference.
+"""The pages of the site: README, guide, notebooks and METHODS.md as they are; the reference.
 
 Files keep the places that they have in the repository, so one link works on GitHub and here.
 """
@@ -94,15 +94,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to what is in the repository, but not on the site, lead to the repository."""
+    """Read a page as GitHub does: links to other files, and | in the code of tables."""
     here = posixpath.dirname(page.file.src_uri)
+    if not page.parent:  # without neighbours there is nothing to list beside it
+        page.meta["hide"] = ["navigation"]
 
     def target(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(here, link[1]))
         is_elsewhere = files.get_file_from_path(path) is None and (ROOT / path).is_file()
         return f"]({config.repo_url}/blob/main/{path})" if is_elsewhere else link[0]
 
-    return re.sub(r"\]\(([\w./-]+)\)", target, markdown)
+    return re.sub(r"\]\(([\w./-]+)\)", target, markdown).replace("\\|", "|")
 
 
 on_files.mkdocs_priority = 100  # before the plugin that turns notebooks into pages
