@@ -14,7 +14,7 @@ import wdjax
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LIBRARIES = ("flax", "haiku", "equinox")
 
 
@@ -30,17 +30,19 @@ def stripped(text):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_blocks_run_in_order_and_print_what_the_page_shows(page, capsys):
     """The blocks of a page share their names, as cells of a notebook do."""
-    text, names, missing = page.read_text(encoding="utf-8"), {}, set()
+    text, names, missing, printed = page.read_text(encoding="utf-8"), {}, set(), None
     for block in BLOCK.finditer(text):
-        code, shown = block.groups()
-        absent = {name for name in imported(code) if importlib.util.find_spec(name) is None}
+        kind, content = block.groups()
+        if kind == "text":
+            assert stripped(printed) == stripped(content)
+            continue
+        absent = {name for name in imported(content) if importlib.util.find_spec(name) is None}
         missing |= absent
         if absent:
             continue
-        above = text[: block.start(1)].count("\n")  # so that errors name the line of the page
-        exec(compile("\n" * above + code, str(page), "exec"), names)
+        above = text[: block.start(2)].count("\n")  # so that errors name the line of the page
+        exec(compile("\n" * above + content, str(page), "exec"), names)
         printed = capsys.readouterr().out
-        assert shown is None or stripped(printed) == stripped(shown)
     if missing:
         pytest.skip(f"the other blocks ran; these need {missing}")
 
