@@ -7,6 +7,7 @@ learning rate η. Every argument may be a number, a schedule or a traced scalar.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlog1py
 
+from wdjax._trees import checks
+
 Scalar = float | int | jax.Array | np.ndarray
 Schedule = Callable[[Any], Any]
 Strength = Scalar | Schedule
+_ADVICE = "Pass one number or a schedule; multipliers per parameter go into `rules`."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,48 +53,39 @@ def as_schedule(value: Strength, name: str = "strength") -> Schedule:
         `value` itself if it is a schedule, else `Constant(value)`.
 
     Raises:
-        ValueError: a known value is negative, not finite, or not a scalar.
+        ValueError: a known value is negative or not finite.
         TypeError: `value` is neither a number nor a schedule.
 
     Example:
         >>> as_schedule(0.1)
         Constant(value=0.1)
     """
-    if callable(value):
-        _check_is_no_law(name, value)
-        known = value.value if isinstance(value, Constant) else None
-        check_scalar(name, known)
-        return value
-    check_scalar(name, value)
-    if value is None:
-        raise TypeError(f"`{name}` must be a number >= 0 or a schedule; got None.")
-    return Constant(value)
-
-
-def check_scalar(name: str, value: Any, *, most: float = math.inf) -> None:
-    """Raise unless `value` is a finite scalar in [0, most], or not known yet (traced, None)."""
-    if value is None or isinstance(value, jax.core.Tracer) or callable(value):
-        return
-    is_number = np.isscalar(value) or hasattr(value, "shape")
-    if isinstance(value, str | bytes | bool) or not is_number:
-        raise TypeError(f"`{name}` must be a number >= 0 or a schedule; got {value!r}.")
-    if np.shape(value) != ():
-        raise ValueError(
-            f"`{name}` must be a scalar; got shape {np.shape(value)}. "
-            "Strengths per parameter are multipliers: put them into `rules`."
+    if not callable(value):
+        checks.number(name, value, least=0, advice=_ADVICE)
+        return Constant(value)
+    if value in (fixed, lr_scaled, schedule_scaled, corrected, lr_squared):
+        law = value.__name__
+        raise TypeError(
+            f"`{name}` must be a number >= 0 or a schedule; got the law {law} itself. "
+            f"Call it: {law}(weight_decay, ...)."
         )
-    if not (0 <= float(value) <= most and math.isfinite(value)):
-        bound = "a finite number >= 0" if most == math.inf else f"in [0, {most:g}]"
-        raise ValueError(f"`{name}` must be {bound}, or a schedule; got {value}.")
+    check_scalar(name, value)
+    return value
+
+
+def check_scalar(name: str, value: Any, *, above: float | None = None, **limits: float) -> None:
+    """Refuse a known number out of range, by default >= 0; other schedules and None pass."""
+    known = value.value if isinstance(value, Constant) else value
+    low = {"least": 0.0} if above is None else {"above": above}
+    if known is not None and not callable(known):
+        checks.number(name, known, advice=_ADVICE, **low, **limits)
 
 
 def _of_step(formula: Callable[..., Any], **quantities: Strength) -> Schedule:
     """Lift a formula of numbers to schedules: evaluate each quantity at the step, then combine."""
-    for name, quantity in quantities.items():
-        as_schedule(quantity, name)
-    if not any(callable(quantity) for quantity in quantities.values()):
-        return Constant(formula(*quantities.values()))
     schedules = [as_schedule(quantity, name) for name, quantity in quantities.items()]
+    if not any(map(callable, quantities.values())):
+        return Constant(formula(*quantities.values()))
     return lambda count: formula(*(schedule(count) for schedule in schedules))
 
 
@@ -195,7 +190,7 @@ def schedule_scaled(weight_decay: Strength, learning_rate: Strength, peak: Stren
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101,
         Algorithm 2 (η_t there is the schedule multiplier η(t)/η̄).
     """
-    _check_peak(peak)
+    check_scalar("peak", peak, above=0)
     return _by_law(
         schedule_scaled,
         lambda lam, lr, top: lam * (lr / top),
@@ -229,7 +224,7 @@ def corrected(weight_decay: Strength, learning_rate: Strength, peak: Strength) -
         Defazio, *Why Gradients Rapidly Increase Near the End of Training*, 2025,
         arXiv:2506.02285, Algorithm 1 (AdamC).
     """
-    _check_peak(peak)
+    check_scalar("peak", peak, above=0)
     return _by_law(
         corrected,
         lambda lam, lr, top: lam * lr * (lr / top),
@@ -267,21 +262,6 @@ def lr_squared(weight_decay: Strength, learning_rate: Strength) -> Schedule:
     )
 
 
-def _check_is_no_law(name: str, value: Schedule) -> None:
-    if value in (fixed, lr_scaled, schedule_scaled, corrected, lr_squared):
-        law = value.__name__
-        raise TypeError(
-            f"`{name}` must be a number >= 0 or a schedule; got the law {law} itself. "
-            f"Call it: {law}(weight_decay, ...)."
-        )
-
-
-def _check_peak(peak: Strength) -> None:
-    check_scalar("peak", peak)
-    if isinstance(peak, int | float) and peak == 0:
-        raise ValueError("`peak` must be > 0, the largest learning rate of the run; got 0.")
-
-
 # Strengths in readable units.
 
 
@@ -308,7 +288,7 @@ def from_timescale(steps: Strength) -> Schedule:
         Wang and Aitchison, *How to set AdamW's weight decay as you scale model and dataset
         size*, 2024, arXiv:2405.13698, section 3.
     """
-    _check_above("steps", steps, 1)
+    check_scalar("steps", steps, above=1)
     return _of_step(lambda tau: 1 / tau, steps=steps)
 
 
@@ -333,7 +313,7 @@ def from_half_life(steps: Strength) -> Schedule:
     References:
         The closed form of (1 − s)^h = 1/2.
     """
-    _check_above("steps", steps, 0)
+    check_scalar("steps", steps, above=0)
     return _of_step(_half_life_strength, steps=steps)
 
 
@@ -342,14 +322,6 @@ def _half_life_strength(half_life: Any) -> Any:
     if isinstance(half_life, int | float):
         return -math.expm1(-math.log(2) / half_life)
     return -jnp.expm1(-math.log(2) / half_life)
-
-
-def _check_above(name: str, value: Strength, least: float) -> None:
-    check_scalar(name, value)
-    known: Any = value.value if isinstance(value, Constant) else value
-    unknown = known is None or callable(known) or isinstance(known, jax.core.Tracer)
-    if not unknown and float(known) <= least:
-        raise ValueError(f"`{name}` must be > {least}; got {known}.")
 
 
 def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
@@ -380,9 +352,7 @@ def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
         Kosson, Messmer and Jaggi, *Rotational Equilibrium*, 2023, arXiv:2305.17212, Table 1
         (the equilibrium norm √(η / 2λ) solved for λ).
     """
-    check_scalar("rms", rms)
-    if isinstance(rms, int | float) and rms == 0:
-        raise ValueError("`rms` must be > 0, the root mean square to hold; got 0.")
+    check_scalar("rms", rms, above=0)
     return _of_step(lambda lr, rho: lr * lr / (2 * rho * rho), learning_rate=learning_rate, rms=rms)
 
 
@@ -416,7 +386,7 @@ def linear_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> S
         `--weight-decay-incr-style linear` of NVIDIA's Megatron-LM; `optax.linear_schedule`, with
         every argument traceable.
     """
-    _check_above("steps", steps, 0)
+    check_scalar("steps", steps, above=0)
     return _in_time(
         lambda t, start, end, n: _mixed(start, end, _progress(t, n)),
         init_value=init_value,
@@ -453,7 +423,7 @@ def cosine_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> S
         arXiv:2104.14294, appendix; `--weight-decay-incr-style cosine` of NVIDIA's Megatron-LM is
         the same curve.
     """
-    _check_above("steps", steps, 0)
+    check_scalar("steps", steps, above=0)
     return _in_time(
         lambda t, start, end, n: _mixed(end, start, (1 + jnp.cos(math.pi * _progress(t, n))) / 2),
         init_value=init_value,
@@ -488,7 +458,7 @@ def log_time(init_value: Strength, timescale: Strength) -> Schedule:
         Ferbach, Paquette, Gidel, Everett and Paquette, *Logarithmic-time Schedules for Scaling
         Language Models with Momentum*, 2026, arXiv:2602.05298 (ADANA).
     """
-    _check_above("timescale", timescale, 0)
+    check_scalar("timescale", timescale, above=0)
     return _in_time(
         lambda t, start, scale: start / (1 + t / scale), init_value=init_value, timescale=timescale
     )
@@ -546,7 +516,8 @@ def periodic(strength: Strength, every: int | jax.Array) -> Schedule:
         A schedule: count -> s'. For `decay_weights`; prox_weights shrinks by 1/(1 + s) instead.
 
     Raises:
-        ValueError: s is outside [0, 1], or k < 1 or fractional.
+        TypeError: k is not a whole number.
+        ValueError: s is outside [0, 1], or k < 1.
 
     Example:
         >>> [round(float(periodic(0.1, every=2)(t)), 3) for t in range(4)]
@@ -556,10 +527,9 @@ def periodic(strength: Strength, every: int | jax.Array) -> Schedule:
         The closed form of k decays in a row; lazy or delayed regularisation in the sparse setting.
     """
     schedule = as_schedule(strength)
-    if isinstance(schedule, Constant):
-        check_scalar("strength", schedule.value, most=1.0)
-    if not isinstance(every, jax.core.Tracer) and not (every >= 1 and every == every // 1):
-        raise ValueError(f"`every` must be a whole number of steps >= 1; got {every}.")
+    check_scalar("strength", schedule, most=1.0)
+    if not isinstance(every, jax.Array):
+        checks.whole("every", every)
 
     def step(count: Any) -> Any:
         s = jnp.minimum(schedule(count), 1)
@@ -665,10 +635,8 @@ def per_epoch(schedule: Schedule, steps_per_epoch: int | jax.Array) -> Schedule:
     References:
         The per-epoch rule η ← η (1 − decay) of introductory texts.
     """
-    if not callable(schedule):
-        raise TypeError(f"`schedule` must be a function of the epoch; got {schedule!r}.")
-    if not isinstance(steps_per_epoch, jax.core.Tracer) and not steps_per_epoch >= 1:
-        raise ValueError(f"`steps_per_epoch` must be >= 1; got {steps_per_epoch}.")
+    checks.function("schedule", schedule, advice="It maps the epoch to the value.")
+    checks.number("steps_per_epoch", steps_per_epoch, least=1)
     return lambda count: schedule(jnp.asarray(count) // steps_per_epoch)
 
 
@@ -701,7 +669,7 @@ def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarr
     else:
         with jax.ensure_compile_time_eval():
             try:
-                values = jax.jit(jax.vmap(strength))(counts)
+                values = jax.vmap(jax.jit(strength))(counts)  # compiled once for a schedule
             except jax.errors.JAXTypeError:  # branches on the count in Python: fit for eager loops
                 values = np.array([strength(count) for count in counts], np.float64)
     if isinstance(values, jax.core.Tracer):
@@ -728,8 +696,8 @@ def decay_budget(strength: Strength, steps: int) -> float:
         S.
 
     Raises:
-        ValueError: `steps` is not a whole number in [0, 2³¹).
-        TypeError: the strength depends on traced values.
+        ValueError: `steps` is outside [0, 2³¹).
+        TypeError: `steps` is not a whole number, or the strength depends on traced values.
 
     Example:
         >>> decay_budget(cosine_ramp(0.04, 0.4, steps=100), 100)
@@ -738,8 +706,7 @@ def decay_budget(strength: Strength, steps: int) -> float:
         21.82
     """
     schedule = as_schedule(strength)
-    if isinstance(steps, bool) or not (isinstance(steps, int | np.integer) and 0 <= steps < 2**31):
-        raise ValueError(f"`steps` must be a whole number in [0, 2**31); got {steps!r}.")
+    checks.whole("steps", steps, least=0, below=2**31)
     sums = []
     with jax.enable_x64(True):
         for start in range(0, int(steps), _CHUNK):
@@ -759,6 +726,9 @@ def checked_samples(
 ) -> np.ndarray | None:
     """Sample a schedule and raise where a value is not finite or outside [0, most].
 
+    Many schedules turn negative after the last step of the run they were made for. Where one is
+    negative from some step on and was positive before, it is taken for 0 there, as `at_step` does.
+
     Args:
         schedule: of a strength or rate.
         name: the argument's name, for the message.
@@ -768,30 +738,68 @@ def checked_samples(
         The samples, or None where they depend on traced values.
 
     Raises:
-        ValueError: a sampled value is not finite, negative, or larger than `most`.
+        ValueError: a sampled value is not finite, larger than `most`, or negative and larger
+            values follow.
+
+    Warns:
+        UserWarning: the schedule turns negative and stays so.
 
     Example:
-        >>> checked_samples(lambda count: 1.0 - count)
+        >>> checked_samples(lambda count: count - 1.0)
         Traceback (most recent call last):
-        ValueError: `strength` must be finite and >= 0 at every step; got -1 at step 2. ...
+        ValueError: `strength` must be finite and >= 0 at every step; got -1 at step 0. ...
     """
-    values = sampled(schedule)
-    if values is not None:
-        check_values(values, SAMPLED_COUNTS, name, most)
+    values, counts = sampled(schedule), SAMPLED_COUNTS
+    if values is None:
+        return None
+    end = np.max(np.flatnonzero(values > 0), initial=-1) + 1
+    if end and (values[end:] <= 0).all():
+        negative = counts[end:][values[end:] < _rounding(values)]
+        if len(negative):
+            warnings.warn(
+                f"`{name}` is negative from step {negative[0]} on and counts as 0 there. If the run "
+                "is longer, end the schedule at 0 where it should end: jnp.maximum(0, ...).",
+                stacklevel=2,
+            )
+        values = np.where(np.arange(len(values)) < end, values, 0)
+    check_values(values, counts, name, most)
     return values
+
+
+def at_step(schedule: Schedule, count: Any) -> Any:
+    """Evaluate a strength that `checked_samples` has seen: 0 where it has turned negative.
+
+    Args:
+        schedule: the strength.
+        count: t, int32.
+
+    Returns:
+        max(0, s(t)), with the slope of s at 0.
+
+    Example:
+        >>> float(at_step(lambda count: 0.5 - 0.1 * count, 9))
+        0.0
+    """
+    s = schedule(count)
+    if isinstance(schedule, Constant):
+        return s
+    return max(s, 0) if isinstance(s, int | float) else jnp.where(s < 0, 0, s)
 
 
 def check_values(
     values: np.ndarray, counts: np.ndarray, name: str = "strength", most: float = math.inf
 ) -> None:
     """Raise where a value is not finite or outside [0, most], naming the first such step."""
-    # a ramp to 0 computed in float32 may end a rounding error below it
-    least = -1e-6 * np.max(np.abs(values), where=np.isfinite(values), initial=0)
-    bad = ~(np.isfinite(values) & (values >= least) & (values <= most))
+    bad = ~(np.isfinite(values) & (values >= _rounding(values)) & (values <= most))
     if bad.any():
         bound = "finite and >= 0" if most == math.inf else f"in [0, {most:g}]"
         raise ValueError(
             f"`{name}` must be {bound} at every step; got {values[bad][0]:g} at step "
-            f"{counts[bad][0]}. Check the schedule, its arguments and the multipliers; steps up to "
-            "a million are looked at, so let it end at 0, as with jnp.maximum(0, ...)."
+            f"{counts[bad][0]}. Check the schedule, its arguments and the multipliers; "
+            "jnp.maximum(0, ...) ends a schedule at 0."
         )
+
+
+def _rounding(values: np.ndarray) -> Any:
+    """How far below 0 a ramp to 0 that is computed in float32 may end."""
+    return -1e-6 * np.max(values, where=np.isfinite(values), initial=0)
