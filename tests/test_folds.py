@@ -133,13 +133,13 @@ def test_scikit_learns_splitters_keep_their_splits():
             r"`groups` and `stratify` exclude each other",
         ),
         (lambda: holdout(3), ValueError, r"`n` must be >= 4"),
-        (lambda: holdout(10, "0.2"), ValueError, r"`fraction` must be a number .* got '0.2'"),
+        (lambda: holdout(10, "0.2"), TypeError, r"`fraction` must be .* got '0.2'"),
         (
             lambda: kfold(4, 2, groups=["a", None, "a", "b"]),
             TypeError,
             r"`groups` must hold labels of one kind, .* got NoneType, str",
         ),
-        (lambda: holdout(10, 1.0), ValueError, r"`fraction` must be a number in \(0, 1\); got 1.0"),
+        (lambda: holdout(10, 1.0), ValueError, r"`fraction` must be in \(0, 1\); got 1.0"),
         (lambda: holdout(10, float("nan")), ValueError, r"`fraction` must be .* got nan"),
         (lambda: time_folds(10, 5), ValueError, r"`k` must leave two .* at most 4 for 10"),
         (

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from wdjax._trees.checks import check_seed, check_whole, is_real
+from wdjax._trees import checks
 from wdjax._trees.paths import listed
 
 Array = np.ndarray[Any, Any]
@@ -110,8 +110,8 @@ def kfold(
         ((3, 2), [0, 1, 2, 3, 4, 5])
     """
     _check_parts(n, k)
-    check_whole("repeats", repeats)
-    check_seed("seed", seed)
+    checks.whole("repeats", repeats)
+    checks.whole("seed", seed, least=0)
     if groups is not None and stratify is not None:
         raise ValueError(
             "`groups` and `stratify` exclude each other; got both. For both at once use "
@@ -150,12 +150,11 @@ def holdout(n: int, fraction: float = 0.2, *, seed: int = 0) -> Folds:
         >>> holdout(10, 0.3).val.shape, holdout(10, 0.3).train.shape
         ((1, 3), (1, 7))
     """
-    check_whole("n", n)
-    check_seed("seed", seed)
+    checks.whole("n", n)
+    checks.whole("seed", seed, least=0)
     if n < 4:
         raise ValueError(f"`n` must be >= 4, two examples for each part; got {n}.")
-    if not (is_real(fraction) and 0.0 < fraction < 1.0):
-        raise ValueError(f"`fraction` must be a number in (0, 1); got {fraction!r}.")
+    checks.number("fraction", fraction, above=0, below=1)
     size = min(max(round(n * fraction), 2), n - 2)
     chosen = np.zeros(n, bool)
     chosen[np.random.default_rng(seed).permutation(n)[:size]] = True
@@ -185,8 +184,8 @@ def time_folds(n: int, k: int = 5) -> Folds:
         array([[2, 3],
                [4, 5]], dtype=int32)
     """
-    check_whole("n", n)
-    check_whole("k", k)
+    checks.whole("n", n)
+    checks.whole("k", k)
     size = n // (k + 1)
     if size < 2:
         raise ValueError(
@@ -260,8 +259,8 @@ def _check_reach(name: str, folds: Folds, n: int) -> None:
 
 
 def _check_parts(n: int, k: int) -> None:
-    check_whole("n", n)
-    check_whole("k", k)
+    checks.whole("n", n)
+    checks.whole("k", k)
     if k < 2:
         raise ValueError(f"`k` must be >= 2; got {k}. A single split is holdout(n).")
     if n < 2 * k:

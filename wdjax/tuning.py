@@ -21,7 +21,8 @@ from jax.scipy.sparse.linalg import cg
 from wdjax import schedules
 from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, require_params, widened
 from wdjax._lift.place import check_is_last, check_place
-from wdjax._trees.checks import check_finite, check_whole, common_axis
+from wdjax._trees import checks
+from wdjax._trees.checks import check_finite, common_axis
 from wdjax._trees.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.metrics import distinct
 from wdjax.penalties import Penalty, l2
@@ -135,7 +136,7 @@ def hyper_decay(
     schedule = schedules.as_schedule(strength)
     rules = check_rules(rules)
     low, high = _checked_bounds(bounds, init)
-    check_whole("every", every)
+    checks.whole("every", every)
     val_data, examples = _checked_data(val_loss, val_data, batch_size)
     if not isinstance(penalty, Penalty) or penalty.gradient is None:
         raise TypeError(f"`penalty` must be a penalty with a gradient; got {penalty!r}.")
@@ -294,7 +295,7 @@ def implicit_hypergrad(
         1998, doi:10.1007/3-540-49430-8_6; Pedregosa, *Hyperparameter Optimization
         with Approximate Gradient*, 2016, arXiv:1602.02355, Algorithm 1.
     """
-    check_whole("iterations", iterations)
+    checks.whole("iterations", iterations)
     schedules.check_scalar("damping", damping)
     params = jax.tree.map(widened, params)
     weight_decay = jax.tree.map(widened, weight_decay)
@@ -394,7 +395,7 @@ def _checked_data(val_loss: Any, val_data: PyTree, batch_size: int | None) -> tu
     examples = common_axis("val_data", val_data)
     check_finite("val_data", val_data)
     if batch_size is not None:
-        check_whole("batch_size", batch_size)
+        checks.whole("batch_size", batch_size)
         if batch_size > examples:
             raise ValueError(
                 f"`batch_size` must be at most {examples}, the validation examples; "

@@ -1,10 +1,14 @@
-"""What users hand in: counts and seeds, data as arrays of finite numbers, readings of a model.
+"""Checks of arguments: the one place, and one wording.
 
-Each check says what is wrong, where, and what to do, before anything is compiled.
+Each says which argument is wrong, what it must be, and what came, before anything is compiled.
+Read them with their module: `checks.number("rate", rate, least=0)`. They stand at the public door,
+once; inside, values are trusted.
 """
 
 import functools
-from collections.abc import Callable
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import chex
@@ -16,6 +20,224 @@ from wdjax._trees.devices import at_hand
 from wdjax._trees.paths import listed
 
 PyTree = Any
+
+_LIMITS = {"above": operator.gt, "least": operator.ge, "below": operator.lt, "most": operator.le}
+
+
+def number(
+    name: str,
+    x: Any,
+    *,
+    optional: bool = False,
+    many: bool = False,
+    advice: str = "",
+    **limits: float,
+) -> None:
+    """Refuse what is no finite real number in a range; traced values pass.
+
+    Args:
+        name: the argument to blame.
+        x: what should be a number, of Python, NumPy or JAX.
+        optional: whether None passes, too.
+        many: whether arrays of numbers pass, too.
+        advice: a last sentence, what to write instead.
+        **limits: the range: `above` or `least`, `below` or `most`.
+
+    Raises:
+        TypeError: it is no real number.
+        ValueError: it is not finite or out of range.
+
+    Example:
+        >>> number("decay", 1.0, least=0, below=1)
+        Traceback (most recent call last):
+        ValueError: `decay` must be in [0, 1); got 1.0.
+    """
+    if isinstance(x, jax.core.Tracer) or (optional and x is None):
+        return
+    is_number = is_real(x, many)
+    fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
+    if not fits:
+        wanted = _wanted("a finite number", limits) + ", or None" * optional
+        error = ValueError if is_number else TypeError
+        raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
+
+
+def whole(name: str, x: Any, least: int = 1, below: int | None = None) -> None:
+    """Refuse what is no whole number in a range, such as a count from 1 or a seed from 0.
+
+    Args:
+        name: the argument to blame.
+        x: what should be an int of Python or NumPy.
+        least: the smallest that is allowed.
+        below: all allowed are smaller; None: no limit.
+
+    Raises:
+        TypeError: it is no whole number, or traced.
+        ValueError: it is out of range.
+
+    Example:
+        >>> whole("every", 0)
+        Traceback (most recent call last):
+        ValueError: `every` must be a whole number >= 1; got 0.
+    """
+    limits = {"least": least} if below is None else {"least": least, "below": below}
+    is_whole = isinstance(x, int | np.integer) and not isinstance(x, bool)
+    if not (is_whole and _is_within(x, limits)):
+        advice = f' Under optax.inject_hyperparams name it: static_args=("{name}",).'
+        advice = advice if isinstance(x, jax.Array) else ""
+        error = ValueError if is_whole else TypeError
+        raise error(f"`{name}` must be {_wanted('a whole number', limits)}; got {x!r}.{advice}")
+
+
+def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
+    return all(np.all(_LIMITS[name](x, limit)) for name, limit in limits.items())
+
+
+def _wanted(kind: str, limits: Mapping[str, float]) -> str:
+    """`a finite number >= 0` with one limit, `in [0, 1)` with two."""
+    if len(limits) < 2:
+        signs = {"above": ">", "least": ">=", "below": "<", "most": "<="}
+        return " ".join([kind, *(f"{signs[name]} {limit:g}" for name, limit in limits.items())])
+    low, high = (limits[name] for name in sorted(limits, key=[*_LIMITS].index))
+    span = f"{'[' if 'least' in limits else '('}{low:g}, {high:g}{']' if 'most' in limits else ')'}"
+    return f"{kind.removeprefix('a finite number')} in {span}".strip()
+
+
+def is_real(x: Any, many: bool = False) -> bool:
+    """Whether a value is one real number, or an array of `many`, and no truth value."""
+    if isinstance(x, np.ndarray | np.number | jax.Array):
+        return (many or x.ndim == 0) and jnp.issubdtype(x.dtype, jnp.number) and jnp.isrealobj(x)
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def choice(name: str, x: Any, choices: Iterable[Any]) -> None:
+    """Refuse what is not among the choices.
+
+    Raises:
+        ValueError: naming them.
+
+    Example:
+        >>> choice("per", "layer", ("rule", "leaf"))
+        Traceback (most recent call last):
+        ValueError: `per` must be one of 'rule', 'leaf'; got 'layer'.
+    """
+    choices = list(choices)
+    if not (isinstance(x, str | None) and x in choices):
+        raise ValueError(f"`{name}` must be one of {listed(map(repr, choices))}; got {x!r}.")
+
+
+def flag(name: str, x: Any) -> None:
+    """Refuse what is neither True nor False, such as the word "no".
+
+    Raises:
+        TypeError: it is something else.
+
+    Example:
+        >>> flag("intercept", "no")
+        Traceback (most recent call last):
+        TypeError: `intercept` must be True or False; got 'no'.
+    """
+    if not isinstance(x, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False; got {x!r}.")
+
+
+def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        TypeError: it cannot.
+
+    Example:
+        >>> function("loss_fn", 3)
+        Traceback (most recent call last):
+        TypeError: `loss_fn` must be a function; got 3.
+    """
+    if not callable(x) and not (optional and x is None):
+        raise TypeError(
+            f"`{name}` must be a function{' or None' * optional}; got {x!r}."
+            f"{advice and ' ' + advice}"
+        )
+
+
+def optimizer(name: str, x: Any) -> None:
+    """Refuse what is no Optax optimizer or transformation.
+
+    Raises:
+        TypeError: it is something else, such as the function that builds one.
+
+    Example:
+        >>> import optax
+        >>> optimizer("optimizer", optax.adam)
+        Traceback (most recent call last):
+        TypeError: `optimizer` must be an Optax optimizer; got the function adam. ...
+    """
+    # not by class: optax.MultiSteps is none of Optax's own transformations
+    if all(callable(getattr(x, method, None)) for method in ("init", "update")):
+        return
+    title = getattr(x, "__name__", "")
+    if callable(x) and title.isidentifier():
+        raise TypeError(
+            f"`{name}` must be an Optax optimizer; got the function {title}. Call it: {title}(...)."
+        )
+    raise TypeError(f"`{name}` must be an Optax optimizer, such as wdjax.adamw(1e-3); got {x!r}.")
+
+
+def fractions(
+    what: str,
+    taken: Iterable[tuple[str, Any]],
+    advice: str = "Lower λ, check the law's units, or use wdjax.prox_weights.",
+) -> None:
+    """Refuse decay that takes all of a weight or more in one step: its sign would flip.
+
+    Args:
+        what: the argument, or product of arguments, to blame.
+        taken: (path, s m) pairs, the fraction that a step takes off; "" where no leaf is meant.
+            Traced fractions pass.
+        advice: what to do.
+
+    Raises:
+        ValueError: naming the largest fraction and the paths.
+
+    Example:
+        >>> fractions("`strength` times multiplier", [("kernel", 1.5), ("bias", 0.0)])
+        Traceback (most recent call last):
+        ValueError: `strength` times multiplier must be < 1, the fraction taken off in a step; it
+        reaches 1.5 for 'kernel' and would flip signs. Lower λ, ...
+    """
+    known = [(path, m) for path, m in taken if not isinstance(m, jax.core.Tracer)]
+    flipped = {path: float(m) for path, m in known if m >= 1}
+    if flipped:
+        where = listed(repr(path) for path in flipped if path)
+        raise ValueError(
+            f"{what} must be < 1, the fraction taken off in a step; it reaches "
+            f"{max(flipped.values()):g}{where and ' for ' + where} and would flip signs. {advice}"
+        )
+
+
+def tqdm_for(progress: bool | None) -> Any:
+    """Import tqdm, or return None where no bar is wanted.
+
+    Args:
+        progress: None wants a bar where stderr is a terminal and tqdm is there.
+
+    Raises:
+        ImportError: a bar is asked for and tqdm is missing.
+
+    Example:
+        >>> tqdm_for(False) is None
+        True
+    """
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if progress is None:
+            return None
+        raise ImportError(
+            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
+        ) from None
+    return tqdm
 
 
 def named_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
@@ -30,57 +252,6 @@ def kind_of(leaf: Any) -> str:
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         return type(leaf).__name__
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def is_real(value: Any) -> bool:
-    """Whether a value is one real number, no truth value."""
-    if isinstance(value, np.ndarray | np.number | jax.Array):
-        return value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number) and jnp.isrealobj(value)
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Refuse what is neither a number > 0 nor None; what is traced passes."""
-    if value is None or isinstance(value, jax.core.Tracer):
-        return
-    if not (is_real(value) and value > 0):
-        raise ValueError(f"`{name}` must be a number > 0, or None; got {value!r}.")
-
-
-def check_function(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what cannot be called."""
-    if not callable(value) and not (optional and value is None):
-        or_none = " or None" if optional else ""
-        raise TypeError(f"`{name}` must be a function{or_none}; got {value!r}.")
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Counts: whole numbers from one on."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        advice = f' Under optax.inject_hyperparams name it: static_args=("{name}",).'
-        advice = advice if isinstance(value, jax.Array) else ""
-        raise TypeError(f"`{name}` must be a whole number >= {least}; got {value!r}.{advice}")
-    if value < least:
-        raise ValueError(f"`{name}` must be a whole number >= {least}; got {value}.")
-
-
-def check_seed(name: str, value: Any) -> None:
-    """Refuse what is not a whole number from zero on.
-
-    Args:
-        name: the argument to blame.
-        value: what should be a seed.
-
-    Raises:
-        TypeError: it is not a whole number.
-        ValueError: it is negative.
-
-    Example:
-        >>> check_seed("seed", -1)
-        Traceback (most recent call last):
-        ValueError: `seed` must be a whole number >= 0; got -1.
-    """
-    check_whole(name, value, least=0)
 
 
 def common_axis(name: str, tree: PyTree) -> int:

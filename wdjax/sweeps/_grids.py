@@ -6,14 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax._trees.checks import (
-    check_seed,
-    check_whole,
-    check_widths,
-    is_real,
-    kind_of,
-    named_leaves,
-)
+from wdjax._trees import checks
+from wdjax._trees.checks import check_widths, is_real, kind_of, named_leaves
 from wdjax._trees.paths import listed
 
 PyTree = Any
@@ -76,7 +70,7 @@ def log_grid(low: float, high: float, n: int) -> Array:
         >>> log_grid(0.001, 10.0, 5)
         array([1.e-03, 1.e-02, 1.e-01, 1.e+00, 1.e+01])
     """
-    check_whole("n", n)
+    checks.whole("n", n)
     if n < 2:
         raise ValueError(f"`n` must be >= 2, both ends; got {n}.")
     _check_range("low", low, high)
@@ -109,8 +103,8 @@ def random(n: int, seed: int = 0, /, **spaces: Space) -> dict[str, Array]:
     References:
         Bergstra and Bengio, *Random Search for Hyper-Parameter Optimization*, JMLR 13, 2012.
     """
-    check_whole("n", n)
-    check_seed("seed", seed)
+    checks.whole("n", n)
+    checks.whole("seed", seed, least=0)
     if not spaces:
         raise ValueError(
             "`spaces` must name at least one hyperparameter, as in "

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.checks import check_data, check_seed, check_whole
+from wdjax._trees import checks
+from wdjax._trees.checks import check_data
 from wdjax.folds import Folds, check_folds
 from wdjax.sweeps import _checks, _chunks, _program
 from wdjax.sweeps._functions import Gaps, Job, is_build, make_job
@@ -143,11 +144,11 @@ def sweep(
     check_folds(folds, check_data("data", data))
     gaps = _check_batches(folds, epochs, batch_size)
     job = make_job(build, init, loss, metric, hparams, keep=keep_params, gaps=gaps)
-    check_whole("evals", evals)
+    checks.whole("evals", evals)
     if evals > epochs:
         raise ValueError(f"`evals` must be at most `epochs`, {epochs}; got {evals}.")
     if chunk is not None:
-        check_whole("chunk", chunk)
+        checks.whole("chunk", chunk)
     when = np.round(np.arange(1, evals + 1) * (epochs / evals)).astype(int)
     mesh = _chunks.mesh_over(devices, count)
     shared = _program.share(
@@ -329,7 +330,7 @@ def refit(
     """
     hparams = jax.tree.map(lambda x: np.asarray(x)[None], selection.hparams)
     check_hparams(hparams)
-    check_seed("seed", seed)
+    checks.whole("seed", seed, least=0)
     epochs = selection.epoch if epochs is None else epochs
     rows = np.arange(check_data("data", data), dtype=np.int32)[None]
     nothing = np.zeros((1, 1), np.int32)
@@ -377,13 +378,13 @@ def _ranked(val: Array) -> Array:
 
 def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> Gaps:
     """What the batches of some folds lack."""
-    check_whole("epochs", epochs)
+    checks.whole("epochs", epochs)
     sizes = (np.asarray(folds.train_weights) > 0).sum(axis=1)
     # the table of rows may be wider than these folds, of which some were taken out
     widths = np.append(sizes, np.shape(folds.train)[1])
     if batch_size is None:
         return Gaps.NONE if len(set(widths.tolist())) == 1 else Gaps.SHORT
-    check_whole("batch_size", batch_size)
+    checks.whole("batch_size", batch_size)
     if batch_size > sizes.max():
         raise ValueError(
             f"`batch_size` must be at most the largest training part, {sizes.max()}; got "
@@ -395,9 +396,9 @@ def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> Gaps:
 
 
 def _check_rungs(count: int, epochs: Any, eta: Any, rungs: Any) -> None:
-    check_whole("epochs", epochs)
+    checks.whole("epochs", epochs)
     for name, value in {"eta": eta, "rungs": rungs}.items():
-        check_whole(name, value)
+        checks.whole(name, value)
         if value < 2:
             raise ValueError(f"`{name}` must be >= 2; got {value}.")
     least = eta ** (rungs - 1)
@@ -411,7 +412,7 @@ def _check_rungs(count: int, epochs: Any, eta: Any, rungs: Any) -> None:
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     if isinstance(seeds, int | np.integer):
-        check_whole("seeds", seeds)
+        checks.whole("seeds", seeds)
         return list(range(int(seeds)))
     chosen = np.asarray(seeds)
     if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or chosen.size == 0 or chosen.min() < 0:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.checks import as_arrays, check_seed, check_whole, common_axis
+from wdjax._trees import checks
+from wdjax._trees.checks import as_arrays, common_axis
 
 PyTree = Any
 Draw = Callable[[int, int], tuple[PyTree, np.ndarray, np.ndarray]]
@@ -40,7 +41,7 @@ def from_memory(
             "`batch_size` must be given for data in memory. A list of batches counts as data in "
             "memory: pass iter(batches) to train on one after the other."
         )
-    check_whole("batch_size", batch_size)
+    checks.whole("batch_size", batch_size)
     if batch_size > size:
         raise ValueError(
             f"`batch_size` must be at most the number of examples, {size}; got {batch_size}."
@@ -49,7 +50,7 @@ def from_memory(
         raise ValueError(
             f"exactly one of `epochs` and `steps` must be given; got {epochs=} and {steps=}."
         )
-    check_seed("seed", seed)
+    checks.whole("seed", seed, least=0)
     per_epoch = -(-size // batch_size)
     capacity = max(1, min(chunk, _INDICES // batch_size))
     # a function of N alone, so that the order does not depend on the batch size

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wdjax._trees.checks import check_function, check_whole, checked_readings, kind_of
+from wdjax._trees import checks
+from wdjax._trees.checks import checked_readings, kind_of
 from wdjax._trees.devices import cut_rows, require_global, spans_processes, take_rows
 from wdjax.training._batches import Draw, Stream, from_memory, from_stream, is_stream
 from wdjax.training._states import check_not_used_up
@@ -122,7 +123,7 @@ def fit(
         (array([0, 1, 2, 3, 4, 5]), array([9.    , 2.25  , 0.5625], dtype=float32))
     """
     for name, function in {"step": step, "evaluate": evaluate, "on_chunk": on_chunk}.items():
-        check_function(name, function, optional=name != "step")
+        checks.function(name, function, optional=name != "step")
     _check_options(evaluate, epochs=epochs, steps=steps, eval_every=eval_every, chunk=chunk)
     if not isinstance(state, TrainState):
         raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
@@ -342,7 +343,7 @@ def _next_stop(reached: int, goal: int | None, eval_every: int | None) -> int:
 def _check_options(evaluate: Any, **numbers: int | None) -> None:
     for name, value in numbers.items():
         if value is not None:
-            check_whole(name, value)
+            checks.whole(name, value)
     if evaluate is None and numbers["eval_every"] is not None:
         raise ValueError("`eval_every` needs `evaluate`; got `evaluate=None`.")
 

@@ -17,14 +17,8 @@ import optax
 from jax import lax
 
 from wdjax._lift.leaves import applied, widened
-from wdjax._trees.checks import (
-    check_function,
-    check_positive,
-    check_whole,
-    common_axis,
-    kind_of,
-    named_leaves,
-)
+from wdjax._trees import checks
+from wdjax._trees.checks import common_axis, kind_of, named_leaves
 from wdjax._trees.devices import beside, copied, every_nth
 from wdjax._trees.paths import listed
 from wdjax.metrics import collected
@@ -93,7 +87,7 @@ class TrainState(NamedTuple):
             Traceback (most recent call last):
             TypeError: `params` must hold floating-point arrays only; got int32[3] at 'ids'. ...
         """
-        _check_optimizer(optimizer)
+        checks.optimizer("optimizer", optimizer)
         check_key(key)
         wrong = [
             f"{kind_of(x)} at '{path}'" for path, x in named_leaves(params) if not _is_inexact(x)
@@ -174,10 +168,10 @@ def make_train_step(
         >>> float(state.params["w"]), float(metrics["loss"]), float(metrics["grad_norm"])
         (3.0, 9.0, 6.0)
     """
-    check_whole("accumulate", accumulate)
-    check_function("loss_fn", loss_fn)
-    _check_optimizer(optimizer)
-    check_positive("max_grad_norm", max_grad_norm)
+    checks.whole("accumulate", accumulate)
+    checks.function("loss_fn", loss_fn)
+    checks.optimizer("optimizer", optimizer)
+    checks.number("max_grad_norm", max_grad_norm, above=0, optional=True)
     _check_shapes(batch_spec)
     names = set(inspect.signature(loss_fn).parameters) - set(getattr(loss_fn, "keywords", ()))
     extras = tuple(name for name in ("model_state", "key") if name in names)
@@ -296,15 +290,6 @@ def _norm(tree: PyTree) -> jax.Array:
 def _shrunk(shrink: jax.Array, g: jax.Array) -> jax.Array:
     wide = widened(g)
     return (wide * shrink.astype(wide.dtype)).astype(g.dtype)
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    # not by class: optax.MultiSteps is none of Optax's own transformations
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise TypeError(
-            f"`optimizer` must be an Optax transformation, such as wdjax.adamw(1e-3); got "
-            f"{optimizer!r}."
-        )
 
 
 def _check_shapes(spec: PyTree) -> None:
