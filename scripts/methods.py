@@ -65,7 +65,7 @@ HELPERS = {
     "gates": set(),
     "anchors": {"Anchor", "as_anchor"},
     "schedules": {"Constant", "as_schedule", "check_scalar", "sampled", "decay_budget",
-                  "checked_samples", "check_values"},
+                  "checked_samples", "check_values", "at_step"},
     "adaptive": {"with_grad"},
     "precision": {"CompensatedState", "RoundedState"},
     "transforms": {"DecayState", "swallowed_below"},
@@ -393,8 +393,7 @@ Weaker, or decided by us:
 - The formulas come from public code and from those parts of the papers that were at hand, not
   from every full text: a cited equation number may be off by one. AdaDecay and AWD were read in
   other people's code only, Huber decay (AdamHD) in its abstract, with a proximal map derived
-  here. Weight norm control's equation is the one that its text determines. The constant 1.084 of
-  `power_lines` was not checked.
+  here. Weight norm control's equation is the one that its text determines.
 - `radial_brake` and `update_floor` come from public training records, without a paper.
 - `gates.cosine` decides for each group, AdamP once for the whole leaf; `project_radial` does the
   latter. `cpr` is a soft bound, and its pull is capped at nine tenths of the way to the minimum.

@@ -753,17 +753,17 @@ def checked_samples(
     if values is None:
         return None
     end = np.max(np.flatnonzero(values > 0), initial=-1) + 1
-    if end and (values[end:] <= 0).all():
-        negative = counts[end:][values[end:] < _rounding(values)]
-        if len(negative):
-            warnings.warn(
-                f"`{name}` is negative from step {negative[0]} on and counts as 0 there. If the run "
-                "is longer, end the schedule at 0 where it should end: jnp.maximum(0, ...).",
-                stacklevel=2,
-            )
-        values = np.where(np.arange(len(values)) < end, values, 0)
-    check_values(values, counts, name, most)
-    return values
+    used = np.where(np.arange(len(values)) < end, values, 0) if end else values
+    used = used if (values[end:] <= 0).all() else values  # NaN is no end
+    check_values(used, counts, name, most)
+    negative = counts[values - used < _rounding(values)]
+    if len(negative):
+        warnings.warn(
+            f"`{name}` is negative from step {negative[0]} on and counts as 0 there. If the run "
+            "is longer, end the schedule at 0 where it should end: jnp.maximum(0, ...).",
+            stacklevel=3,
+        )
+    return used
 
 
 def at_step(schedule: Schedule, count: Any) -> Any:
