@@ -1,7 +1,7 @@
-"""What λ becomes when the batch, the data, the learning rate or the width changes.
+"""How λ changes with the batch, the data, the learning rate and the width.
 
-Small functions of numbers, which may be arrays and may be traced. They carry over what a good λ
-did elsewhere: its averaging timescale, or the fraction that it takes off in a step.
+Small functions of numbers, which may be arrays and may be traced. They keep what a good λ did
+elsewhere: its averaging timescale, or the fraction that it takes off in a step.
 """
 
 import re

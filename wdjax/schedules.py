@@ -125,7 +125,7 @@ def fixed(weight_decay: Strength, learning_rate: Any = None) -> Schedule:
 
     Args:
         weight_decay: λ, the fraction taken off per step, in [0, 1).
-        learning_rate: ignored; present so that `fixed` can stand wherever a law is expected.
+        learning_rate: ignored; present so that `fixed` can be used as a law.
 
     Returns:
         A schedule: count -> s.
@@ -201,7 +201,7 @@ def schedule_scaled(weight_decay: Strength, learning_rate: Strength, peak: Stren
 
 
 def corrected(weight_decay: Strength, learning_rate: Strength, peak: Strength) -> Schedule:
-    """Strength that keeps the equilibrium norm of normalised layers while η(t) changes (AdamC).
+    """Strength that keeps the equilibrium norm of normalized layers while η(t) changes (AdamC).
 
         s(t) = λ η(t)² / η̄
 
@@ -331,8 +331,8 @@ def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
 
     Random unit-RMS updates add η² to the mean square in each step and decay takes 2 s ρ² off;
     the two balance at RMS ρ. Valid for small s and steps that are noise of unit RMS, as are Adam's
-    with its momentum counted in. Lion's agree for longer: its weights settle at √M times ρ, with M
-    from `dynamics.lion_memory`, 6.8 times for small s, so ask for ρ/√M.
+    with its momentum counted in. Lion's steps stay correlated for longer: its weights settle at √M
+    times ρ, with M from `dynamics.lion_memory`, 6.8 times for small s, so ask for ρ/√M.
 
     Args:
         learning_rate: η, a number or schedule.
@@ -356,7 +356,7 @@ def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
     return _of_step(lambda lr, rho: lr * lr / (2 * rho * rho), learning_rate=learning_rate, rms=rms)
 
 
-# Weight decay that changes while training: λ(t), for a law, or a strength as it stands.
+# Weight decay that changes during training: λ(t) for a law, or a finished strength.
 
 
 def linear_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> Schedule:
@@ -524,7 +524,7 @@ def periodic(strength: Strength, every: int | jax.Array) -> Schedule:
         [0.0, 0.19, 0.0, 0.19]
 
     References:
-        The closed form of k decays in a row; lazy or delayed regularisation in the sparse setting.
+        The closed form of k decays in a row; lazy or delayed regularization in the sparse setting.
     """
     schedule = as_schedule(strength)
     check_scalar("strength", schedule, most=1.0)
@@ -681,7 +681,7 @@ def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarr
 
 
 def decay_budget(strength: Strength, steps: int) -> float:
-    """Sum up the strength over a run: compare schedules at equal budgets, or strength confounds.
+    """Sum the strength over a run, to compare schedules at equal budgets.
 
         S = Σ_{t < T} s(t),   and an untouched weight keeps about e^(−S)
 
@@ -714,8 +714,8 @@ def decay_budget(strength: Strength, steps: int) -> float:
             values = sampled(schedule, counts)
             if values is None:
                 raise TypeError(
-                    "`strength` must be known to be summed up; got one that depends on traced "
-                    "values. Call decay_budget outside of jit, vmap and grad."
+                    "`strength` must be known, to be summed; got one that depends on traced "
+                    "values. Call decay_budget outside jit, vmap and grad."
                 )
             sums.append(math.fsum(values))
     return math.fsum(sums)
@@ -754,7 +754,7 @@ def checked_samples(
         return None
     end = np.max(np.flatnonzero(values > 0), initial=-1) + 1
     used = np.where(np.arange(len(values)) < end, values, 0) if end else values
-    used = used if (values[end:] <= 0).all() else values  # NaN is no end
+    used = used if (values[end:] <= 0).all() else values  # NaN is not an end
     check_values(used, counts, name, most)
     negative = counts[values - used < _rounding(values)]
     if len(negative):

@@ -2,7 +2,7 @@
 
 A step over 2,000 small leaves costs a kernel for each, to compile and to start. `stack` holds the
 leaves of one shape in one array, `unstack` gives them back, and `stacked` runs an optimizer on
-stacks as if each leaf stood alone: the same numbers, the same rules by path, one kernel a stack.
+stacks as if each leaf were alone: the same numbers, the same rules by path, one kernel a stack.
 """
 
 import math
@@ -118,7 +118,7 @@ def stack_like(template: Any, tree: Any) -> Any:
 
 
 def stacked(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Let an optimizer work on stacks as if each leaf stood alone.
+    """Let an optimizer work on stacks as if each leaf were alone.
 
         unstack(stacked(o).update(g, z, θ)) = o.update(unstack(g), unstack(z), unstack(θ))
 
@@ -181,7 +181,7 @@ def _other_kinds(wanted: Any, found: Any) -> str:
 
 
 def _leaf_by_leaf(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of trees as if the leaves of each stack stood alone."""
+    """Call a function of trees as if the leaves of each stack were alone."""
     layouts = {node.layout for node in paths.nodes(args, is_stacked)}
     if not layouts:
         return function(*args)

@@ -45,11 +45,11 @@ class Layout:
 class Stacked:
     """A tree whose leaves of one shape share an array: a pytree of its stacks.
 
-    Save `unstack(...)` of it: `flax.serialization` takes no such class, and the tree fits any other
-    stacking, too.
+    Save `unstack(...)` of it: `flax.serialization` does not take this class, and the plain tree
+    fits any other stacking.
 
     Attributes:
-        stacks: one array (n, *shape) for n equal leaves; a leaf without its like stays as it is.
+        stacks: one array (n, *shape) for n equal leaves; a leaf of a unique kind stays as it is.
         layout: where each leaf lies; static.
     """
 

@@ -55,8 +55,8 @@ def keras_sgd(
         b ← μ b − η g,  θ⁺ = (1 − η λ) θ + b
 
     Args:
-        learning_rate: η, a number or a schedule of the step. The momentum remembers the rates of
-            its time; in PyTorch the rate multiplies the momentum.
+        learning_rate: η, a number or a schedule of the step. Each step enters the momentum with the
+            rate of its own time; in PyTorch the rate multiplies the momentum.
         momentum: μ in [0, 1].
         nesterov: step along μ b − η g.
         weight_decay: λ, None for none.
@@ -288,8 +288,8 @@ def keras_rmsprop(
         v ← ρ v + (1 − ρ) g²,  b ← μ b + η g / √(v + ε),  θ⁺ = (1 − η λ) θ − b
 
     Args:
-        learning_rate: η, a number or a schedule of the step. The momentum remembers the rates of
-            its time.
+        learning_rate: η, a number or a schedule of the step. Each step enters the momentum with the
+            rate of its own time.
         rho: ρ in [0, 1).
         momentum: μ in [0, 1].
         epsilon: ε, inside the root.

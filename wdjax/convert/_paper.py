@@ -36,7 +36,7 @@ def paper_adamw(
     rules: Rules = EVERYTHING,
     **unknown: Any,
 ) -> Converted:
-    """AdamW as its paper has it, which is not PyTorch's: λ is not multiplied by α.
+    """AdamW as in its paper, unlike PyTorch's: λ is not multiplied by α.
 
         θ⁺ = θ − η_t (α m̂ / (√v̂ + ε) + λ θ)
 
@@ -83,7 +83,7 @@ def paper_sgdw(
     rules: Rules = EVERYTHING,
     **unknown: Any,
 ) -> Converted:
-    """SGDW as its paper has it: λ is not multiplied by α, and the momentum holds its rates.
+    """SGDW as in its paper: λ is not multiplied by α, and the momentum holds its rates.
 
         m ← β₁ m + η_t α g,  θ⁺ = θ − m − η_t λ θ
 

@@ -79,8 +79,8 @@ def timm_layer_decay(
             claims is layer L, the head, with scale 1.
         layer_decay: d in [0, 1].
         min_scale: the smallest scale, >= 0.
-        **unknown: no_opt_scale and the fallback lists have no equivalent here; the decay of the
-            weights is the business of `timm_weight_decay`.
+        **unknown: no_opt_scale and the fallback lists have no equivalent here; for the decay
+            of the weights use `timm_weight_decay`.
 
     Returns:
         Groups for the functions of this module: `torch_adamw(groups=timm_layer_decay(...),

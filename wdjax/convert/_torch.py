@@ -268,8 +268,8 @@ def torch_adagrad(
         initial_accumulator_value: a at the start (0; Optax has 0.1).
         eps: ε, outside the root.
         maximize: maximize the loss: −g in place of g.
-        groups: (selector, settings) pairs, as in `torch_sgd`; PyTorch starts a where the optimizer
-            says, whatever a group says.
+        groups: (selector, settings) pairs, as in `torch_sgd`; PyTorch takes the start of a from the
+            optimizer and ignores that of a group.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, differentiable; they change no step.
 
@@ -322,7 +322,7 @@ def torch_rmsprop(
 
     Args:
         lr: η, a number or a schedule of the step. It multiplies the momentum; in Keras and in
-            `optax.rmsprop` the momentum remembers the rates of its time.
+            `optax.rmsprop` each step enters the momentum with the rate of its own time.
         alpha: α, in [0, 1) (0.99; Optax has 0.9).
         eps: ε, outside the root.
         weight_decay: λ, in the gradient.

@@ -238,7 +238,7 @@ def expected_rms(prediction: Prediction, start_rms: Number) -> Number:
 
         ρ²⁺ = (1 − s)² ρ² + η² q² + 2 η q c      c⁺ = x (c + η q)      x = (M − 1)/(M + 1)
 
-    c is what past steps say about the next one. Where gradients shrink as 1/‖θ‖, q/ρ stands for q.
+    c is what past steps say about the next one. Where gradients shrink as 1/‖θ‖, read q/ρ for q.
     Lion forgets otherwise, as β₂ᵏ, and its momentum starts at 0: in its first 5/(1 − β₂) steps
     weights grow more slowly than this says, at first half as fast. Adam's first steps are longer
     than its later ones, RMS 1 in place of q: in a run that starts near 0, or that has decayed

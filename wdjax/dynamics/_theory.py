@@ -504,7 +504,7 @@ def sgd(
                              coupled: s = ηλ/(1 − α), M by `coupled_memory`
 
     If coupled, the weights are an autoregression of second order, and turn by √(2ηλ/(1 + α)) in a
-    step. With σ = γ/ρ, as for weights before a normalisation, the RMS settles at
+    step. With σ = γ/ρ, as for weights before a normalization, the RMS settles at
     (η γ²/(2λ(1 − α)))^¼ if coupled and (η γ²/(2λ(1 − α)²))^¼ if not. Nesterov's momentum is not
     covered: its steps are √((1 − α²)(1 + α)² + α⁴) times as long, 1.16 at α = 0.9, and turn more.
 

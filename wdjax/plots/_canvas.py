@@ -8,7 +8,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe & Ito, Color Universal Design, 2008: told apart with every common colour blindness. Line
+# Okabe & Ito, Color Universal Design, 2008: told apart with every common color blindness. Line
 # styles and markers change as well, for print in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
