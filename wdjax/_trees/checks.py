@@ -5,21 +5,18 @@ Read them with their module: `checks.number("rate", rate, least=0)`. They stand 
 once; inside, values are trusted.
 """
 
-import functools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.devices import at_hand
-from wdjax._trees.paths import listed
-
-PyTree = Any
+from wdjax._trees import PyTree
+from wdjax._trees.devices import at_hand, spans_processes
+from wdjax._trees.paths import entries, listed
 
 _LIMITS = {"above": operator.gt, "least": operator.ge, "below": operator.lt, "most": operator.le}
 
@@ -62,14 +59,24 @@ def number(
         raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
 
 
-def whole(name: str, x: Any, least: int = 1, below: int | None = None) -> None:
+def whole(
+    name: str,
+    x: Any,
+    least: int = 1,
+    *,
+    most: int | None = None,
+    optional: bool = False,
+    advice: str = "",
+) -> None:
     """Refuse what is no whole number in a range, such as a count from 1 or a seed from 0.
 
     Args:
         name: the argument to blame.
         x: what should be an int of Python or NumPy.
         least: the smallest that is allowed.
-        below: all allowed are smaller; None: no limit.
+        most: the largest that is allowed; None: no limit.
+        optional: whether None passes, too.
+        advice: a last sentence, what to write instead.
 
     Raises:
         TypeError: it is no whole number, or traced.
@@ -80,13 +87,14 @@ def whole(name: str, x: Any, least: int = 1, below: int | None = None) -> None:
         Traceback (most recent call last):
         ValueError: `every` must be a whole number >= 1; got 0.
     """
-    limits = {"least": least} if below is None else {"least": least, "below": below}
+    limits = {"least": least} if most is None else {"least": least, "most": most}
     is_whole = isinstance(x, int | np.integer) and not isinstance(x, bool)
-    if not (is_whole and _is_within(x, limits)):
-        advice = f' Under optax.inject_hyperparams name it: static_args=("{name}",).'
-        advice = advice if isinstance(x, jax.Array) else ""
+    if not (is_whole and _is_within(x, limits)) and not (optional and x is None):
+        if isinstance(x, jax.Array):
+            advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
+        wanted = _wanted("a whole number", limits) + ", or None" * optional
         error = ValueError if is_whole else TypeError
-        raise error(f"`{name}` must be {_wanted('a whole number', limits)}; got {x!r}.{advice}")
+        raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
 
 
 def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
@@ -97,9 +105,9 @@ def _wanted(kind: str, limits: Mapping[str, float]) -> str:
     """`a finite number >= 0` with one limit, `in [0, 1)` with two."""
     if len(limits) < 2:
         signs = {"above": ">", "least": ">=", "below": "<", "most": "<="}
-        return " ".join([kind, *(f"{signs[name]} {limit:g}" for name, limit in limits.items())])
+        return " ".join([kind, *(f"{signs[name]} {limit}" for name, limit in limits.items())])
     low, high = (limits[name] for name in sorted(limits, key=[*_LIMITS].index))
-    span = f"{'[' if 'least' in limits else '('}{low:g}, {high:g}{']' if 'most' in limits else ')'}"
+    span = f"{'[' if 'least' in limits else '('}{low}, {high}{']' if 'most' in limits else ')'}"
     return f"{kind.removeprefix('a finite number')} in {span}".strip()
 
 
@@ -242,70 +250,105 @@ def tqdm_for(progress: bool | None) -> Any:
 
 def named_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
     """(path, leaf) pairs; the path reads `layer/0/kernel`, and `.` for a tree that is one leaf."""
-    pairs = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-    return [(name(keys) or ".", leaf) for keys, leaf in pairs]
+    return [("/".join(parts) or ".", leaf) for parts, _, leaf in entries(tree, is_leaf)]
 
 
 def kind_of(leaf: Any) -> str:
     """`float32[3,4]` for an array, the type's name for anything else."""
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         return type(leaf).__name__
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    masked = "masked " * isinstance(leaf, np.ma.MaskedArray)
+    return f"{masked}{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def common_axis(name: str, tree: PyTree) -> int:
-    """The length of the leading axis, which all entries must share."""
-    entries = named_leaves(tree)
-    if not entries:
-        raise ValueError(f"`{name}` must hold at least one array; got {tree!r}.")
-    arrays = [x for _, x in entries]
-    for path, x in entries:
-        rule = f"{name} entry '{path}' must have a leading axis, not empty; got shape {x.shape}."
-        chex.assert_axis_dimension_gt(x, 0, 0, custom_message=rule, exception_type=ValueError)
-    sizes = listed([f"{path}: {len(x)}" for path, x in entries])
-    rule = f"{name} entries must share the leading axis; got {sizes}."
-    chex.assert_equal_shape_prefix(arrays, 1, custom_message=rule, exception_type=ValueError)
-    return len(arrays[0])
-
-
-def check_data(name: str, data: Any) -> int:
-    """Refuse what is no data: arrays of finite values with one leading axis.
+def leaves(
+    name: str,
+    tree: PyTree,
+    holds: Callable[[Any], Any],
+    what: str,
+    advice: str = "",
+    **options: Any,
+) -> None:
+    """Refuse a tree with other leaves, naming them.
 
     Args:
         name: the argument to blame.
-        data: what should be a pytree of arrays with N rows.
-
-    Returns:
-        N.
+        tree: a pytree.
+        holds: tells a leaf that is right.
+        what: what leaves must be.
+        advice: a last sentence, what to do.
+        **options: `is_leaf`.
 
     Raises:
-        TypeError: a leaf is not an array.
-        ValueError: the lengths differ; a value is not finite, or a whole number too large for JAX.
+        TypeError: a leaf is something else.
+
+    Example:
+        >>> leaves("params", {"ids": np.arange(3)}, lambda x: x.dtype.kind == "f", "floats")
+        Traceback (most recent call last):
+        TypeError: `params` must hold floats; got int64[3] at 'ids'.
+    """
+    wrong = [
+        f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree, **options) if not holds(x)
+    ]
+    if wrong:
+        raise TypeError(f"`{name}` must hold {what}; got {listed(wrong)}.{advice and ' ' + advice}")
+
+
+def arrays(name: str, tree: PyTree) -> None:
+    """Refuse lists, texts, dates, and NumPy's masked arrays, whose mask JAX would drop."""
+    leaves(
+        name, tree, _is_plain, "plain arrays of numbers",
+        "Make arrays of lists, numbers of texts and dates; fill masked entries or drop their rows.",
+    )  # fmt: skip
+
+
+def _is_plain(x: Any) -> bool:
+    is_masked = isinstance(x, np.ma.MaskedArray)
+    return isinstance(x, jax.Array) or (
+        isinstance(x, np.ndarray) and not is_masked and x.dtype.kind not in "OSUMm"
+    )
+
+
+def as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
+    """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
+
+    def leaf(x: Any) -> Any:
+        is_known = isinstance(x, jax.Array | np.ma.MaskedArray) or not hasattr(x, "__array__")
+        return x if is_known else convert(x)
+
+    converted = jax.tree.map(leaf, tree)
+    arrays(name, converted)
+    check_widths(name, converted)
+    return converted
+
+
+def common_axis(name: str, tree: PyTree) -> int:
+    """The length of the leading axis, which all arrays must share."""
+    shapes = [(path, jnp.shape(x)) for path, x in named_leaves(tree)]
+    lengths = {shape[:1] for _, shape in shapes}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
+        raise ValueError(
+            f"`{name}` must hold arrays with as many rows each, one at least; got {found}."
+        )
+    return int(lengths.pop()[0])
+
+
+def check_data(name: str, data: Any) -> int:
+    """Refuse data that are no arrays of finite numbers with N rows each; return N.
 
     Example:
         >>> check_data("data", {"x": np.zeros((3, 2)), "y": np.zeros(3)})
         3
     """
-    arrays = np.ndarray | jax.Array
-    entries = named_leaves(data)
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in entries if not isinstance(x, arrays)]
-    if wrong:
-        raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
+    arrays(name, data)
     check_finite(name, data)
     check_widths(name, data)
     return common_axis(name, data)
 
 
 def check_finite(name: str, tree: Any) -> None:
-    """Refuse NaN and infinity, and what would be infinite in JAX's dtype; what is traced passes.
-
-    Args:
-        name: the argument to blame.
-        tree: a pytree of arrays.
-
-    Raises:
-        ValueError: a value is not finite.
+    """Refuse NaN and infinity, and what would be infinite in JAX's dtype; traced values pass.
 
     Example:
         >>> check_finite("data", {"x": np.array([[1.0, np.nan]])})
@@ -322,10 +365,9 @@ def check_finite(name: str, tree: Any) -> None:
             if np.isfinite(values.sum()):  # much faster, and nearly always so
                 continue
         values = np.asarray(values)
-        wrong = np.argwhere(~np.isfinite(values))
-        if len(wrong):
-            place = f"[{', '.join(map(str, wrong[0]))}]"
-            place = f"at {place}" if path == "." else f"in '{path}' at {place}"
+        wrong = np.argwhere(~np.isfinite(values)).tolist()
+        if wrong:
+            place = f"at {wrong[0]}" if path == "." else f"in '{path}' at {wrong[0]}"
             raise ValueError(
                 f"`{name}` must be finite; got {values[tuple(wrong[0])]} {place}, "
                 f"and {len(wrong)} in all. Drop or fill in these examples."
@@ -335,69 +377,62 @@ def check_finite(name: str, tree: Any) -> None:
 def check_widths(name: str, tree: Any) -> None:
     """Refuse whole numbers too large for JAX's dtype, which would become others without a word.
 
-    Args:
-        name: the argument to blame.
-        tree: a pytree of arrays.
-
-    Raises:
-        ValueError: a number does not fit.
-
     Example:
         >>> check_widths("data", {"id": np.array([7, 2**32])})
         Traceback (most recent call last):
         ValueError: `data` must fit int32, in which JAX computes; got 4294967296 in 'id'. Encode ...
     """
     for path, x in named_leaves(tree):
-        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-        if x.dtype.kind not in "iu" or dtype.itemsize == x.dtype.itemsize or not x.size:
+        if isinstance(x, jax.Array) or x.dtype.kind not in "iu" or not x.size:
             continue
-        limits = np.iinfo(dtype)
-        for value in (int(x.min()), int(x.max())):
-            if not limits.min <= value <= limits.max:
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        for value in (int(x.min()), int(x.max())) if dtype != x.dtype else ():
+            if not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
                 raise ValueError(
                     f"`{name}` must fit {dtype}, in which JAX computes; got {value} in '{path}'. "
                     "Encode this column, drop it, or set jax.config.update('jax_enable_x64', True)."
                 )
 
 
-def as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
-    """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree)
-             if not hasattr(x, "__array__")]  # fmt: skip
-    if wrong:
-        raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
-    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else convert(x), tree)
-    on_host = [(path, x) for path, x in named_leaves(arrays) if not isinstance(x, jax.Array)]
-    wrong = [f"{x.dtype} at '{path}'" for path, x in on_host if x.dtype.kind in "OSUMm"]
-    if wrong:
-        raise TypeError(
-            f"`{name}` must hold numbers; got {listed(wrong)}. Encode these columns, or drop them."
-        )
-    check_widths(name, dict(on_host))
-    return arrays
-
-
 def checked_readings(found: Any, first: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """What `evaluate` returned, with the names and shapes of the first time.
+    """Copy what `evaluate` returned; names and shapes must be those of the first time.
 
-    Copied, because a function may fill the same buffer again and again.
+    A function may fill the same buffer again and again.
     """
     if not isinstance(found, dict):
         raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
     copies: dict[str, np.ndarray] = {name: np.array(x) for name, x in found.items()}
-    wrong = [f"{x.dtype} in '{name}'" for name, x in copies.items() if x.dtype.kind in "OSUMm"]
-    if wrong:
-        raise TypeError(f"`evaluate` must return numbers; got {listed(wrong)}.")
+    arrays("evaluate", copies)
     first = copies if first is None else first
-    if copies.keys() != first.keys():
+    now, then = ({name: x.shape for name, x in each.items()} for each in (copies, first))
+    if now != then:
         raise ValueError(
-            f"`evaluate` must return the same names every time; got {list(copies)}, "
-            f"and {list(first)} the first time."
-        )
-    shapes = [{name: x.shape for name, x in each.items()} for each in (copies, first)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"`evaluate` must return the same shapes every time; got {shapes[0]}, and "
-            f"{shapes[1]} the first time."
+            f"`evaluate` must return the same names and shapes every time; got {now}, and {then} "
+            "the first time."
         )
     return copies
+
+
+def require_global(name: str, tree: PyTree) -> None:
+    """Refuse arrays of this process alone, which JAX would take to be the same in all.
+
+    Args:
+        name: what the tree is, for the message.
+        tree: what goes into a step that several processes take together.
+
+    Raises:
+        ValueError: naming the arrays.
+
+    Example:
+        >>> require_global("batches", {"x": jnp.zeros(2)})
+        Traceback (most recent call last):
+        ValueError: `batches` must lie on the devices of all processes, as the state does; got ...
+    """
+    own = [repr(path) for path, x in named_leaves(tree) if not spans_processes(x)]
+    if own:
+        raise ValueError(
+            f"`{name}` must lie on the devices of all processes, as the state does; got arrays of "
+            f"this process alone: {listed(own)}. Use jax.make_array_from_process_local_data("
+            "sharding, part) where each process has its part, jax.device_put(whole, sharding) "
+            "where each has the whole."
+        )

@@ -8,9 +8,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from wdjax._trees.paths import listed
+from wdjax._trees import PyTree
 
-PyTree = Any
 Tree = TypeVar("Tree")
 
 
@@ -180,36 +179,6 @@ def spans_processes(tree: PyTree) -> bool:
         False
     """
     return not all(x.is_fully_addressable for x in _arrays(tree))
-
-
-def require_global(name: str, tree: PyTree) -> None:
-    """Raise where an array is this process's own, which JAX would take to be the same in all.
-
-    Args:
-        name: what the tree is, for the message.
-        tree: what goes into a step that several processes take together.
-
-    Raises:
-        ValueError: naming the arrays.
-
-    Example:
-        >>> require_global("batches", {"x": jnp.zeros(2)})
-        Traceback (most recent call last):
-        ValueError: `batches` must lie on the devices of all processes, as the state does; got ...
-    """
-    leaves = jax.tree.leaves_with_path(tree)
-    own = [
-        repr(jax.tree_util.keystr(path, simple=True, separator="/"))
-        for path, x in leaves
-        if not spans_processes(x)
-    ]
-    if own:
-        raise ValueError(
-            f"`{name}` must lie on the devices of all processes, as the state does; got arrays of "
-            f"this process alone: {listed(own)}. Use jax.make_array_from_process_local_data("
-            "sharding, part) where each process has its part, jax.device_put(whole, sharding) "
-            "where each has the whole."
-        )
 
 
 def _arrays(tree: PyTree) -> list[jax.Array]:

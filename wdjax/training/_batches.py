@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees import checks
+from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import as_arrays, common_axis
 
-PyTree = Any
 Draw = Callable[[int, int], tuple[PyTree, np.ndarray, np.ndarray]]
 
 _INDICES = 2**22  # most entries of one index table: 16 MB
@@ -41,11 +40,7 @@ def from_memory(
             "`batch_size` must be given for data in memory. A list of batches counts as data in "
             "memory: pass iter(batches) to train on one after the other."
         )
-    checks.whole("batch_size", batch_size)
-    if batch_size > size:
-        raise ValueError(
-            f"`batch_size` must be at most the number of examples, {size}; got {batch_size}."
-        )
+    checks.whole("batch_size", batch_size, most=size, advice=f"There are {size} examples.")
     if (epochs is None) == (steps is None):
         raise ValueError(
             f"exactly one of `epochs` and `steps` must be given; got {epochs=} and {steps=}."

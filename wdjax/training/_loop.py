@@ -19,12 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wdjax._trees import checks
-from wdjax._trees.checks import checked_readings, kind_of
-from wdjax._trees.devices import cut_rows, require_global, spans_processes, take_rows
+from wdjax._trees import PyTree, checks
+from wdjax._trees.checks import checked_readings, kind_of, require_global
+from wdjax._trees.devices import cut_rows, spans_processes, take_rows
 from wdjax.training._batches import Draw, Stream, from_memory, from_stream, is_stream
-from wdjax.training._states import check_not_used_up
-from wdjax.training._step import Metrics, PyTree, Step, TrainState
+from wdjax.training._step import Metrics, Step, TrainState
 
 _SECONDS = 0.5  # per chunk: often enough for a moving bar, rare enough to cost nothing
 
@@ -122,12 +121,8 @@ def fit(
         >>> history.steps, history.metrics["loss"][:3]
         (array([0, 1, 2, 3, 4, 5]), array([9.    , 2.25  , 0.5625], dtype=float32))
     """
-    for name, function in {"step": step, "evaluate": evaluate, "on_chunk": on_chunk}.items():
-        checks.function(name, function, optional=name != "step")
-    _check_options(evaluate, epochs=epochs, steps=steps, eval_every=eval_every, chunk=chunk)
-    if not isinstance(state, TrainState):
-        raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
-    check_not_used_up(state)
+    counts = {"epochs": epochs, "steps": steps, "eval_every": eval_every, "chunk": chunk}
+    _check(step, state, evaluate, on_chunk, counts)
     left = Stream(batches) if is_stream(batches) else None
     if left is not None:
         draw, goal, short = from_stream(left, epochs, steps, batch_size, chunk)
@@ -141,9 +136,11 @@ def fit(
             stacklevel=2,
         )
         return state, run.history()
-    bar = _bar(progress, run.reached, goal)
     try:
-        run.loop(draw, goal, evaluate, eval_every, on_chunk, bar)
+        with _bar(progress, run.reached, goal) as bar:
+            run.loop(draw, goal, evaluate, eval_every, on_chunk, bar)
+        _warn_about(run, goal, int(state.skipped))
+        return run.state, run.history()
     except BaseException as error:
         with contextlib.suppress(Exception):  # a chunk that failed has no metrics to wait for
             run.settle(len(run.results))
@@ -154,11 +151,6 @@ def fit(
             f"`fit` was at step {run.reached}: see .state and .history of this exception"
         )
         raise
-    finally:
-        if bar is not None:
-            bar.close()
-    _warn_about(run, goal, int(state.skipped))
-    return run.state, run.history()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -251,9 +243,9 @@ class _Run:
             data, table, rounds = draw(self.reached, min(limit, stop - self.reached))
             if self.is_shared:
                 require_global("batches", data)
-            if not rounds.any() and self.reached > self.ends[0]:
-                break
             if not rounds.any():
+                if self.reached > self.ends[0]:
+                    break
                 raise ValueError(
                     "`batches` must yield at least one batch; got none. An iterator can be used "
                     "only once: make a new one."
@@ -340,25 +332,26 @@ def _next_stop(reached: int, goal: int | None, eval_every: int | None) -> int:
 # What the user says and sees.
 
 
-def _check_options(evaluate: Any, **numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None:
-            checks.whole(name, value)
-    if evaluate is None and numbers["eval_every"] is not None:
+def _check(step: Any, state: Any, evaluate: Any, on_chunk: Any, counts: dict[str, Any]) -> None:
+    for name, function in {"step": step, "evaluate": evaluate, "on_chunk": on_chunk}.items():
+        checks.function(name, function, optional=name != "step")
+    for name, count in counts.items():
+        checks.whole(name, count, optional=True)
+    if evaluate is None and counts["eval_every"] is not None:
         raise ValueError("`eval_every` needs `evaluate`; got `evaluate=None`.")
+    if not isinstance(state, TrainState):
+        raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
+    if any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(state)):
+        raise ValueError(
+            "`state` was donated to an earlier step and cannot be used again. Give that step "
+            "state.copy(), or build it by make_train_step(..., donate=False)."
+        )
 
 
 def _bar(progress: bool | None, start: int, goal: int | None) -> Any:
-    if progress is False or (progress is None and not sys.stderr.isatty()):
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        if progress is None:
-            return None
-        raise ImportError(
-            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
-        ) from None
+    tqdm = checks.tqdm_for(progress)
+    if tqdm is None:
+        return contextlib.nullcontext()
     return tqdm(total=goal, initial=start, unit="step", delay=0.0 if progress else 1.0)
 
 

@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +16,13 @@ import optax
 from jax import lax
 
 from wdjax._lift.leaves import applied, widened
-from wdjax._trees import checks
+from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import common_axis, kind_of, named_leaves
 from wdjax._trees.devices import beside, copied, every_nth
 from wdjax._trees.paths import listed
 from wdjax.metrics import collected
-from wdjax.training._states import check_kept, check_key, check_made_by
+from wdjax.training._states import check_kept, check_made_by
 
-PyTree = Any
 Metrics = dict[str, Any]
 Step = Callable[["TrainState", PyTree], tuple["TrainState", Metrics]]
 
@@ -88,15 +86,14 @@ class TrainState(NamedTuple):
             TypeError: `params` must hold floating-point arrays only; got int32[3] at 'ids'. ...
         """
         checks.optimizer("optimizer", optimizer)
-        check_key(key)
-        wrong = [
-            f"{kind_of(x)} at '{path}'" for path, x in named_leaves(params) if not _is_inexact(x)
-        ]
-        if wrong:
-            raise TypeError(
-                f"`params` must hold floating-point arrays only; got {listed(wrong)}. Keep other "
-                "leaves in `model_state` or outside the state (equinox: `eqx.partition`)."
-            )
+        dtype: Any = getattr(key, "dtype", None)
+        # uint32 is what jax.random.PRNGKey makes, and what is saved of a key
+        if not (key is None or dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+            raise TypeError(f"`key` must be a random key, such as jax.random.key(0); got {key!r}.")
+        checks.leaves(
+            "params", params, _is_inexact, "floating-point arrays only",
+            "Keep others in `model_state` or outside the state (equinox: `eqx.partition`).",
+        )  # fmt: skip
         zero = jnp.zeros((), jnp.int32)
         # one copy of each leaf, also where the optimizer keeps `params` itself in its state: no
         # buffer can then be donated twice
@@ -172,7 +169,9 @@ def make_train_step(
     checks.function("loss_fn", loss_fn)
     checks.optimizer("optimizer", optimizer)
     checks.number("max_grad_norm", max_grad_norm, above=0, optional=True)
-    _check_shapes(batch_spec)
+    checks.leaves(
+        "batch_spec", batch_spec, _is_shape, "tuples such as ('B', 13)", is_leaf=_is_shape
+    )
     names = set(inspect.signature(loss_fn).parameters) - set(getattr(loss_fn, "keywords", ()))
     extras = tuple(name for name in ("model_state", "key") if name in names)
     evaluate = functools.partial(_evaluate, loss_fn, extras)
@@ -180,14 +179,21 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         _check_batch(batch, batch_spec, accumulate)
-        _check_extras(state, extras)
+        for name in extras:
+            if getattr(state, name) is None:
+                raise ValueError(
+                    f"`loss_fn` takes `{name}`, which the state does not have. "
+                    f"Pass {name}= to TrainState.create."
+                )
         check_made_by(optimizer, state.params, state.opt_state)
         loss, grads, metrics, model_state = _accumulated(evaluate, accumulate, state, batch)
         grad_norm = _norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if max_grad_norm is not None:
             shrink = jnp.minimum(1.0, max_grad_norm / grad_norm)
-            grads = jax.tree.map(functools.partial(_shrunk, shrink), grads)
+            wide = jax.tree.map(widened, grads)
+            wide = jax.tree.map(lambda g: g * shrink.astype(g.dtype), wide)
+            grads = jax.tree.map(lambda g, old: g.astype(old.dtype), wide, grads)
         old = (state.params, state.opt_state, state.model_state)
 
         def update(old: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
@@ -255,29 +261,23 @@ def _evaluate(
     batch: PyTree,
     model_state: PyTree,
     key: jax.Array | None,
-) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+) -> tuple[Any, tuple[Metrics, PyTree]]:
     """`loss_fn` with one signature and one kind of result, checked."""
     available = {"model_state": model_state, "key": key}
     result = loss_fn(params, batch, **{name: available[name] for name in extras})
-    if "model_state" in extras:
-        if not (isinstance(result, tuple) and len(result) == 3):
-            raise TypeError(
-                "a `loss_fn` that takes model_state must return (loss, metrics, model_state); "
-                f"got {_kinds_of(result)}. Return an empty dict where there are no metrics."
-            )
-        loss, metrics, model_state = result
-    elif isinstance(result, tuple):
-        if len(result) != 2:
-            raise TypeError(
-                f"`loss_fn` must return the loss or (loss, metrics); got {_kinds_of(result)}. "
-                "To return a model state as well, take a parameter named `model_state`."
-            )
-        loss, metrics = result
-    else:
-        loss, metrics = result, {}
-    _check_loss(loss)
-    _check_metrics(metrics)
-    return jnp.asarray(loss), (metrics, model_state)
+    returned = result if isinstance(result, tuple) else (result, {})
+    wanted = "(loss, metrics, model_state)" if "model_state" in extras else "(loss, metrics)"
+    loss, metrics, model_state = (*returned, model_state, None, None)[:3]
+    if len(returned) != wanted.count(",") + 1 or not isinstance(metrics, dict):
+        kinds = f"({', '.join(map(kind_of, returned))})" if returned is result else kind_of(result)
+        raise TypeError(
+            f"`loss_fn` must return {wanted} with a dict of metrics, or the loss alone where it "
+            f"takes no `model_state`; got {kinds}."
+        )
+    taken = [f"'{name}'" for name in _ADDED if name in metrics]
+    if taken:
+        raise ValueError(f"metrics must not use names that the step adds: {listed(taken)}.")
+    return loss, (metrics, model_state)
 
 
 def _norm(tree: PyTree) -> jax.Array:
@@ -285,20 +285,6 @@ def _norm(tree: PyTree) -> jax.Array:
     leaves = [jnp.abs(widened(g)) for g in jax.tree.leaves(tree)]
     squares = (jnp.sum(jnp.square(g)).astype(float) for g in leaves)
     return jnp.sqrt(sum(squares, start=jnp.zeros(())))
-
-
-def _shrunk(shrink: jax.Array, g: jax.Array) -> jax.Array:
-    wide = widened(g)
-    return (wide * shrink.astype(wide.dtype)).astype(g.dtype)
-
-
-def _check_shapes(spec: PyTree) -> None:
-    entries = named_leaves(spec, is_leaf=_is_shape)
-    wrong = [f"{shape!r} at '{path}'" for path, shape in entries if not _is_shape(shape)]
-    if wrong:
-        raise TypeError(
-            f"`batch_spec` must hold shapes, tuples such as ('B', 13); got {listed(wrong)}."
-        )
 
 
 def _check_batch(batch: PyTree, spec: PyTree, accumulate: int) -> None:
@@ -309,74 +295,31 @@ def _check_batch(batch: PyTree, spec: PyTree, accumulate: int) -> None:
             f"{size}. Choose a batch size that is a multiple of it, also for the last batch."
         )
     if spec is not None:
-        _check_spec(dict(named_leaves(batch)), spec)
+        _check_spec(dict(named_leaves(batch)), dict(named_leaves(spec, is_leaf=_is_shape)))
 
 
-def _check_spec(entries: dict[str, jax.Array], spec: PyTree) -> None:
-    shapes = dict(named_leaves(spec, is_leaf=_is_shape))
-    wrong = [f"'{path}' is missing" for path in shapes if path not in entries]
-    wrong += [f"'{path}' is not declared" for path in entries if path not in shapes]
-    if wrong:
-        raise ValueError(f"the batch must have the entries of `batch_spec`; {listed(wrong)}.")
-    sizes: dict[str, int] = {}
+def _check_spec(entries: dict[str, jax.Array], shapes: dict[str, tuple[Any, ...]]) -> None:
+    missing, extra = sorted(shapes.keys() - entries), sorted(entries.keys() - shapes)
+    if missing or extra:
+        raise ValueError(
+            f"the batch must have the entries of `batch_spec`; missing: {missing}, not declared: "
+            f"{extra}."
+        )
+    sizes: dict[Any, int] = {}
     for path, shape in shapes.items():
-        x = entries[path]
-        rule = f"batch entry '{path}' must have shape {shape}; got {x.shape}."
-        chex.assert_rank(x, len(shape), custom_message=rule, exception_type=ValueError)
-        for axis, size in zip(shape, x.shape, strict=True):
-            if isinstance(axis, str):
-                sizes.setdefault(axis, size)
-        rule = f"{rule} {', '.join(f'{axis} is {sizes[axis]}' for axis in shape if axis in sizes)}"
-        exact = tuple(sizes.get(axis, axis) for axis in shape)
-        chex.assert_shape(x, exact, custom_message=rule, exception_type=ValueError)
+        found = jnp.shape(entries[path])
+        axes = [(axis, size) for axis, size in zip(shape, found, strict=False) if axis is not None]
+        known = [sizes.setdefault(a, n if isinstance(a, str) else a) == n for a, n in axes]
+        if len(shape) != len(found) or not all(known):
+            sized = "".join(
+                f" {a} is {sizes[a]}." for a in dict.fromkeys(shape) if isinstance(a, str)
+            )
+            raise ValueError(f"batch entry '{path}' must have shape {shape}; got {found}.{sized}")
 
 
 def _is_shape(node: Any) -> bool:
     return isinstance(node, tuple) and all(isinstance(axis, str | int | None) for axis in node)
 
 
-def _check_extras(state: TrainState, extras: tuple[str, ...]) -> None:
-    for name in extras:
-        if getattr(state, name) is None:
-            raise ValueError(
-                f"`loss_fn` takes {name}, but the state has none. "
-                f"Pass {name}= to TrainState.create."
-            )
-
-
-def _check_loss(loss: Any) -> None:
-    if not _is_number(loss):
-        raise TypeError(f"the loss must be a scalar array; got {kind_of(loss)}.")
-    shape, dtype = jnp.shape(loss), jnp.result_type(loss)
-    rule = f"the loss must be a scalar; got shape {shape}. Take its mean."
-    chex.assert_rank(loss, 0, custom_message=rule, exception_type=ValueError)
-    rule = f"the loss must be a floating-point number; got {dtype}."
-    chex.assert_type(loss, float, custom_message=rule, exception_type=TypeError)
-
-
-def _check_metrics(metrics: Any) -> None:
-    if not isinstance(metrics, dict):
-        raise TypeError(
-            f"metrics must be a dict of arrays; got {kind_of(metrics)}. `loss_fn` returns (loss, "
-            "metrics), and (loss, metrics, model_state) where it takes model_state."
-        )
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(metrics) if not _is_number(x)]
-    if wrong:
-        raise TypeError(f"metrics must be a dict of arrays; got {listed(wrong)}.")
-    taken = [f"'{name}'" for name in _ADDED if name in metrics]
-    if taken:
-        raise ValueError(
-            f"metrics must not use the names that the step adds; got {listed(taken)}. Rename them."
-        )
-
-
-def _kinds_of(result: Any) -> str:
-    return f"({', '.join(map(kind_of, result))})" if isinstance(result, tuple) else kind_of(result)
-
-
 def _is_inexact(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _is_number(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
