@@ -861,19 +861,11 @@ def test_an_unknown_setting_is_named_with_the_nearest_known_one(call, message):
         ),
         (lambda: convert.torch_adam(betas=(0.9, 1.0)), r"`betas` must be in \[0, 1\); got 1.0"),
         (lambda: convert.torch_adam(eps=-1.0), "`eps` must be a finite number >= 0"),
-        (
-            lambda: convert.torch_adamw(decoupled_weight_decay=False),
-            "must be True in torch.optim.AdamW; got False. Use torch_adam",
-        ),
         (lambda: convert.torch_nadam(momentum_decay=-1.0), "`momentum_decay` must be a finite"),
         (lambda: convert.torch_adagrad(lr_decay=-1.0), "`lr_decay` must be a finite number"),
         (
             lambda: convert.torch_adagrad(groups=[("w", {"initial_accumulator_value": 4.0})]),
-            "`initial_accumulator_value` of a group is without effect in torch.optim.Adagrad",
-        ),
-        (
-            lambda: convert.keras_adamw(weight_decay=None),
-            "must be a number in keras.optimizers.AdamW; got None. Use keras_adam",
+            "`initial_accumulator_value` of a group has no effect in torch.optim.Adagrad",
         ),
         (lambda: convert.torch_rmsprop(alpha=1.0), r"`alpha` must be in \[0, 1\); got 1.0"),
         (lambda: convert.torch_muon(adjust_lr_fn="spectral"), "`adjust_lr_fn` must be one of"),

@@ -433,7 +433,12 @@ def test_an_interrupt_in_the_middle_leaves_a_state_to_go_on_with():
         (DATA, {"epochs": 1, "batch_size": 8.0}, TypeError, "`batch_size` must be a whole .*8.0"),
         (DATA, {"batch_size": 8}, ValueError, "exactly one of `epochs` and `steps`.*epochs=None"),
         (DATA, {"batch_size": 8, "epochs": 1, "steps": 1}, ValueError, "exactly one of `epochs`"),
-        (DATA, {"batch_size": 8, "epochs": 0}, ValueError, "`epochs` must be .* >= 1, or None; got 0"),
+        (
+            DATA,
+            {"batch_size": 8, "epochs": 0},
+            ValueError,
+            "`epochs` must be .* >= 1, or None; got 0",
+        ),
         (DATA, {"batch_size": 8, "steps": True}, TypeError, "`steps` must be a whole .*got True"),
         (DATA, {"batch_size": 8, "steps": 1, "chunk": 0}, ValueError, "`chunk` must be .* got 0"),
         (DATA, {"batch_size": 8, "steps": 1, "eval_every": 1}, ValueError, "needs `evaluate`"),

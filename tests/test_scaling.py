@@ -195,12 +195,6 @@ def test_a_single_array_has_no_path_and_still_a_rule():
     assert resolve(rules, jnp.ones((4, 4))) == 4.0
 
 
-def test_two_parameters_of_one_path_are_refused_where_they_would_change():
-    params = {"a/kernel": jnp.ones((2, 2)), "a": {"kernel": jnp.ones((4, 4))}}
-    with pytest.raises(ValueError, match=r"`params` must not have two parameters of one path"):
-        scaling.width_rules((("**", 4.0),), params, power=1)
-
-
 def test_a_width_rule_that_matches_nothing_is_refused():
     with pytest.raises(RuleError, match="matches no parameter"):
         scaling.width_rules((("block/kernel", 4.0), ("**", 1.0)), linen(8), power=1)

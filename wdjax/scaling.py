@@ -5,7 +5,6 @@ elsewhere: its averaging timescale, or the fraction that it takes off in a step.
 """
 
 import re
-from collections import Counter
 from typing import Any
 
 import jax
@@ -220,7 +219,6 @@ def width_rules(widths: Rules, params: Any, *, power: float, rules: Rules = STAN
 
     Raises:
         RuleError: `widths` or `rules` do not fit the parameters.
-        ValueError: two parameters share a path that would need a multiplier of its own.
 
     Example:
         >>> import jax.numpy as jnp
@@ -243,14 +241,7 @@ def width_rules(widths: Rules, params: Any, *, power: float, rules: Rules = STAN
         not (_is(factor, 1.0) or _is(multiplier, 0.0))
         for factor, multiplier in zip(factors, multipliers, strict=True)
     ]
-    every = Counter(leaf.path for leaf in leaves)
-    rows = list(zip(leaves, multipliers, factors, changed, strict=True))
-    shared = [repr(leaf.path) for leaf, _, _, new in rows if new and every[leaf.path] > 1]
-    if shared:
-        raise ValueError(
-            f"`params` must not have two parameters of one path; got {paths.listed(shared)}. "
-            "Rename one of them, or write the rules by hand."
-        )
+    rows = zip(leaves, multipliers, factors, changed, strict=True)
     pairs = tuple((_exactly(leaf.path), m * factor) for leaf, m, factor, new in rows if new)
     emptied = set(own) - {i for i, new in zip(own, changed, strict=True) if not new}
     rest = (rule for i, rule in enumerate(rules) if i not in emptied or isinstance(rule[0], Kind))

@@ -73,10 +73,10 @@ def as_schedule(value: Strength, name: str = "strength") -> Schedule:
     return value
 
 
-def check_scalar(name: str, value: Any, *, above: float | None = None, **limits: float) -> None:
+def check_scalar(name: str, value: Any, *, above: float | None = None, **limits: Any) -> None:
     """Refuse a known number out of range, by default >= 0; other schedules and None pass."""
     known = value.value if isinstance(value, Constant) else value
-    low = {"least": 0.0} if above is None else {"above": above}
+    low: dict[str, Any] = {"least": 0} if above is None else {"above": above}
     if known is not None and not callable(known):
         checks.number(name, known, advice=_ADVICE, **low, **limits)
 
@@ -527,7 +527,7 @@ def periodic(strength: Strength, every: int | jax.Array) -> Schedule:
         The closed form of k decays in a row; lazy or delayed regularization in the sparse setting.
     """
     schedule = as_schedule(strength)
-    check_scalar("strength", schedule, most=1.0)
+    check_scalar("strength", schedule, most=1)
     if not isinstance(every, jax.Array):
         checks.whole("every", every)
 
@@ -604,7 +604,7 @@ def geometric(init_value: Strength, rate: Strength) -> Schedule:
         The same law as `optax.exponential_decay(init_value, 1, 1 - rate)`, with every argument
         traceable.
     """
-    check_scalar("rate", rate, most=1.0)
+    check_scalar("rate", rate, most=1)
     # 1 − r would lose the digits of a small r, and the power multiply the loss by t
     return _in_time(
         lambda t, eta, loss: eta * jnp.exp(xlog1py(t, -loss)), init_value=init_value, rate=rate
@@ -651,14 +651,7 @@ _CHUNK = 2**18  # steps that `decay_budget` evaluates at a time
 
 
 def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarray | None:
-    """Evaluate a strength at some steps, or return None where it depends on traced values.
-
-    Args:
-        strength: a schedule.
-        counts: (N,) int32 steps.
-
-    Returns:
-        (N,) float64 values, or None.
+    """Evaluate a strength at (N,) steps in float64, or return None where it is traced.
 
     Example:
         >>> sampled(lr_scaled(0.1, lambda count: 0.5**count), np.array([0, 1]))
@@ -706,7 +699,7 @@ def decay_budget(strength: Strength, steps: int) -> float:
         21.82
     """
     schedule = as_schedule(strength)
-    checks.whole("steps", steps, least=0, below=2**31)
+    checks.whole("steps", steps, least=0, most=2**31 - 1)
     sums = []
     with jax.enable_x64(True):
         for start in range(0, int(steps), _CHUNK):
@@ -724,25 +717,10 @@ def decay_budget(strength: Strength, steps: int) -> float:
 def checked_samples(
     schedule: Schedule, name: str = "strength", most: float = math.inf
 ) -> np.ndarray | None:
-    """Sample a schedule and raise where a value is not finite or outside [0, most].
+    """Sample a schedule, None where it is traced, and refuse what is not in [0, most] throughout.
 
-    Many schedules turn negative after the last step of the run they were made for. Where one is
-    negative from some step on and was positive before, it is taken for 0 there, as `at_step` does.
-
-    Args:
-        schedule: of a strength or rate.
-        name: the argument's name, for the message.
-        most: the largest value allowed.
-
-    Returns:
-        The samples, or None where they depend on traced values.
-
-    Raises:
-        ValueError: a sampled value is not finite, larger than `most`, or negative and larger
-            values follow.
-
-    Warns:
-        UserWarning: the schedule turns negative and stays so.
+    Many schedules turn negative after the run that they were made for. One that is positive and
+    then negative to the end counts as 0 there, as in `at_step`; a warning says from which step on.
 
     Example:
         >>> checked_samples(lambda count: count - 1.0)
@@ -753,33 +731,21 @@ def checked_samples(
     if values is None:
         return None
     end = np.max(np.flatnonzero(values > 0), initial=-1) + 1
-    used = np.where(np.arange(len(values)) < end, values, 0) if end else values
-    used = used if (values[end:] <= 0).all() else values  # NaN is not an end
-    check_values(used, counts, name, most)
-    negative = counts[values - used < _rounding(values)]
+    ended = end and (values[end:] <= 0).all()  # NaN does not count as an end
+    kept = np.where(np.arange(len(values)) < end, values, 0) if ended else values
+    check_values(kept, counts, name, most)
+    negative = counts[values - kept < _rounding(values)]
     if len(negative):
         warnings.warn(
             f"`{name}` is negative from step {negative[0]} on and counts as 0 there. If the run "
             "is longer, end the schedule at 0 where it should end: jnp.maximum(0, ...).",
             stacklevel=3,
         )
-    return used
+    return kept
 
 
 def at_step(schedule: Schedule, count: Any) -> Any:
-    """Evaluate a strength that `checked_samples` has seen: 0 where it has turned negative.
-
-    Args:
-        schedule: the strength.
-        count: t, int32.
-
-    Returns:
-        max(0, s(t)), with the slope of s at 0.
-
-    Example:
-        >>> float(at_step(lambda count: 0.5 - 0.1 * count, 9))
-        0.0
-    """
+    """s(t), and 0 where it has turned negative, which `checked_samples` has warned of."""
     s = schedule(count)
     if isinstance(schedule, Constant):
         return s

@@ -181,10 +181,6 @@ def keras_adamw(
     References:
         Keras 3.15, `keras/src/optimizers/adamw.py`.
     """
-    if weight_decay is None:
-        raise ValueError(
-            "`weight_decay` must be a number in keras.optimizers.AdamW; got None. Use keras_adam."
-        )
     return _converted("AdamW", _adam, locals())
 
 

@@ -211,7 +211,7 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
-def check_numbers(settings: Settings, *names: str, **limits: float) -> None:
+def check_numbers(settings: Settings, *names: str, **limits: Any) -> None:
     """Refuse settings, or entries of tuples, that are not numbers in a range, by default >= 0."""
     for name in names:
         value = settings[name]

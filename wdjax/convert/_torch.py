@@ -157,7 +157,7 @@ def torch_adamw(
         weight_decay: λ.
         amsgrad: the largest v so far in place of v, before its bias is corrected.
         maximize: maximize the loss: −g in place of g.
-        decoupled_weight_decay: True; it is among the `defaults` of a torch optimizer.
+        decoupled_weight_decay: among the `defaults` of a torch optimizer; False is `torch_adam`.
         groups: (selector, settings) pairs, as in `torch_sgd`.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, capturable, differentiable; they change no step.
@@ -167,7 +167,7 @@ def torch_adamw(
 
     Raises:
         TypeError: a setting is unknown, or a group is not a pair.
-        ValueError: a setting is out of range, or the decay is not decoupled.
+        ValueError: a setting is out of range.
 
     Example:
         >>> print(torch_adamw(groups=[("bias", {"weight_decay": 0.0})]))
@@ -185,10 +185,6 @@ def torch_adamw(
         Regularization*, 2019, arXiv:1711.05101, whose own decay is not scaled by the height of
         the learning rate: `paper_adamw`.
     """
-    if not decoupled_weight_decay:
-        raise ValueError(
-            "`decoupled_weight_decay` must be True in torch.optim.AdamW; got False. Use torch_adam."
-        )
     return from_torch("AdamW", _adam, locals())
 
 
@@ -268,8 +264,8 @@ def torch_adagrad(
         initial_accumulator_value: a at the start (0; Optax has 0.1).
         eps: ε, outside the root.
         maximize: maximize the loss: −g in place of g.
-        groups: (selector, settings) pairs, as in `torch_sgd`; PyTorch takes the start of a from the
-            optimizer and ignores that of a group.
+        groups: (selector, settings) pairs, as in `torch_sgd`; the start of a
+            cannot differ between groups.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, differentiable; they change no step.
 
@@ -294,13 +290,12 @@ def torch_adagrad(
         PyTorch 2.13, `torch/optim/adagrad.py`; Duchi, Hazan and Singer, *Adaptive Subgradient
         Methods*, 2011.
     """
-    record = from_torch("Adagrad", _adagrad, locals())
     if any("initial_accumulator_value" in own for _, own in groups):
         raise ValueError(
-            "`initial_accumulator_value` of a group is without effect in torch.optim.Adagrad, "
-            "which takes that of the optimizer. Give it there."
+            "`initial_accumulator_value` of a group has no effect in torch.optim.Adagrad. "
+            "Pass it for all parameters."
         )
-    return record
+    return from_torch("Adagrad", _adagrad, locals())
 
 
 def torch_rmsprop(

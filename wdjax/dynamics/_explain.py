@@ -100,10 +100,10 @@ def explain(
     References:
         The formulas are in `wdjax.dynamics`.
     """
-    predictions = _paired(predictions, measured)
+    of_group = _paired(predictions, measured)
     rows, sentences, headers = [], {}, {}
     for group, values in measured.items():
-        prediction = jax.tree.map(np.asarray, predictions[group])
+        prediction = jax.tree.map(np.asarray, of_group[group])
         found, seen = _compare(group, prediction, values, steps, dtype)
         rows += found
         fired = (rule(seen) for rule in RULES)
@@ -169,7 +169,7 @@ def _read(values: Measured, count: int) -> np.ndarray:
 
     Readings belong to their own step. Until the next one, η may have changed.
     """
-    changed = np.arange(count) == 0
+    changed: np.ndarray = np.arange(count) == 0
     for column in values.values():
         x = np.asarray(column, np.float64)
         changed[1:] |= (x[1:] != x[:-1]) & ~(np.isnan(x[1:]) & np.isnan(x[:-1]))
@@ -234,15 +234,14 @@ def _paired(predictions: Any, measured: Any) -> Mapping[str, Prediction]:
                 f"`{name}` must be group -> {kind.__name__}; got {wrong}. Call "
                 "explain(dynamics.predict(...), metrics.series(history))."
             )
-    if single:
-        predictions = dict.fromkeys(measured, predictions[""])
-    differing = sorted(set(predictions) ^ set(measured))
+    found: Any = dict.fromkeys(measured, predictions[""]) if single else predictions
+    differing = sorted(set(found) ^ set(measured))
     if differing or not measured:
         raise ValueError(
             "`predictions` and `measured` must have the same groups, at least one; they differ in "
             f"{paths.listed(map(repr, differing)) or 'none'}."
         )
-    return predictions
+    return dict(found)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -64,7 +64,7 @@ def _add_predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
     from matplotlib import patheffects
 
     drawn = {str(line.get_label()): line for line in ax.get_lines()}
-    sizes = {label: len(line.get_xdata()) for label, line in drawn.items()}
+    sizes = {label: np.size(line.get_xdata()) for label, line in drawn.items()}
     for label, value in labelled("predicted", predicted).items():
         row = np.asarray(value, np.float64)
         if label not in drawn or row.shape not in ((), (sizes[label],)):
