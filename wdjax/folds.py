@@ -60,11 +60,9 @@ class Folds(NamedTuple):
             array([[2],
                    [1]], dtype=int32)
         """
-        if hasattr(cv, "split") and not isinstance(cv, str):
-            pairs = cv.split(x, y, groups)
-        elif isinstance(cv, Iterable) and not isinstance(cv, str):
-            pairs = cv
-        else:
+        has_splits = hasattr(cv, "split") and not isinstance(cv, str)
+        pairs = cv.split(x, y, groups) if has_splits else cv
+        if isinstance(pairs, str) or not isinstance(pairs, Iterable):
             raise TypeError(
                 "`cv` must be a splitter such as sklearn.model_selection.KFold(5), or pairs of "
                 f"row numbers; got {cv!r}. For plain K-fold use kfold(n, k)."
@@ -109,7 +107,12 @@ def kfold(
         >>> kfold(6, 3, seed=0).val.shape, sorted(kfold(6, 3).val.ravel().tolist())
         ((3, 2), [0, 1, 2, 3, 4, 5])
     """
-    _check_parts(n, k)
+    checks.whole("n", n, least=4, advice="Each fold needs two examples.")
+    advice = (
+        f"Of {n} examples each fold needs two. A single split is holdout(n); leave-one-out is "
+        "linear.ridge_cv or Folds.from_sklearn(LeaveOneOut(), x)."
+    )
+    checks.whole("k", k, least=2, most=n // 2, advice=advice)
     checks.whole("repeats", repeats)
     checks.whole("seed", seed, least=0)
     if groups is not None and stratify is not None:
@@ -150,10 +153,8 @@ def holdout(n: int, fraction: float = 0.2, *, seed: int = 0) -> Folds:
         >>> holdout(10, 0.3).val.shape, holdout(10, 0.3).train.shape
         ((1, 3), (1, 7))
     """
-    checks.whole("n", n)
+    checks.whole("n", n, least=4, advice="Each part needs two examples.")
     checks.whole("seed", seed, least=0)
-    if n < 4:
-        raise ValueError(f"`n` must be >= 4, two examples for each part; got {n}.")
     checks.number("fraction", fraction, above=0, below=1)
     size = min(max(round(n * fraction), 2), n - 2)
     chosen = np.zeros(n, bool)
@@ -184,14 +185,9 @@ def time_folds(n: int, k: int = 5) -> Folds:
         array([[2, 3],
                [4, 5]], dtype=int32)
     """
-    checks.whole("n", n)
-    checks.whole("k", k)
+    checks.whole("n", n, least=4, advice="Each part needs two examples.")
+    checks.whole("k", k, most=n // 2 - 1, advice="Each part needs two examples.")
     size = n // (k + 1)
-    if size < 2:
-        raise ValueError(
-            f"`k` must leave two examples in each of its k + 1 parts, so be at most {n // 2 - 1} "
-            f"for {n} examples; got {k}."
-        )
     starts = n - size * np.arange(k, 0, -1)
     train = [np.arange(start) for start in starts]
     val = [np.arange(start, start + size) for start in starts]
@@ -214,7 +210,7 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
     Example:
         >>> check_folds(kfold(10, 2), 8)
         Traceback (most recent call last):
-        ValueError: `folds` must hold rows of the 8 examples only; got row 9 in fold 0. ...
+        ValueError: `folds` must train on some of the 8 examples and validate on others; got row ...
     """
     if not isinstance(folds, Folds):
         raise TypeError(f"`{name}` must be Folds, such as kfold(n, 5); got {folds!r}.")
@@ -225,31 +221,19 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
             f"`{name}` must hold train (K, T), train_weights (K, T), val (K, V), val_weights "
             f"(K, V); got shapes {shapes}. Use kfold, holdout, time_folds or Folds.from_sklearn."
         )
-    for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True)):
-        parts = {"train": train[train_weights > 0], "val": val[val_weights > 0]}
-        for part, rows in parts.items():
-            if len(rows) == 0:
-                raise ValueError(
-                    f"`{name}` must have examples in every part; {part} of fold {index} has none."
-                )
-            outside = rows[(rows < 0) | (rows >= n)]
-            if len(outside):
-                raise ValueError(
-                    f"`{name}` must hold rows of the {n} examples only; got row {outside.max()} in "
-                    f"fold {index}. Build the folds with the number of examples in `data`."
-                )
-        both = np.intersect1d(*parts.values())
-        if len(both):
-            raise ValueError(
-                f"`{name}` must keep training and validation apart; row {both[0]} is in both parts "
-                f"of fold {index}."
-            )
-    _check_reach(name, folds, n)
-
-
-def _check_reach(name: str, folds: Folds, n: int) -> None:
-    """Some rows may be left out, as around a gap in time; but all up to a number are its folds."""
-    seen = np.union1d(folds.train[folds.train_weights > 0], folds.val[folds.val_weights > 0])
+    parts = [
+        (index, train[train_weights > 0], val[val_weights > 0])
+        for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True))
+    ]
+    faults = [(index, _fault(train, val, n)) for index, train, val in parts]
+    wrong = [f"{fault} in fold {index}" for index, fault in faults if fault]
+    if wrong:
+        raise ValueError(
+            f"`{name}` must train on some of the {n} examples and validate on others; got "
+            f"{listed(wrong)}. Build the folds with the number of examples in `data`."
+        )
+    seen = np.unique(np.concatenate([rows for _, *both in parts for rows in both]))
+    # some rows may be left out, as around a gap in time; but all up to a number are its folds
     if len(seen) == seen[-1] + 1 < n:
         raise ValueError(
             f"`{name}` must be of all {n} examples; they are of the first {len(seen)}, and the "
@@ -258,17 +242,15 @@ def _check_reach(name: str, folds: Folds, n: int) -> None:
         )
 
 
-def _check_parts(n: int, k: int) -> None:
-    checks.whole("n", n)
-    checks.whole("k", k)
-    if k < 2:
-        raise ValueError(f"`k` must be >= 2; got {k}. A single split is holdout(n).")
-    if n < 2 * k:
-        raise ValueError(
-            f"`k` must leave at least two examples in every fold, so be at most {n // 2} for {n} "
-            f"examples; got {k}. Leave-one-out: linear.ridge_cv for linear models, or "
-            "Folds.from_sklearn(LeaveOneOut(), x)."
-        )
+def _fault(train: Array, val: Array, n: int) -> str:
+    for name, rows in {"training": train, "validation": val}.items():
+        if not len(rows):
+            return f"no {name} example"
+        outside = rows[(rows < 0) | (rows >= n)]
+        if len(outside):
+            return f"row {outside[0]}"
+    both = np.intersect1d(train, val)
+    return f"row {both[0]} twice" if len(both) else ""
 
 
 def _labels(name: str, labels: Any, n: int) -> Array:
@@ -280,10 +262,9 @@ def _labels(name: str, labels: Any, n: int) -> Array:
         )
     try:
         return np.unique(labels, return_inverse=True)[1].reshape(-1)
-    except TypeError:
-        kinds = listed(sorted({type(label).__name__ for label in labels}))
+    except TypeError as error:
         raise TypeError(
-            f"`{name}` must hold labels of one kind, numbers or strings; got {kinds}. Give the "
+            f"`{name}` must hold labels of one kind, numbers or strings: {error}. Give the "
             "examples without one a label of their own."
         ) from None
 
@@ -303,8 +284,6 @@ def _by_strata(labels: Array, k: int, generator: np.random.Generator) -> Array:
 
 def _by_groups(labels: Array, k: int, generator: np.random.Generator) -> Array:
     sizes = np.bincount(labels)
-    if len(sizes) < k:
-        raise ValueError(f"`k` must be at most the number of groups, {len(sizes)}; got {k}.")
     part_of_group = np.empty(len(sizes), np.int32)
     filled = np.zeros(k, np.int64)
     shuffled = generator.permutation(len(sizes))  # among groups of equal size
@@ -313,8 +292,8 @@ def _by_groups(labels: Array, k: int, generator: np.random.Generator) -> Array:
         filled[part_of_group[group]] += sizes[group]
     if filled.min() < 2:
         raise ValueError(
-            f"`groups` must allow two examples in every fold; got {filled.min()} in "
-            f"the smallest of {k}. Use a smaller k."
+            f"`groups` must allow two examples in every fold; got {filled.min()} in the smallest "
+            f"of {k} folds, from {len(sizes)} groups. Use a smaller k."
         )
     return part_of_group[labels]
 
@@ -327,12 +306,8 @@ def _from_masks(chosen: list[Array]) -> Folds:
 
 def _table(name: str, rows: list[Array]) -> tuple[Array, Array]:
     """Rows of unequal length as one table with weights."""
-    if not rows:
-        raise ValueError(f"`{name}` must give at least one split; got none.")
-    if any(
-        row.ndim != 1 or not (np.issubdtype(row.dtype, np.integer) or not row.size) for row in rows
-    ):
-        raise ValueError(f"`{name}` must give row numbers, 1-D arrays of integers.")
+    if not rows or any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
+        raise ValueError(f"`{name}` must give one split or more, of 1-D arrays of row numbers.")
     width = max(len(row) for row in rows)
     table = np.zeros((len(rows), width), np.int32)
     weights = np.zeros((len(rows), width), np.float32)

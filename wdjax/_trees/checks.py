@@ -118,7 +118,7 @@ def is_real(x: Any, many: bool = False) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def choice(name: str, x: Any, choices: Iterable[Any]) -> None:
+def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
     """Refuse what is not among the choices.
 
     Raises:
@@ -131,7 +131,10 @@ def choice(name: str, x: Any, choices: Iterable[Any]) -> None:
     """
     choices = list(choices)
     if not (isinstance(x, str | None) and x in choices):
-        raise ValueError(f"`{name}` must be one of {listed(map(repr, choices))}; got {x!r}.")
+        raise ValueError(
+            f"`{name}` must be one of {listed(map(repr, choices))}; got {x!r}."
+            f"{advice and ' ' + advice}"
+        )
 
 
 def flag(name: str, x: Any) -> None:
@@ -297,12 +300,13 @@ def leaves(
 def arrays(name: str, tree: PyTree) -> None:
     """Refuse lists, texts, dates, and NumPy's masked arrays, whose mask JAX would drop."""
     leaves(
-        name, tree, _is_plain, "plain arrays of numbers",
+        name, tree, is_plain, "plain arrays of numbers",
         "Make arrays of lists, numbers of texts and dates; fill masked entries or drop their rows.",
     )  # fmt: skip
 
 
-def _is_plain(x: Any) -> bool:
+def is_plain(x: Any) -> bool:
+    """Whether it is an array of numbers, of JAX or NumPy, without a mask."""
     is_masked = isinstance(x, np.ma.MaskedArray)
     return isinstance(x, jax.Array) or (
         isinstance(x, np.ndarray) and not is_masked and x.dtype.kind not in "OSUMm"
@@ -322,7 +326,7 @@ def as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
     return converted
 
 
-def common_axis(name: str, tree: PyTree) -> int:
+def common_axis(name: str, tree: PyTree, advice: str = "") -> int:
     """The length of the leading axis, which all arrays must share."""
     shapes = [(path, jnp.shape(x)) for path, x in named_leaves(tree)]
     lengths = {shape[:1] for _, shape in shapes}
@@ -330,6 +334,7 @@ def common_axis(name: str, tree: PyTree) -> int:
         found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
         raise ValueError(
             f"`{name}` must hold arrays with as many rows each, one at least; got {found}."
+            f"{advice and ' ' + advice}"
         )
     return int(lengths.pop()[0])
 

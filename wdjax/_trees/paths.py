@@ -213,6 +213,21 @@ def listed(items: Iterable[str]) -> str:
     return ", ".join([*items[:5], *rest])
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """Tell equal names apart: each but the first of its kind gets a number.
+
+    Example:
+        >>> distinct(["a", "b", "a"])
+        ['a', 'b', 'a (2)']
+    """
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
 def structure_difference(left: Any, right: Any) -> str:
     """Say how the structures of two trees differ, by paths.
 

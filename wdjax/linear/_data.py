@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.checks import check_finite, is_real
+from wdjax._trees import checks
+from wdjax._trees.checks import check_finite, kind_of
 from wdjax._trees.devices import at_hand
+from wdjax._trees.paths import listed
 
 
 class Centred(NamedTuple):
@@ -181,11 +183,14 @@ def array(name: str, value: Any) -> Any:
 
     NumPy's float64 stays, for `in_float64`; elsewhere `jax.jit` makes of it what JAX allows.
     """
-    numbers = value if isinstance(value, jax.Array) else np.asarray(value)
-    if numbers.dtype.kind in "OSUMm":
-        raise TypeError(f"`{name}` must be an array of numbers; got {numbers.dtype}.")
-    if jnp.issubdtype(numbers.dtype, jnp.complexfloating):
-        raise TypeError(f"`{name}` must be real; got {numbers.dtype}.")
+    is_kept = isinstance(value, jax.Array | np.ma.MaskedArray)
+    numbers = value if is_kept else np.asarray(value)
+    is_real = checks.is_plain(numbers) and jnp.isrealobj(numbers)
+    if not is_real:
+        raise TypeError(
+            f"`{name}` must be an array of real numbers; got {kind_of(numbers)}. Fill in what is "
+            "masked, or drop these rows."
+        )
     whole = not jnp.issubdtype(numbers.dtype, jnp.floating)
     narrow = whole or numbers.dtype.itemsize < 4
     return _as(numbers, np.float64) if narrow or numbers.dtype.itemsize > 8 else numbers
@@ -200,20 +205,18 @@ def _as(numbers: Any, dtype: Any) -> Any:
 
 def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
     """X (n, p), y (n,) or (n, T), and weights (n,), checked and of one dtype."""
-    check_bool("intercept", intercept)
+    checks.flag("intercept", intercept)
     x, y = array("x", x), array("y", y)
-    if x.ndim != 2 or x.shape[1] == 0:
+    if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] == 0:
         raise ValueError(
-            f"`x` must have shape (n, p), examples by features; got {x.shape}. For one feature "
-            "pass x[:, None]."
+            "`x` must have shape (n, p), two examples or more by features; got "
+            f"{x.shape}. For one feature pass x[:, None]."
         )
     n = x.shape[0]
     if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
         raise ValueError(
             f"`y` must have shape ({n},) or ({n}, T), one row for each of x; got {y.shape}."
         )
-    if n < 2:
-        raise ValueError(f"`x` must have at least two examples; got {n}.")
     check_finite("x", x)
     check_finite("y", y)
     s = _weights(weights, n)
@@ -232,14 +235,12 @@ def _weights(weights: Any, n: int) -> Any:
     if s.shape != (n,):
         raise ValueError(f"`weights` must have shape ({n},), one for each row of x; got {s.shape}.")
     check_finite("weights", s)
-    if known(s):
-        values = np.asarray(s)
-        if (values < 0).any():
-            raise ValueError(f"`weights` must be >= 0; got {values.min()}.")
-        if (values > 0).sum() < 2:
-            raise ValueError(
-                f"`weights` must be > 0 for at least two examples; got {(values > 0).sum()}."
-            )
+    values = np.asarray(s) if known(s) else np.ones(n)
+    if values.min() < 0 or (values > 0).sum() < 2:
+        raise ValueError(
+            f"`weights` must be >= 0, and > 0 for at least two examples; got {values.min()} as the "
+            f"smallest, and {(values > 0).sum()} above 0."
+        )
     return s
 
 
@@ -295,48 +296,12 @@ def numbered(groups: Any, p: int) -> tuple[Any, int]:
     if groups is None:
         return None, 0
     labels = np.asarray(groups)
-    if labels.shape != (p,) or not np.issubdtype(labels.dtype, np.integer):
+    is_whole = labels.shape == (p,) and labels.dtype.kind in "iu"
+    distinct = np.unique(labels)
+    count = len(distinct)
+    if not is_whole or distinct.tolist() != list(range(count)):
         raise ValueError(
-            f"`groups` must hold an int for each of the {p} features; got shape {labels.shape}, "
-            f"{labels.dtype}."
-        )
-    count = int(labels.max()) + 1
-    missing = sorted(set(range(count)) - set(labels.tolist()))
-    if labels.min() < 0 or missing:
-        raise ValueError(
-            f"`groups` must number the groups 0, 1, ... without a gap; got {labels.min()} as the "
-            f"smallest, and none of {missing[:5]}."
+            f"`groups` must give each of the {p} features one of the groups 0, 1, ..., with none "
+            f"left out; got shape {labels.shape} of {listed(map(str, distinct.tolist()))}."
         )
     return labels, count
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...], other: str = "") -> None:
-    """Refuse what is not among the choices."""
-    if not isinstance(value, str) or value not in choices:
-        listed = ", ".join(choices) + (f", {other}" if other else "")
-        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}.")
-
-
-def check_bool(name: str, value: Any) -> None:
-    """Refuse what is neither true nor false by itself, such as the word "no"."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False; got {value!r}.")
-
-
-def positive(name: str, value: Any) -> float:
-    """Return the number > 0."""
-    if not (known(value) and is_real(value) and value > 0):
-        raise ValueError(f"`{name}` must be a number > 0, not traced; got {value!r}.")
-    return float(value)
-
-
-def check_ratio(l1_ratio: Any) -> None:
-    """Refuse what is no share of the L1 part."""
-    if known(l1_ratio) and not (is_real(l1_ratio) and 0 < l1_ratio <= 1):
-        raise ValueError(f"`l1_ratio` must be in (0, 1]; got {l1_ratio!r}. For 0 call ridge_path.")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is not an int >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an int >= 1; got {value!r}.")

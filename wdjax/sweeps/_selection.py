@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import kind_of, named_leaves
 from wdjax._trees.paths import listed
 from wdjax.sweeps._grids import row
 from wdjax.sweeps._results import SweepResult
 
-PyTree = Any
 Array = np.ndarray[Any, Any]
 Rule = str | Callable[[Array], int]
 Preference = str | Callable[[PyTree], Any]
@@ -134,10 +134,9 @@ def select(
         The `Selection`.
 
     Raises:
-        TypeError: a function returned no whole number; `result` is of successive halving, whose
-            last rung is its `final`.
+        TypeError: `result` is no SweepResult.
         ValueError: an unknown rule, name or `at`; every configuration diverged; a 1-SE rule with a
-            single fold; `prefer` gave NaN.
+            single fold; a function returned no such row, or `prefer` not (C,) numbers.
 
     Warns:
         UserWarning: the chosen or best value of a hyperparameter is at the edge of what was tried.
@@ -170,8 +169,7 @@ def select(
     else:
         eligible &= more >= more[best]
         index = _most(more, eligible, mean)
-    tried = result.hparams if result.tried is None else result.tried
-    edge = _edges(tried, row(result.hparams, index), row(result.hparams, best))
+    edge = _edges(result.hparams, row(result.hparams, index), row(result.hparams, best))
     if edge:
         warnings.warn(
             f"the choice is at the edge of what was tried for {listed(edge)}: a better value may "
@@ -288,12 +286,8 @@ def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
 def _scores(result: Any, at: str) -> tuple[Array, Array]:
     """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
     if not isinstance(result, SweepResult):
-        advice = " Give its last rung, `.final`." if hasattr(result, "final") else ""
-        raise TypeError(
-            f"`result` must be a SweepResult, from sweep; got {kind_of(result)}.{advice}"
-        )
-    if at not in ("last", "best"):
-        raise ValueError(f'`at` must be "last" or "best"; got {at!r}.')
+        raise TypeError(f"`result` must be a SweepResult, from sweep; got {kind_of(result)}.")
+    checks.choice("at", at, ("last", "best"))
     val = np.asarray(result.val, np.float64).mean(axis=2)
     val = np.where(np.isfinite(val).all(axis=1, keepdims=True), val, np.inf)
     last = np.full(len(val), val.shape[2] - 1)
@@ -322,17 +316,15 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
     finite = np.isfinite(mean)
     if callable(rule):
         index = rule(scores)
-        if isinstance(index, bool) or not isinstance(index, int | np.integer):
-            raise TypeError(f"`rule` must return the row it chooses; got {index!r}.")
-        if not 0 <= index < len(mean) or not finite[index]:
+        is_whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
+        if not is_whole or index not in np.flatnonzero(finite):
             raise ValueError(
-                f"`rule` must choose a row in [0, {len(mean)}) that did not diverge; got {index}."
+                f"`rule` must return a row in [0, {len(mean)}) that did not diverge; got {index!r}."
             )
         return np.asarray(np.arange(len(mean)) == index)
+    checks.choice("rule", rule, ("min", "1se", "paired-1se"))
     if rule == "min":
         return np.asarray(mean == mean[best])
-    if rule not in ("1se", "paired-1se"):
-        raise ValueError(f'`rule` must be "min", "1se", "paired-1se" or a function; got {rule!r}.')
     if scores.shape[1] < 2:
         raise ValueError(
             f"`rule` {rule!r} needs a standard error, so at least two folds; got one. "
@@ -348,15 +340,10 @@ def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -
     """(C,) numbers, larger where more regularised; all equal where nothing says."""
     if callable(prefer):
         more = np.asarray(prefer(hparams), np.float64)
-        if more.shape != (count,):
+        if more.shape != (count,) or np.isnan(more).any():
             raise ValueError(
-                f"`prefer` must give one number for each of the {count} "
-                f"configurations; got shape {more.shape}."
-            )
-        if np.isnan(more).any():
-            raise ValueError(
-                f"`prefer` must give numbers that can be compared; got nan for row "
-                f"{np.isnan(more).argmax()}."
+                f"`prefer` must give a number for each of the {count} configurations; got shape "
+                f"{more.shape}, {np.isnan(more).sum()} of them NaN."
             )
         return more
     if prefer == "weight_decay" and prefer not in dict(named_leaves(hparams)) and not needed:
@@ -385,16 +372,11 @@ def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
 
 
 def _axis(hparams: PyTree, name: str, argument: str) -> Array:
-    leaves = dict(named_leaves(hparams))
-    if name not in leaves:
+    leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(hparams)}
+    if name not in leaves or leaves[name].ndim != 1:
+        names = [path for path, leaf in leaves.items() if leaf.ndim == 1]
         raise ValueError(
-            f"`{argument}` must be one of the hyperparameters, {listed(map(repr, leaves))}; got "
-            f"{name!r}."
+            f"`{argument}` must be a hyperparameter with one number for each configuration, one of "
+            f"{listed(map(repr, names))}; got {name!r}."
         )
-    values = np.asarray(leaves[name])
-    if values.ndim != 1:
-        raise ValueError(
-            f"`{argument}` must be a hyperparameter with one number for each "
-            f"configuration; {name!r} has shape {values.shape}."
-        )
-    return values
+    return leaves[name]

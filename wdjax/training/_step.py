@@ -19,8 +19,8 @@ from wdjax._lift.leaves import applied, widened
 from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import common_axis, kind_of, named_leaves
 from wdjax._trees.devices import beside, copied, every_nth
-from wdjax._trees.paths import listed
-from wdjax.metrics import collected
+from wdjax._trees.paths import listed, nodes
+from wdjax.metrics import MeasuredState, latest
 from wdjax.training._states import check_kept, check_made_by
 
 Metrics = dict[str, Any]
@@ -215,8 +215,8 @@ def make_train_step(
             model_state=new[2],
             skipped=state.skipped + skips if skip_nonfinite else state.skipped,
         )
-        readings = collected(state.opt_state)
-        metrics = {"measured": readings, **metrics} if readings else metrics
+        if nodes(state.opt_state, lambda node: isinstance(node, MeasuredState)):
+            metrics = {"measured": latest(state.opt_state), **metrics}
         return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **metrics}
 
     return jax.jit(train_step, donate_argnums=0 if donate else ())
