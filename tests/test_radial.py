@@ -316,7 +316,7 @@ def test_bad_numbers_fail_when_built(case):
         with pytest.raises(ValueError, match=rf"`{case.swept}` must be .*or a schedule; got"):
             build(case, bad)
     for bad in ("0.1", True):
-        with pytest.raises(TypeError, match=rf"`{case.swept}` must be a number >= 0 or a schedule"):
+        with pytest.raises(TypeError, match=rf"`{case.swept}` must be .*or a schedule; got"):
             build(case, bad)
 
 

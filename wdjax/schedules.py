@@ -21,7 +21,6 @@ from wdjax._trees import checks
 Scalar = float | int | jax.Array | np.ndarray
 Schedule = Callable[[Any], Any]
 Strength = Scalar | Schedule
-_ADVICE = "Pass one number or a schedule; multipliers per parameter go into `rules`."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +59,8 @@ def as_schedule(value: Strength, name: str = "strength") -> Schedule:
         >>> as_schedule(0.1)
         Constant(value=0.1)
     """
+    check_scalar(name, value)
     if not callable(value):
-        checks.number(name, value, least=0, advice=_ADVICE)
         return Constant(value)
     if value in (fixed, lr_scaled, schedule_scaled, corrected, lr_squared):
         law = value.__name__
@@ -69,16 +68,16 @@ def as_schedule(value: Strength, name: str = "strength") -> Schedule:
             f"`{name}` must be a number >= 0 or a schedule; got the law {law} itself. "
             f"Call it: {law}(weight_decay, ...)."
         )
-    check_scalar(name, value)
     return value
 
 
 def check_scalar(name: str, value: Any, *, above: float | None = None, **limits: Any) -> None:
-    """Refuse a known number out of range, by default >= 0; other schedules and None pass."""
+    """Refuse a known number out of range, by default >= 0; other schedules pass."""
     known = value.value if isinstance(value, Constant) else value
-    low: dict[str, Any] = {"least": 0} if above is None else {"above": above}
-    if known is not None and not callable(known):
-        checks.number(name, known, advice=_ADVICE, **low, **limits)
+    if not callable(known):
+        low: dict[str, Any] = {"least": 0} if above is None else {"above": above}
+        advice = "Multipliers per parameter go into `rules`." * (np.ndim(known) > 0)
+        checks.number(name, known, also="a schedule", advice=advice, **low, **limits)
 
 
 def _of_step(formula: Callable[..., Any], **quantities: Strength) -> Schedule:

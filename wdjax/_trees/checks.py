@@ -27,6 +27,7 @@ def number(
     *,
     optional: bool = False,
     many: bool = False,
+    also: str = "",
     advice: str = "",
     **limits: float,
 ) -> None:
@@ -37,6 +38,7 @@ def number(
         x: what should be a number, of Python, NumPy or JAX.
         optional: whether None passes, too.
         many: whether arrays of numbers pass, too.
+        also: what else is allowed, such as "a schedule", for the message.
         advice: a last sentence, what to write instead.
         **limits: the range: `above` or `least`, `below` or `most`.
 
@@ -55,6 +57,7 @@ def number(
     fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
     if not fits:
         wanted = _wanted("a finite number", limits) + ", or None" * optional
+        wanted += f", or {also}" * bool(also)
         error = ValueError if is_number else TypeError
         raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
 

@@ -51,8 +51,9 @@ class Explanation:
             rows = [row for row in self.rows if row["group"] == group]
             lines += [f"{group}: {header}", _line("", "expected", "measured", "equilibrium")]
             for row in rows:
-                numbers = (_number(row[key]) for key in ("expected", "measured", "equilibrium"))
-                lines.append(_line(row["quantity"], *numbers))
+                numbers = [row[key] for key in ("expected", "measured", "equilibrium")]
+                cells = ("-" if math.isnan(x) else f"{x:.3g}" for x in numbers)
+                lines.append(_line(row["quantity"], *cells))
             lines += [_wrapped(sentence) for sentence in self.sentences[group]]
         return "\n".join(lines)
 
@@ -283,10 +284,6 @@ def _wrapped(sentence: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
 
 
 def _line(*cells: str) -> str:
