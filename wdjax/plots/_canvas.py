@@ -95,8 +95,7 @@ def counts_above(ax: "Axes", x: np.ndarray[Any, Any], counts: np.ndarray[Any, An
     """Write the number of non-zero coefficients above at most twelve of the values."""
     if counts.shape != x.shape:
         raise ValueError(
-            f"`nonzeros` must be a number for each value of the curve, {x.shape}; got "
-            f"{counts.shape}."
+            f"`nonzeros` must be a number for each value; got {len(counts)} for {len(x)}."
         )
     few = np.linspace(0, len(x) - 1, min(len(x), 12)).astype(int)
     place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center"}

@@ -247,10 +247,7 @@ def coefficients(
     names = [str(number) for number in range(size)] if names is None else list(names)
     sizes = {label: len(row) for label, row in rows.items()} | {"names": len(names)}
     if set(sizes.values()) != {size}:
-        raise ValueError(
-            f"`values` and `names` must have equal lengths; got {sizes}. "
-            "Pass one coefficient for each feature."
-        )
+        raise ValueError(f"`values` and `names` must have equal lengths; got {sizes}.")
     ax = _canvas.axes(ax)
     ax.axhline(0.0, color="0.6", linewidth=0.8)
     for index, (label, row) in enumerate(rows.items()):
