@@ -138,7 +138,7 @@ def test_scikit_learns_splitters_keep_their_splits():
         (
             lambda: kfold(4, 2, groups=[0] * 4, stratify=[0] * 4),
             ValueError,
-            r"`groups` and `stratify` exclude each other",
+            r"`groups` must come without `stratify`; got both",
         ),
         (lambda: holdout(3), ValueError, r"`n` must be .* >= 4; got 3"),
         (lambda: holdout(10, "0.2"), TypeError, r"`fraction` must be .* got '0.2'"),
@@ -205,7 +205,9 @@ def test_folds_of_other_data_and_of_other_shapes_are_refused():
         check_folds(folds, 10)
     with pytest.raises(ValueError, match=r"`folds` must hold train \(K, T\).* got shapes"):
         check_folds(folds._replace(val=folds.val[:2]), 12)
-    with pytest.raises(ValueError, match=r"`folds` must be of all 50 examples; .* the first 12,"):
+    with pytest.raises(
+        ValueError, match=r"`folds` must be of all 50 examples; got folds of the first 12\."
+    ):
         check_folds(folds, 50)
     with pytest.raises(TypeError, match=r"`folds` must be Folds, such as kfold\(n, 5\); got 5"):
         check_folds(5, 12)

@@ -1032,7 +1032,9 @@ def test_a_part_of_a_fold_without_weight_is_an_error(part):
     weights = np.ones(10)
     weights[getattr(folds, part)[0]] = 0
     weights[0] = part == "val"
-    with pytest.raises(ValueError, match=f"`weights` must be > 0 .*; {part} of fold 0 has none"):
+    with pytest.raises(
+        ValueError, match=f"`weights` must be > 0 .*; got fold 0 with none in {part}"
+    ):
         linear.ridge_cv(X, Y, LAMS, method=folds, weights=weights)
     traced = jax.jit(lambda s: linear.ridge_cv(X, Y, LAMS, method=folds, weights=s))(weights)
     assert traced.lam.shape == ()

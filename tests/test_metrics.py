@@ -676,7 +676,7 @@ def test_the_name_of_the_readings_is_taken():
     def loss_fn(params, batch):
         return jnp.sum(params["kernel"]), {"measured": jnp.ones(())}
 
-    with pytest.raises(ValueError, match="must not use names that the step adds: 'measured"):
+    with pytest.raises(ValueError, match="leave out names that the step adds; got 'measured"):
         wdjax.make_train_step(loss_fn, measured(sgd()))(state, BATCH)
 
 

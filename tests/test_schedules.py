@@ -164,12 +164,12 @@ def test_per_epoch_changes_only_between_epochs():
         (
             lambda: wdjax.from_timescale(1),
             ValueError,
-            r"`steps` must be a finite number > 1; got 1",
+            r"`steps` must be a finite number > 1, or a schedule; got 1",
         ),
         (
             lambda: wdjax.from_half_life(0),
             ValueError,
-            r"`steps` must be a finite number > 0; got 0",
+            r"`steps` must be a finite number > 0, or a schedule; got 0",
         ),
         (lambda: wdjax.target_rms(0.1, 0), ValueError, r"`rms` must be a finite number > 0"),
         (lambda: wdjax.geometric(0.1, 1.5), ValueError, r"`rate` must be in \[0, 1\].* got 1.5"),
@@ -185,18 +185,18 @@ def test_per_epoch_changes_only_between_epochs():
         (
             lambda: schedules.linear_ramp(0.1, 0.1, 0),
             ValueError,
-            r"`steps` must be a finite number > 0; got 0",
+            r"`steps` must be a finite number > 0, or a schedule; got 0",
         ),
         (
             lambda: schedules.cosine_ramp(0.1, 0.1, 0),
             ValueError,
-            r"`steps` must be a finite number > 0; got 0",
+            r"`steps` must be a finite number > 0, or a schedule; got 0",
         ),
         (lambda: schedules.cosine_ramp(0.1, 0.1, None), TypeError, r"`steps` .* got None"),
         (
             lambda: schedules.log_time(0.1, 0.0),
             ValueError,
-            r"`timescale` must be a finite number > 0; got 0.0",
+            r"`timescale` must be a finite number > 0, or a schedule; got 0.0",
         ),
         (lambda: schedules.warmed_up(0.1, -1), ValueError, r"`steps` must be a finite number >= 0"),
         (
@@ -250,9 +250,7 @@ def test_the_decay_budget_needs_a_known_strength():
     def run(s):
         return schedules.decay_budget(wdjax.fixed(s), 10)
 
-    with pytest.raises(
-        TypeError, match=r"`strength` must be known to be summed up.*outside of jit"
-    ):
+    with pytest.raises(TypeError, match=r"`strength` must be known, to be summed.*outside jit"):
         jax.jit(run)(0.1)
 
 

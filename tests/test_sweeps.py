@@ -752,16 +752,16 @@ def branching(h):
 
 
 BAD = {
-    "no axis": (lambda: sweeps.grid(), ValueError, r"`axes` must name at least one"),
+    "no axis": (lambda: sweeps.grid(), ValueError, r"`axes` must name a hyperparameter or more"),
     "empty axis": (
         lambda: sweeps.grid(weight_decay=[]),
         ValueError,
-        r"`weight_decay` must be a list of at least one value; got shape \(0,\)",
+        r"`weight_decay` must be a list of one value or more; got shape \(0,\)",
     ),
     "a number for an axis": (
         lambda: sweeps.grid(weight_decay=0.1),
         ValueError,
-        r"`weight_decay` must be a list of at least one value; got shape \(\)",
+        r"`weight_decay` must be a list of one value or more; got shape \(\)",
     ),
     "zero in a log grid": (
         lambda: sweeps.log_grid(0.0, 1.0, 3),
@@ -779,7 +779,7 @@ BAD = {
         ValueError,
         r"`weight_decay` must be part of a range .* got low=-1.0",
     ),
-    "no space": (lambda: sweeps.random(3), ValueError, r"`spaces` must name at least one"),
+    "no space": (lambda: sweeps.random(3), ValueError, r"`spaces` must name a hyperparameter"),
     "no kind of space": (
         lambda: sweeps.random(3, weight_decay=0.1),
         TypeError,
@@ -814,12 +814,12 @@ BAD = {
     "negative λ": (
         _swap(hparams={"weight_decay": np.array([0.1, -0.5])}),
         ValueError,
-        r"`hparams` entry 'weight_decay' must be finite and >= 0, .*; got -0.5 in row 1",
+        r"`hparams` must be finite and >= 0 at 'weight_decay', .*; got -0.5 in row 1",
     ),
     "infinite": (
         _swap(hparams={"x": np.array([0.1, np.inf])}),
         ValueError,
-        r"`hparams` entry 'x' must be finite, .*; got inf in row 1",
+        r"`hparams` must be finite at 'x', .*; got inf in row 1",
     ),
     "negative λ by another name": (
         _swap(
@@ -840,13 +840,13 @@ BAD = {
     "nothing built": (
         _swap(build=lambda h: None),
         TypeError,
-        r"`build` must return an Optax optimizer, with init and update; got NoneType",
+        r"`build` must return an Optax optimizer; got NoneType. A step of your own",
     ),
     "no function": (_swap(build=optax.sgd(0.1)), TypeError, r"`build` "),
     "two arguments": (
         _swap(build=lambda carry, h: None),
         TypeError,
-        r"`build` must be build\(h\) -> .* or step\(carry, batch, h\) .* not of 2 arguments",
+        r"`build` must be build\(h\) -> .* or step\(carry, batch, h\) .* needs 2 arguments",
     ),
     "a branch on λ": (
         _swap(build=branching),
@@ -919,12 +919,12 @@ BAD = {
     "hyperparameters too large for float32": (
         _swap(hparams={"weight_decay": np.array([0.1, 1e39])}),
         ValueError,
-        r"entry 'weight_decay' must be finite .*float32, .*; got 1e\+39 in row 1",
+        r"finite and >= 0 at 'weight_decay', .*float32, .*; got 1e\+39 in row 1",
     ),
     "hyperparameters that would be 0": (
         _swap(hparams={"weight_decay": np.array([1e-50, 0.1])}),
         ValueError,
-        r"entry 'weight_decay' must .* not be rounded to 0 there; got 1e-50 in row 0",
+        r"at 'weight_decay', .* not rounded to 0 there; got 1e-50 in row 0",
     ),
     "seeds that are the same to JAX": (
         _swap(seeds=[0, 2**32]),
@@ -940,12 +940,12 @@ BAD = {
     "folds of a part of the data": (
         _swap(folds=sweeps.kfold(20, 4)),
         ValueError,
-        r"`folds` must be of all 30 examples; they are of the first 20, .* leave these rows out",
+        r"`folds` must be of all 30 examples; got folds of the first 20\. .* leave out of",
     ),
     "weights of examples": (
         _swap(folds=sweeps.kfold(30, 4)._replace(train_weights=np.full((4, 23), 0.5, np.float32))),
         ValueError,
-        r"`folds` must have training weights 0 or 1: .* got 0.5",
+        r"`folds` must have training weights 0 or 1, .* got 0.5",
     ),
     "a number as a folder": (
         _swap(folder=3), TypeError, r"`folder` must be a path or None; got 3",

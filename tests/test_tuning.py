@@ -10,7 +10,7 @@ import pytest
 
 import wdjax
 from wdjax import penalties, tuning
-from wdjax.tuning import hyper_decay, _implicit_hypergrad, learnt_rules
+from wdjax.tuning import _implicit_hypergrad, hyper_decay, learnt_rules
 
 RULES = (("bias", 0.0), ("first", 1.0), ("second", 0.5))
 NAMES = {"first": 1, "second": 2}  # the rule of each decayed leaf
@@ -487,7 +487,7 @@ def test_leaves_that_are_no_numbers_of_the_loss_are_left_alone():
 def test_a_part_of_the_model_is_refused():
     tx = hyper_decay(0.1, val_loss, validation(), rules=RULES)
     masked = optax.masked(tx, jax.tree.map(lambda x: x.ndim > 1, tree(0, np.float32)))
-    with pytest.raises(TypeError, match=r"must see the whole model.* outside optax\.masked"):
+    with pytest.raises(TypeError, match=r"must be of the whole model.* outside optax\.masked"):
         masked.init(tree(0, np.float32))
     state = tx.init(tree(0, np.float32))
     optax.tree_map_params(tx, lambda x: x, state)

@@ -61,7 +61,7 @@ def refit(loss, batch_size):
 @pytest.mark.parametrize("name", IGNORED)
 def test_who_ignores_the_weights_is_refused_before_training(name):
     blamed, make = IGNORED[name]
-    with pytest.raises(ValueError, match=rf"`{blamed}` must use its weights: .* jnp\.sum\(weights"):
+    with pytest.raises(ValueError, match=rf"`{blamed}` must use its weights; .* jnp\.sum\(weights"):
         make()
 
 
@@ -224,9 +224,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_folder_is_refused_where_the_host_may_change_results_unseen(name, tmp_path):
-    with pytest.raises(
-        ValueError, match=rf"`folder` must be None .* call the host, here by {name}"
-    ):
+    with pytest.raises(ValueError, match=rf"`folder` must be None .* call the host; got {name}"):
         run(metric=by_host(CALLS[name], 1.0), folder=tmp_path)
     assert not list(tmp_path.iterdir())
     found = [run(metric=by_host(CALLS[name], factor)).val for factor in (1.0, 2.0)]

@@ -62,11 +62,9 @@ class Folds(NamedTuple):
         """
         has_splits = hasattr(cv, "split") and not isinstance(cv, str)
         pairs = cv.split(x, y, groups) if has_splits else cv
-        if isinstance(pairs, str) or not isinstance(pairs, Iterable):
-            raise TypeError(
-                "`cv` must be a splitter such as sklearn.model_selection.KFold(5), or pairs of "
-                f"row numbers; got {cv!r}. For plain K-fold use kfold(n, k)."
-            )
+        rule = "be a splitter such as sklearn.model_selection.KFold(5), or pairs of row numbers"
+        fits = isinstance(pairs, Iterable) and not isinstance(pairs, str)
+        checks.must("cv", fits, rule, repr(cv), "For plain K-fold use kfold(n, k).", TypeError)
         rows = [(np.asarray(train), np.asarray(val)) for train, val in pairs]
         folds = cls(*_table("cv", [a for a, _ in rows]), *_table("cv", [b for _, b in rows]))
         check_folds(folds, len(x), "cv")
@@ -115,11 +113,12 @@ def kfold(
     checks.whole("k", k, least=2, most=n // 2, advice=advice)
     checks.whole("repeats", repeats)
     checks.whole("seed", seed, least=0)
-    if groups is not None and stratify is not None:
-        raise ValueError(
-            "`groups` and `stratify` exclude each other; got both. For both at once use "
-            "Folds.from_sklearn(sklearn.model_selection.StratifiedGroupKFold(k), x, y, groups=...)."
-        )
+    advice = (
+        "For both at once use Folds.from_sklearn(sklearn.model_selection.StratifiedGroupKFold(k), "
+        "x, y, groups=...)."
+    )
+    is_both = groups is not None and stratify is not None
+    checks.must("groups", not is_both, "come without `stratify`", "both", advice)
     generator = np.random.default_rng(seed)
     parts = []
     for _ in range(repeats):
@@ -212,34 +211,29 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
         Traceback (most recent call last):
         ValueError: `folds` must train on some of the 8 examples and validate on others; got row ...
     """
-    if not isinstance(folds, Folds):
-        raise TypeError(f"`{name}` must be Folds, such as kfold(n, 5); got {folds!r}.")
+    advice = "Use kfold, holdout, time_folds or Folds.from_sklearn."
+    is_folds = isinstance(folds, Folds)
+    checks.must(name, is_folds, "be Folds, such as kfold(n, 5)", repr(folds), error=TypeError)
     shapes = [np.shape(x) for x in folds]
     lengths = {shape[:1] for shape in shapes}
-    if shapes[0] != shapes[1] or shapes[2] != shapes[3] or len(lengths) != 1 or () in lengths:
-        raise ValueError(
-            f"`{name}` must hold train (K, T), train_weights (K, T), val (K, V), val_weights "
-            f"(K, V); got shapes {shapes}. Use kfold, holdout, time_folds or Folds.from_sklearn."
-        )
+    fits = shapes[0] == shapes[1] and shapes[2] == shapes[3] and len(lengths) == 1
+    rule = "hold train (K, T), train_weights (K, T), val (K, V), val_weights (K, V)"
+    checks.must(name, fits and () not in lengths, rule, f"shapes {shapes}", advice)
     parts = [
         (index, train[train_weights > 0], val[val_weights > 0])
         for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True))
     ]
     faults = [(index, _fault(train, val, n)) for index, train, val in parts]
     wrong = [f"{fault} in fold {index}" for index, fault in faults if fault]
-    if wrong:
-        raise ValueError(
-            f"`{name}` must train on some of the {n} examples and validate on others; got "
-            f"{listed(wrong)}. Build the folds with the number of examples in `data`."
-        )
+    advice = "Build the folds with the number of examples in `data`."
+    rule = f"train on some of the {n} examples and validate on others"
+    checks.must(name, not wrong, rule, listed(wrong), advice)
     seen = np.unique(np.concatenate([rows for _, *both in parts for rows in both]))
     # some rows may be left out, as around a gap in time; but all up to a number are its folds
-    if len(seen) == seen[-1] + 1 < n:
-        raise ValueError(
-            f"`{name}` must be of all {n} examples; they are of the first {len(seen)}, and the "
-            "others would neither train nor validate. Build the folds with the number of examples "
-            "in `data`, or leave these rows out of `data`."
-        )
+    is_part = len(seen) == seen[-1] + 1 < n
+    advice += " Or leave out of `data` what neither trains nor validates."
+    got = f"folds of the first {len(seen)}"
+    checks.must(name, not is_part, f"be of all {n} examples", got, advice)
 
 
 def _fault(train: Array, val: Array, n: int) -> str:
@@ -256,10 +250,8 @@ def _fault(train: Array, val: Array, n: int) -> str:
 def _labels(name: str, labels: Any, n: int) -> Array:
     """Labels as numbers 0, 1, ..."""
     labels = np.asarray(labels)
-    if labels.shape != (n,):
-        raise ValueError(
-            f"`{name}` must have one label for each example, ({n},); got shape {labels.shape}."
-        )
+    rule = f"have one label for each example, ({n},)"
+    checks.must(name, labels.shape == (n,), rule, f"shape {labels.shape}")
     try:
         return np.unique(labels, return_inverse=True)[1].reshape(-1)
     except TypeError as error:
@@ -290,11 +282,9 @@ def _by_groups(labels: Array, k: int, generator: np.random.Generator) -> Array:
     for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
         part_of_group[group] = filled.argmin()
         filled[part_of_group[group]] += sizes[group]
-    if filled.min() < 2:
-        raise ValueError(
-            f"`groups` must allow two examples in every fold; got {filled.min()} in the smallest "
-            f"of {k} folds, from {len(sizes)} groups. Use a smaller k."
-        )
+    got = f"{filled.min()} in the smallest of {k} folds, from {len(sizes)} groups"
+    rule = "allow two examples in every fold"
+    checks.must("groups", filled.min() >= 2, rule, got, "Use a smaller k.")
     return part_of_group[labels]
 
 
@@ -306,8 +296,9 @@ def _from_masks(chosen: list[Array]) -> Folds:
 
 def _table(name: str, rows: list[Array]) -> tuple[Array, Array]:
     """Rows of unequal length as one table with weights."""
-    if not rows or any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
-        raise ValueError(f"`{name}` must give one split or more, of 1-D arrays of row numbers.")
+    is_rows = [row.ndim == 1 and (not row.size or row.dtype.kind in "iu") for row in rows]
+    rule = "give one split or more, of 1-D arrays of row numbers"
+    checks.must(name, rows and all(is_rows), rule, listed(map(checks.kind_of, rows)) or "none")
     width = max(len(row) for row in rows)
     table = np.zeros((len(rows), width), np.int32)
     weights = np.zeros((len(rows), width), np.float32)

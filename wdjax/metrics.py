@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -70,8 +69,8 @@ def measured(
     entries θ ≠ 0 with s m > 0 that are the same with and without decay: the gate was closed, or
     the update's dtype swallowed the decay. The last three, and Δ₀, need an optimizer built by
     `wdjax.decayed`: wrap that directly, and place everything else around; any chain becomes one
-    as `decayed(lambda learning_rate: optax.chain(...))(...)`. For other optimizers Δ₀ = Δ. What
-    stands behind `measured` in a chain and changes the step is not seen.
+    as `decayed(lambda learning_rate: optax.chain(...))(...)`. For other optimizers Δ₀ = Δ. Changes
+    of the step that come after `measured` in a chain are not measured.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -106,8 +105,9 @@ def measured(
         arXiv:2312.02696 (effective learning rate: the relative size of updates).
     """
     checks.optimizer("optimizer", optimizer)
-    if isinstance(optimizer, optax.MultiSteps):
-        raise TypeError("`optimizer` must be what goes into optax.MultiSteps; got a MultiSteps.")
+    is_outer = isinstance(optimizer, optax.MultiSteps)
+    rule, got = "be what goes into optax.MultiSteps", "a MultiSteps"
+    checks.must("optimizer", not is_outer, rule, got, error=TypeError)
     checks.choice("per", per, ("rule", "leaf"))
     checks.whole("every", every)
     inner = optax.with_extra_args_support(optimizer)
@@ -172,11 +172,9 @@ def latest(opt_state: Any) -> Readings:
         5.0
     """
     states = paths.nodes(opt_state, lambda node: isinstance(node, MeasuredState))
-    if not states:
-        raise ValueError(
-            "`opt_state` must hold the readings of an optimizer with `measured` in it; got a "
-            f"{type(opt_state).__name__} without. Build it as wdjax.metrics.measured(optimizer)."
-        )
+    rule = "hold the readings of an optimizer with `measured` in it"
+    advice = "Build it as wdjax.metrics.measured(optimizer)."
+    checks.must("opt_state", states, rule, f"a {type(opt_state).__name__} without", advice)
     rows = [row for state in states for row in state.readings.items()]
     return {
         name: {_NAMES[i]: row[..., i] for i in range(row.shape[-1])}
@@ -198,17 +196,16 @@ def series(history: Any) -> Readings:
         ValueError: the history has no readings.
 
     Example:
+        >>> import numpy as np
         >>> from wdjax import History
         >>> found = {"weight": {"rotation": np.array([0.1, 0.2])}}
         >>> history = History(np.arange(2), {"measured": found}, np.arange(0), {})
         >>> series(history)["weight"]["rotation"]
         array([0.1, 0.2])
     """
-    if "measured" not in history.metrics:
-        raise ValueError(
-            f"`history` must have metrics['measured']; got {sorted(history.metrics)}. Train with "
-            "wdjax.metrics.measured(optimizer), both in make_train_step and TrainState.create."
-        )
+    has = "measured" in history.metrics
+    advice = "Train with metrics.measured(optimizer), in make_train_step and TrainState.create."
+    checks.must("history", has, "have metrics['measured']", sorted(history.metrics), advice)
     found: Readings = history.metrics["measured"]
     return found
 
@@ -373,7 +370,7 @@ def _ratio(x: Any, y: Any) -> jax.Array:
 
 
 def _when(due: Any, read: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-    """A branch; outside of jit one of Python, which does not compile anew at every call."""
+    """A branch; outside jit a Python one, which does not compile again at every call."""
     if isinstance(due, jax.core.Tracer):
         return lax.cond(due, read, otherwise)
     return read() if due else otherwise()

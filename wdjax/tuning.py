@@ -31,6 +31,11 @@ from wdjax.schedules import Strength
 ValLoss = Callable[[Params, PyTree], jax.Array]
 
 STANDARD: Rules = standard()
+_WHOLE = "be of the whole model, which `val_loss` needs"
+_OUTSIDE = (
+    "Put `hyper_decay` outside optax.masked and optax.partition, and give the multiplier 0 in "
+    "`rules` to what must not decay."
+)
 EXAMPLES_PER_DECAY = 50  # fewer validation examples than this for each λ are soon overfitted
 
 
@@ -38,7 +43,7 @@ class HyperDecayState(NamedTuple):
     """State of `hyper_decay`: one entry of each array for each rule, in the order at `init`.
 
     Rules may come in another order after a restart, for each finds its λ by its name. Their number
-    and their selectors are part of the state: a λ learnt for one group is none of another's.
+    and their selectors are part of the state: a λ learnt for one group does not apply to another.
 
     Attributes:
         count: int32 scalar, steps taken.
@@ -82,7 +87,7 @@ def hyper_decay(
     Known limits. It is short-sighted: it sees one step ahead, which is good enough for λ but not
     for learning rates, momentum or dropout. A λ far too large at the start collapses the network,
     and no gradient leads back: start low. Many λ overfit the validation data, and a validation loss
-    that has been used to choose λ is no longer an unbiased estimate. Inside `jax.vmap` the
+    that has been used to choose λ is too optimistic. Inside `jax.vmap` the
     validation gradient is computed at every step.
 
     Args:
@@ -109,8 +114,8 @@ def hyper_decay(
     Raises:
         ValueError: a number is out of range; data or rules do not fit; `val_data` are not finite;
             the largest λ would flip signs (at `init`); the state is of other rules (at `update`).
-        TypeError: `val_loss` is no function, the penalty has no gradient, `init` is not one number,
-            `bounds` are not two, or `hyper_optimizer` is no Optax optimizer.
+        TypeError: `val_loss` is not a function, the penalty has no gradient, `init` is not one
+            number, `bounds` are not two, or `hyper_optimizer` is not an Optax optimizer.
 
     Warns:
         UserWarning: at `init`, there are fewer than 50 validation examples for each λ.
@@ -136,9 +141,9 @@ def hyper_decay(
     low, high = _checked_bounds(bounds, init)
     checks.whole("every", every)
     val_data, examples = _checked_data(val_loss, val_data, batch_size)
-    if not isinstance(penalty, Penalty) or penalty.gradient is None:
-        raise TypeError(f"`penalty` must be a penalty with a gradient; got {penalty!r}.")
-    pull: Callable[[Any], Any] = penalty.gradient
+    has_gradient = isinstance(penalty, Penalty) and penalty.gradient is not None
+    checks.must("penalty", has_gradient, "be a penalty with a gradient", penalty, error=TypeError)
+    pull: Any = penalty.gradient
     adapt = optax.adam(0.2) if hyper_optimizer is None else hyper_optimizer
     checks.optimizer("hyper_optimizer", adapt)
     slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss, allow_int=True)
@@ -146,12 +151,8 @@ def hyper_decay(
     def init_state(params: Params) -> HyperDecayState:
         multipliers = resolve(rules, params)
         check_place(params, rules, multipliers)
-        if has_holes(params) and not stands_for_all(params):
-            raise TypeError(
-                "`hyper_decay` must see the whole model, which `val_loss` needs; got a part of it. "
-                "Put it outside optax.masked and optax.partition, and give the multiplier 0 in "
-                "`rules` to what must not decay."
-            )
+        is_part = has_holes(params) and not stands_for_all(params)
+        checks.must("params", not is_part, _WHOLE, "a part of it", _OUTSIDE, TypeError)
         _check_strengths(schedule, multipliers, high * penalty.curvature)
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)
@@ -184,7 +185,7 @@ def hyper_decay(
             known = jnp.isfinite(h).all()
             hyper, new_state = adapt.update(jnp.where(known, h, 0.0), opt_state, log_decay)
             moved = jnp.clip(log_decay + hyper, math.log(low), math.log(high))
-            # a validation loss that is not finite teaches nothing, and shows in h
+            # a validation loss that is not finite changes nothing, and shows in h
             log_decay, opt_state = jax.tree.map(
                 functools.partial(jnp.where, known), (moved, new_state), (log_decay, opt_state)
             )
@@ -226,11 +227,8 @@ def learnt_rules(opt_state: Any, rules: Rules = STANDARD) -> Rules:
         (('bias', 0.0), ('**', 0.25))
     """
     found = nodes(opt_state, lambda node: isinstance(node, HyperDecayState))
-    if len(found) != 1:
-        raise ValueError(
-            f"`opt_state` must hold one state of hyper_decay; got {len(found)}. Pass the state of "
-            "the optimizer that hyper_decay is a part of."
-        )
+    advice = "Pass the state of the optimizer that hyper_decay is a part of."
+    checks.must("opt_state", len(found) == 1, "hold one state of hyper_decay", len(found), advice)
     rules, state = check_rules(rules), found[0]
     decay = jnp.exp(state.log_weight_decay)[_entries(rules, state)]
     pairs = zip(rules, decay, strict=True)
@@ -325,12 +323,9 @@ def _names(rules: Rules) -> list[str]:
 def _entries(rules: Rules, state: HyperDecayState) -> jax.Array:
     """(R,) which entry of the state belongs to each rule."""
     names, known = _names(rules), state.entry_of
-    if set(names) != set(known):
-        raise ValueError(
-            "`rules` must be those of the state of hyper_decay, in any order: "
-            f"{listed(map(repr, sorted(known)))}; got {listed(map(repr, names))}. A λ learnt for "
-            "one group does not apply to another. Start from a new state."
-        )
+    rule = f"be those of the state of hyper_decay: {listed(map(repr, sorted(known)))}"
+    advice = "A λ learnt for one group does not apply to another. Start from a new state."
+    checks.must("rules", {*names} == {*known}, rule, listed(map(repr, names)), advice)
     return jnp.stack([known[name] for name in names])
 
 

@@ -1,8 +1,8 @@
 """Checks of arguments: the one place, and one wording.
 
 Each says which argument is wrong, what it must be, and what came, before anything is compiled.
-Read them with their module: `checks.number("rate", rate, least=0)`. They stand at the public door,
-once; inside, values are trusted.
+Read them with their module: `checks.number("rate", rate, least=0)`. They are called at the
+public door, once; inside, values are trusted.
 """
 
 import operator
@@ -18,7 +18,39 @@ from wdjax._trees import PyTree
 from wdjax._trees.devices import at_hand, spans_processes
 from wdjax._trees.paths import entries, listed
 
+_SIGNS = {"above": ">", "least": ">=", "below": "<", "most": "<="}
 _LIMITS = {"above": operator.gt, "least": operator.ge, "below": operator.lt, "most": operator.le}
+
+
+def must(
+    name: str,
+    holds: Any,
+    rule: str,
+    got: Any,
+    advice: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
+    """Refuse an argument, in the one form that all messages have.
+
+    Args:
+        name: the argument to blame.
+        holds: whether all is well.
+        rule: what it must do or be.
+        got: what came: a text, or a value to show.
+        advice: a last sentence, what to write instead.
+        error: the kind of error.
+
+    Raises:
+        ValueError: or another error.
+
+    Example:
+        >>> must("n", False, "be even", 3, "Add one.")
+        Traceback (most recent call last):
+        ValueError: `n` must be even; got 3. Add one.
+    """
+    if not holds:
+        shown = got if isinstance(got, str) else repr(got)
+        raise error(f"`{name}` must {rule}; got {shown}.{advice and ' ' + advice}")
 
 
 def number(
@@ -31,7 +63,7 @@ def number(
     advice: str = "",
     **limits: float,
 ) -> None:
-    """Refuse what is no finite real number in a range; traced values pass.
+    """Refuse anything but a finite real number in a range; traced values pass.
 
     Args:
         name: the argument to blame.
@@ -43,7 +75,7 @@ def number(
         **limits: the range: `above` or `least`, `below` or `most`.
 
     Raises:
-        TypeError: it is no real number.
+        TypeError: it is not a real number.
         ValueError: it is not finite or out of range.
 
     Example:
@@ -55,11 +87,9 @@ def number(
         return
     is_number = is_real(x, many)
     fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
-    if not fits:
-        wanted = _wanted("a finite number", limits) + ", or None" * optional
-        wanted += f", or {also}" * bool(also)
-        error = ValueError if is_number else TypeError
-        raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
+    rule = f"be {_wanted('a finite number', limits)}{', or None' * optional}"
+    rule += f", or {also}" * bool(also)
+    must(name, fits, rule, repr(x), advice, ValueError if is_number else TypeError)
 
 
 def whole(
@@ -71,7 +101,7 @@ def whole(
     optional: bool = False,
     advice: str = "",
 ) -> None:
-    """Refuse what is no whole number in a range, such as a count from 1 or a seed from 0.
+    """Refuse anything but a whole number in a range, such as a count or a seed.
 
     Args:
         name: the argument to blame.
@@ -82,7 +112,7 @@ def whole(
         advice: a last sentence, what to write instead.
 
     Raises:
-        TypeError: it is no whole number, or traced.
+        TypeError: it is not a whole number, or it is traced.
         ValueError: it is out of range.
 
     Example:
@@ -92,12 +122,11 @@ def whole(
     """
     limits = {"least": least} if most is None else {"least": least, "most": most}
     is_whole = isinstance(x, int | np.integer) and not isinstance(x, bool)
-    if not (is_whole and _is_within(x, limits)) and not (optional and x is None):
-        if isinstance(x, jax.Array):
-            advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
-        wanted = _wanted("a whole number", limits) + ", or None" * optional
-        error = ValueError if is_whole else TypeError
-        raise error(f"`{name}` must be {wanted}; got {x!r}.{advice and ' ' + advice}")
+    if isinstance(x, jax.Array):
+        advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
+    fits = (optional and x is None) or (is_whole and _is_within(x, limits))
+    rule = f"be {_wanted('a whole number', limits)}{', or None' * optional}"
+    must(name, fits, rule, repr(x), advice, ValueError if is_whole else TypeError)
 
 
 def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
@@ -107,22 +136,21 @@ def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
 def _wanted(kind: str, limits: Mapping[str, float]) -> str:
     """`a finite number >= 0` with one limit, `in [0, 1)` with two."""
     if len(limits) < 2:
-        signs = {"above": ">", "least": ">=", "below": "<", "most": "<="}
-        return " ".join([kind, *(f"{signs[name]} {limit}" for name, limit in limits.items())])
+        return " ".join([kind, *(f"{_SIGNS[name]} {limit}" for name, limit in limits.items())])
     low, high = (limits[name] for name in sorted(limits, key=[*_LIMITS].index))
     span = f"{'[' if 'least' in limits else '('}{low}, {high}{']' if 'most' in limits else ')'}"
     return f"{kind.removeprefix('a finite number')} in {span}".strip()
 
 
 def is_real(x: Any, many: bool = False) -> bool:
-    """Whether a value is one real number, or an array of `many`, and no truth value."""
+    """Whether a value is one real number, or an array of `many`, and not a truth value."""
     if isinstance(x, np.ndarray | np.number | jax.Array):
         return (many or x.ndim == 0) and jnp.issubdtype(x.dtype, jnp.number) and jnp.isrealobj(x)
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
 def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
-    """Refuse what is not among the choices.
+    """Refuse a value that is not one of the choices.
 
     Raises:
         ValueError: naming them.
@@ -133,15 +161,12 @@ def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
         ValueError: `per` must be one of 'rule', 'leaf'; got 'layer'.
     """
     choices = list(choices)
-    if not (isinstance(x, str | None) and x in choices):
-        raise ValueError(
-            f"`{name}` must be one of {listed(map(repr, choices))}; got {x!r}."
-            f"{advice and ' ' + advice}"
-        )
+    is_one = isinstance(x, str | None) and x in choices
+    must(name, is_one, f"be one of {listed(map(repr, choices))}", repr(x), advice)
 
 
 def flag(name: str, x: Any) -> None:
-    """Refuse what is neither True nor False, such as the word "no".
+    """Refuse anything but True or False, such as the word "no".
 
     Raises:
         TypeError: it is something else.
@@ -151,12 +176,11 @@ def flag(name: str, x: Any) -> None:
         Traceback (most recent call last):
         TypeError: `intercept` must be True or False; got 'no'.
     """
-    if not isinstance(x, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False; got {x!r}.")
+    must(name, isinstance(x, bool | np.bool_), "be True or False", repr(x), error=TypeError)
 
 
 def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> None:
-    """Refuse what cannot be called.
+    """Refuse anything that cannot be called.
 
     Raises:
         TypeError: it cannot.
@@ -166,15 +190,12 @@ def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> 
         Traceback (most recent call last):
         TypeError: `loss_fn` must be a function; got 3.
     """
-    if not callable(x) and not (optional and x is None):
-        raise TypeError(
-            f"`{name}` must be a function{' or None' * optional}; got {x!r}."
-            f"{advice and ' ' + advice}"
-        )
+    fits = callable(x) or (optional and x is None)
+    must(name, fits, f"be a function{' or None' * optional}", repr(x), advice, TypeError)
 
 
 def optimizer(name: str, x: Any) -> None:
-    """Refuse what is no Optax optimizer or transformation.
+    """Refuse anything but an Optax optimizer or transformation.
 
     Raises:
         TypeError: it is something else, such as the function that builds one.
@@ -186,14 +207,12 @@ def optimizer(name: str, x: Any) -> None:
         TypeError: `optimizer` must be an Optax optimizer; got the function adam. ...
     """
     # not by class: optax.MultiSteps is none of Optax's own transformations
-    if all(callable(getattr(x, method, None)) for method in ("init", "update")):
-        return
+    fits = all(callable(getattr(x, method, None)) for method in ("init", "update"))
     title = getattr(x, "__name__", "")
-    if callable(x) and title.isidentifier():
-        raise TypeError(
-            f"`{name}` must be an Optax optimizer; got the function {title}. Call it: {title}(...)."
-        )
-    raise TypeError(f"`{name}` must be an Optax optimizer, such as wdjax.adamw(1e-3); got {x!r}.")
+    is_factory = callable(x) and title.isidentifier()
+    got = f"the function {title}" if is_factory else repr(x)
+    advice = f"Call it: {title}(...)." if is_factory else "For instance wdjax.adamw(1e-3)."
+    must(name, fits, "be an Optax optimizer", got, advice, TypeError)
 
 
 def fractions(
@@ -296,8 +315,7 @@ def leaves(
     wrong = [
         f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree, **options) if not holds(x)
     ]
-    if wrong:
-        raise TypeError(f"`{name}` must hold {what}; got {listed(wrong)}.{advice and ' ' + advice}")
+    must(name, not wrong, f"hold {what}", listed(wrong), advice, TypeError)
 
 
 def arrays(name: str, tree: PyTree) -> None:
@@ -333,17 +351,14 @@ def common_axis(name: str, tree: PyTree, advice: str = "") -> int:
     """The length of the leading axis, which all arrays must share."""
     shapes = [(path, jnp.shape(x)) for path, x in named_leaves(tree)]
     lengths = {shape[:1] for _, shape in shapes}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
-        raise ValueError(
-            f"`{name}` must hold arrays with as many rows each, one at least; got {found}."
-            f"{advice and ' ' + advice}"
-        )
+    found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
+    fits = len(lengths) == 1 and not lengths & {(), (0,)}
+    must(name, fits, "hold arrays with as many rows each, one at least", found, advice)
     return int(lengths.pop()[0])
 
 
 def check_data(name: str, data: Any) -> int:
-    """Refuse data that are no arrays of finite numbers with N rows each; return N.
+    """Refuse anything but arrays of finite numbers with N rows each; return N.
 
     Example:
         >>> check_data("data", {"x": np.zeros((3, 2)), "y": np.zeros(3)})
@@ -383,7 +398,7 @@ def check_finite(name: str, tree: Any) -> None:
 
 
 def check_widths(name: str, tree: Any) -> None:
-    """Refuse whole numbers too large for JAX's dtype, which would become others without a word.
+    """Refuse whole numbers too large for JAX's dtype, which would change silently.
 
     Example:
         >>> check_widths("data", {"id": np.array([7, 2**32])})
@@ -407,22 +422,19 @@ def checked_readings(found: Any, first: dict[str, np.ndarray] | None) -> dict[st
 
     A function may fill the same buffer again and again.
     """
-    if not isinstance(found, dict):
-        raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
+    is_dict = isinstance(found, dict)
+    must("evaluate", is_dict, "return a dict of scalars", kind_of(found), error=TypeError)
     copies: dict[str, np.ndarray] = {name: np.array(x) for name, x in found.items()}
     arrays("evaluate", copies)
     first = copies if first is None else first
     now, then = ({name: x.shape for name, x in each.items()} for each in (copies, first))
-    if now != then:
-        raise ValueError(
-            f"`evaluate` must return the same names and shapes every time; got {now}, and {then} "
-            "the first time."
-        )
+    got = f"{now}, and {then} the first time"
+    must("evaluate", now == then, "return the same names and shapes every time", got)
     return copies
 
 
 def require_global(name: str, tree: PyTree) -> None:
-    """Refuse arrays of this process alone, which JAX would take to be the same in all.
+    """Refuse arrays that only this process has; JAX would assume that all processes have them.
 
     Args:
         name: what the tree is, for the message.
@@ -437,10 +449,9 @@ def require_global(name: str, tree: PyTree) -> None:
         ValueError: `batches` must lie on the devices of all processes, as the state does; got ...
     """
     own = [repr(path) for path, x in named_leaves(tree) if not spans_processes(x)]
-    if own:
-        raise ValueError(
-            f"`{name}` must lie on the devices of all processes, as the state does; got arrays of "
-            f"this process alone: {listed(own)}. Use jax.make_array_from_process_local_data("
-            "sharding, part) where each process has its part, jax.device_put(whole, sharding) "
-            "where each has the whole."
-        )
+    advice = (
+        "Use jax.make_array_from_process_local_data(sharding, part) where each process has its "
+        "part, jax.device_put(whole, sharding) where each has the whole."
+    )
+    rule = "lie on the devices of all processes, as the state does"
+    must(name, not own, rule, f"arrays of this process alone: {listed(own)}", advice)

@@ -2,7 +2,7 @@
 
     P(w) = ½‖y − Xw‖² + λ₁‖w‖₁ + ½λ₂‖w‖²
 
-Coordinates are updated from inner products alone: with g = Xᵀ(y − Xw) at hand, one costs a row of
+Coordinates are updated from inner products alone: given g = Xᵀ(y − Xw), one costs a row of
 the Gram matrix. Where p is large, that is the Gram matrix of a working set of features, which takes
 in those that violate optimality most. The names here are those of the formulas; users find the
 functions in `wdjax.linear`.
@@ -290,7 +290,7 @@ def path(x: jax.Array, y: jax.Array, lams: Strength, options: Options) -> Soluti
 def _power(x: jax.Array) -> jax.Array:
     """A power of 2 that takes the largest entry near 1, with which no bit of any changes.
 
-    Else the squares of numbers below 1e-19 would all be 0 in float32, and of 1e20 infinite.
+    Otherwise squares of numbers below 1e-19 would be 0 in float32, and those of 1e20 infinite.
     """
     largest = jnp.max(jnp.abs(x))
     exponent = jnp.clip(jnp.frexp(largest)[1], -120, 120)

@@ -112,7 +112,7 @@ def ridge_path(
         `RidgePath`.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -131,8 +131,9 @@ def ridge_path(
     labels, count = _data.numbered(groups, x.shape[1])
     lams = _data.grid(lams, x, width=None if groups is None else count, zero=True)
     zero = _data.known(lams) and (lams == 0).any()
-    if groups is not None and _ridge.is_wide(*x.shape) and zero:
-        raise ValueError("`lams` must be > 0 with groups where p is not well below n; got 0.")
+    is_wide = groups is not None and _ridge.is_wide(*x.shape)
+    rule = "be > 0 with groups where p is not well below n"
+    checks.must("lams", not (is_wide and zero), rule, "0")
     path: RidgePath = _data.on_any_scales(
         _ridge_path, x, y, lams, weights, labels,
         intercept=intercept, noise=float(np.finfo(x.dtype).eps),
@@ -196,7 +197,7 @@ def ridge_cv(
         never does. With traced values the largest λ is also returned where no score is finite.
 
     Raises:
-        TypeError: an argument is not of numbers, `per_target` or `intercept` is no bool, or the
+        TypeError: an argument is not of numbers, `per_target` or `intercept` is not a bool, or the
             method is neither a name nor `Folds`.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             folds that do not fit the rows, or have a part whose weights are all 0; no score is
@@ -294,7 +295,7 @@ def group_ridge(
         a large one.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -312,8 +313,7 @@ def group_ridge(
     """
     x, y, weights = _data.prepared(x, y, weights, intercept)
     labels, count = _data.numbered(groups, x.shape[1])
-    if groups is None:
-        raise ValueError("`groups` must give the group of every feature; got None.")
+    checks.must("groups", groups is not None, "give the group of every feature", "None")
     checks.choice("method", method, ("evidence", "loo", "gcv"))
     checks.whole("steps", steps)
     found: GroupRidge = _data.in_float64(
@@ -363,7 +363,7 @@ def enet_path(
 
     Args:
         x: X, (n, p), finite.
-        y: (n,), or (n, T) for T targets, each solved for itself.
+        y: (n,), or (n, T) for T targets, each solved separately.
         lams: λ > 0, (L,), in any order; by default 100 values in equal ratios, from `lam_max` down
             to a thousandth of it.
         l1_ratio: r in (0, 1]; 1 is the lasso. r = 0 is `ridge_path`.
@@ -381,7 +381,7 @@ def enet_path(
         the gap says by how much. With T targets coef is (L, p, T), all others but lams (L, T).
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             no grid is given and all features or y are constant.
 
@@ -407,10 +407,9 @@ def enet_path(
     checks.whole("max_active", max_active, optional=True)
     if lams is None:
         largest = lam_max(x, y, l1_ratio, intercept=intercept, weights=weights)
-        if _data.known(largest) and not largest > 0:
-            raise ValueError(
-                "`lams` must be given where y is constant: at every λ > 0 all coefficients are 0."
-            )
+        fits = not _data.known(largest) or largest > 0
+        got = "None: at every λ > 0 all coefficients are 0"
+        checks.must("lams", fits, "be given where y is constant", got)
         lams = largest * jnp.logspace(0, -3, 100, dtype=largest.dtype)
     lams = _data.grid(lams, x, zero=False)
     lasso_only = _data.known(l1_ratio) and l1_ratio == 1
@@ -458,7 +457,7 @@ def lasso_path(
 
     Args:
         x: X, (n, p), finite.
-        y: (n,), or (n, T) for T targets, each solved for itself.
+        y: (n,), or (n, T) for T targets, each solved separately.
         lams: λ > 0, (L,), in any order; by default 100 values in equal ratios, from `lam_max` down
             to a thousandth of it.
         tol: the gap, in units of ‖y − ȳ‖², at which a solution is good enough; > 0.
@@ -509,7 +508,7 @@ def lam_max(
         (), of the dtype of x.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -576,7 +575,7 @@ def to_sklearn_alpha(
         alpha, with the shape of `lam`.
 
     Raises:
-        TypeError: λ or n is no number.
+        TypeError: λ or n is not a number.
         ValueError: a name is not one of those above; λ < 0; n < 1.
 
     Example:

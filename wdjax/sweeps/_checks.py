@@ -1,8 +1,8 @@
 """What the functions of a sweep make use of, seen before anything is compiled.
 
-Three things go wrong without a sign. A loss that ignores its weights counts rows that are not in
-the fold. A hyperparameter that nothing uses gets scores that are all alike. And what happens on the
-host is not in the compiled program, by which a folder knows its sweep.
+Three things go wrong silently. A loss that ignores its weights counts rows that are not in
+the fold. A hyperparameter that nothing uses gets scores that are all alike. And the
+compiled program, by which a folder knows its sweep, does not show what happens on the host.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from wdjax._trees import PyTree
+from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import named_leaves
 from wdjax._trees.paths import listed
 from wdjax.sweeps import _chunks, _program
@@ -48,7 +48,7 @@ def check_usage(job: Job, hparams: PyTree, shared: _program.Shared) -> None:
         >>> shared = _program.Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 4)), np.ones(4))
         >>> check_usage(job, np.ones(1), shared)
         Traceback (most recent call last):
-        ValueError: `metric` must use its weights: of all rows of `data`, those of other folds ...
+        ValueError: `metric` must use its weights; got a function that does not: of all rows of ...
     """
     with _chunks.explained():
         given = _first.eval_shape(job.gaps, hparams, shared)  # type: ignore[no-untyped-call]
@@ -94,12 +94,9 @@ def program_text(job: Job, hparams: PyTree, shared: _program.Shared) -> str:
     with _chunks.explained():
         traced = _program.train.trace(job, None, one, shared)
     hosts = [name for name in _HOST_CALLS if f"{name}[" in str(traced.jaxpr)]
-    if hosts:
-        raise ValueError(
-            f"`folder` must be None for functions that call the host, here by {listed(hosts)}: "
-            "a folder knows its sweep by the compiled program, and that does not show whether "
-            "what happens on the host has changed."
-        )
+    advice = "A folder knows its sweep by the program, which does not show what the host does."
+    rule = "be None for functions that call the host"
+    checks.must("folder", not hosts, rule, listed(hosts), advice)
     text: str = traced.lower().as_text()
     return text
 
@@ -146,11 +143,9 @@ def _first_step(job: Job) -> Callable[..., Any]:
 
 def _check_weights(name: str, batch: Batch, why: str) -> None:
     """What does not look at the data cannot count wrong rows."""
-    if any(jax.tree.leaves(batch.data)) and not batch.weights:
-        raise ValueError(
-            f"`{name}` must use its weights: {why}. Weight each example: "
-            "jnp.sum(weights * losses) / jnp.sum(weights)."
-        )
+    ignores = any(jax.tree.leaves(batch.data)) and not batch.weights
+    advice = "Weight each example: jnp.sum(weights * losses) / jnp.sum(weights)."
+    checks.must(name, not ignores, "use its weights", f"a function that does not: {why}", advice)
 
 
 def _fills_up(shared: _program.Shared) -> bool:

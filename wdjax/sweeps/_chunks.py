@@ -21,7 +21,7 @@ from wdjax.sweeps._results import Store
 
 Array = np.ndarray[Any, Any]
 
-_HOST_BUDGET = 2**28  # bytes at once on a CPU; where they do not do, a second program is compiled
+_HOST_BUDGET = 2**28  # bytes at once on a CPU; if they are too few, a second program is compiled
 
 
 def run(
@@ -94,7 +94,7 @@ def run(
 
 
 def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
-    """One axis of devices for `count` configurations; None where there is nothing to spread.
+    """One axis of devices for `count` configurations; None if there is nothing to spread.
 
     Args:
         devices: the devices, or None for all local ones.
@@ -104,7 +104,7 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
         A mesh with the axis "sweep", or None for the default device.
 
     Raises:
-        ValueError: there is no device, or one of another process.
+        ValueError: `devices` is empty, or has one of another process.
 
     Example:
         >>> mesh_over(jax.devices()[:1], 8).axis_names
@@ -112,11 +112,10 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
     """
     given = jax.local_devices() if devices is None else list(devices)
     others = [str(device) for device in given if device.process_index != jax.process_index()]
-    if others or not given:
-        raise ValueError(
-            f"`devices` must be of this process, one at least; got {listed(others) or 'none'}. Of "
-            "several processes, each takes some of the rows of `hparams`, and its own folder."
-        )
+    advice = "Of several processes, each takes some rows of `hparams`, and a folder of its own."
+    fits = given and not others
+    got = listed(others) or "none"
+    checks.must("devices", fits, "be of this process, one at least", got, advice)
     if devices is None and len(given) == 1:
         return None
     return Mesh(np.array(given[:count]), ("sweep",))
@@ -124,7 +123,7 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Say what to do about a traced hyperparameter where JAX says what a tracer is.
+    """Explain JAX's errors about tracers in terms of hyperparameters.
 
     Yields:
         Nothing; programs are traced inside.

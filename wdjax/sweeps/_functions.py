@@ -18,7 +18,7 @@ from wdjax.sweeps._grids import row
 
 
 class Batch(NamedTuple):
-    """What a step of one's own gets: the rows of a mini-batch and which of them count.
+    """What your own step gets: the rows of a mini-batch and which of them count.
 
     Args:
         data: the pytree of the data, each leaf with B rows.
@@ -103,14 +103,13 @@ def make_job(
     Example:
         >>> make_job(lambda h: None, lambda key: 0.0, max, None, np.ones(1), keep=0, gaps=0)
         Traceback (most recent call last):
-        TypeError: `build` must return an Optax optimizer, with init and update; got NoneType. ...
+        TypeError: `build` must return an Optax optimizer; got NoneType. A step of your own ...
     """
     checks.function("build", build)
     checks.function("init", init)
-    if needed(init) not in (1, 2):
-        raise TypeError(
-            f"`init` must be init(key) or init(key, h), not of {needed(init)} arguments."
-        )
+    count = needed(init)
+    got = f"a function that needs {count} arguments"
+    checks.must("init", count in (1, 2), "be init(key) or init(key, h)", got, error=TypeError)
     if not is_build(build):
         checks.function("metric", metric, advice="Write metric(carry, data, weights) -> scalar.")
         return stepped(build, init, metric, keep=keep, gaps=gaps)
@@ -137,18 +136,16 @@ def is_build(build: Callable[..., Any]) -> bool:
         (True, False)
     """
     count = needed(build)
-    if count not in (1, 3):
-        raise TypeError(
-            "`build` must be build(h) -> Optax transformation or step(carry, batch, h) -> carry, "
-            f"not of {count} arguments."
-        )
+    rule = "be build(h) -> Optax transformation or step(carry, batch, h) -> carry"
+    got = f"a function that needs {count} arguments"
+    checks.must("build", count in (1, 3), rule, got, error=TypeError)
     return count == 1
 
 
 def _check_build(build: Callable[..., Any], init: Callable[..., Any], hparams: PyTree) -> None:
     """Build and init with Python numbers: the checks of transformations do not see traced ones.
 
-    The extremes of every number in the hyperparameters stand for all.
+    The smallest and largest values of each hyperparameter are tried.
     """
     leaves = [np.asarray(x) for x in jax.tree.leaves(hparams)]
     extremes = [np.ravel([x.argmin(axis=0), x.argmax(axis=0)]) for x in leaves]
@@ -156,11 +153,12 @@ def _check_build(build: Callable[..., Any], init: Callable[..., Any], hparams: P
         h = row(hparams, index)
         try:
             optimizer = build(h)
-            if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-                raise TypeError(
-                    "`build` must return an Optax optimizer, with init and update; got "
-                    f"{kind_of(optimizer)}. A step of your own takes (carry, batch, h)."
-                )
+            fits = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+            rule, advice = (
+                "return an Optax optimizer",
+                "A step of your own takes (carry, batch, h).",
+            )
+            checks.must("build", fits, rule, kind_of(optimizer), advice, TypeError)
             params = _shapes_of(init, h)
             if params is not None:
                 jax.eval_shape(optimizer.init, params)
@@ -172,7 +170,7 @@ def _check_build(build: Callable[..., Any], init: Callable[..., Any], hparams: P
 def _shapes_of(init: Callable[..., Any], h: PyTree) -> PyTree:
     try:
         return jax.eval_shape(functools.partial(_called, init, h=h), jax.random.key(0))
-    except Exception:  # `init` says so itself where it is run, and there h is an array
+    except Exception:  # `init` fails again where it is run, and there h is an array
         return None
 
 
@@ -259,7 +257,7 @@ def stepped(
     keep: bool,
     gaps: Gaps,
 ) -> Job:
-    """Make a job from a step of one's own.
+    """Make a job from your own step.
 
     Args:
         step: `step(carry, batch, h)` -> carry.
@@ -287,7 +285,7 @@ def stepped(
 
 
 def needed(function: Callable[..., Any]) -> int:
-    """Count the arguments that a function cannot do without; those with defaults are its own.
+    """Count the positional arguments without a default.
 
     Args:
         function: any function with a signature.
@@ -333,8 +331,8 @@ def checked_scalar(name: str, value: Any) -> jax.Array:
         Traceback (most recent call last):
         TypeError: `loss` must return one number; got float32[3]. Take its weighted mean.
     """
-    if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float) or jnp.shape(value):
-        raise TypeError(
-            f"`{name}` must return one number; got {kind_of(value)}. Take its weighted mean."
-        )
+    fits = isinstance(value, jax.Array | np.ndarray | np.generic | int | float)
+    fits = fits and jnp.shape(value) == ()
+    advice = "Take its weighted mean."
+    checks.must(name, fits, "return one number", kind_of(value), advice, TypeError)
     return jnp.asarray(value)

@@ -12,7 +12,7 @@ from wdjax._trees.checks import check_widths, common_axis, is_real, named_leaves
 Array = np.ndarray[Any, Any]
 Space = tuple[float, float] | Sequence[Any] | Callable[[np.random.Generator, int], Any]
 
-# leaves with these names cannot be negative, whoever builds the optimizer from them
+# leaves with these names cannot be negative, in any optimizer
 _NOT_NEGATIVE = ("weight_decay", "learning_rate")
 
 
@@ -32,17 +32,14 @@ def grid(**axes: Any) -> dict[str, Array]:
         >>> grid(weight_decay=[0.0, 0.1], learning_rate=[1, 2])
         {'weight_decay': array([0. , 0. , 0.1, 0.1]), 'learning_rate': array([1, 2, 1, 2])}
     """
-    if not axes:
-        raise ValueError(
-            "`axes` must name at least one hyperparameter, as in grid(weight_decay=...)."
-        )
+    checks.must(
+        "axes", axes, "name a hyperparameter or more", "none", "Write grid(weight_decay=...)."
+    )
     values = {name: np.asarray(axis) for name, axis in axes.items()}
     for name, axis in values.items():
-        if axis.ndim != 1 or not axis.size:
-            raise ValueError(
-                f"`{name}` must be a list of at least one value; got shape {axis.shape}. "
-                "A single value is a list of length 1."
-            )
+        fits = axis.ndim == 1 and axis.size > 0
+        advice = "A single value is a list of length 1."
+        checks.must(name, fits, "be a list of one value or more", f"shape {axis.shape}", advice)
     mesh = np.meshgrid(*values.values(), indexing="ij")
     return {name: part.ravel() for name, part in zip(values, mesh, strict=True)}
 
@@ -75,7 +72,7 @@ def log_grid(low: float, high: float, n: int) -> Array:
 
 
 def random(n: int, seed: int = 0, /, **spaces: Space) -> dict[str, Array]:
-    """Draw n configurations at random, each hyperparameter by itself.
+    """Draw n configurations at random, each hyperparameter independently.
 
     Args:
         n: C, number of configurations.
@@ -101,11 +98,8 @@ def random(n: int, seed: int = 0, /, **spaces: Space) -> dict[str, Array]:
     """
     checks.whole("n", n)
     checks.whole("seed", seed, least=0)
-    if not spaces:
-        raise ValueError(
-            "`spaces` must name at least one hyperparameter, as in "
-            "random(100, weight_decay=(1e-6, 1.0))."
-        )
+    advice = "Write random(100, weight_decay=(1e-6, 1.0))."
+    checks.must("spaces", spaces, "name a hyperparameter or more", "none", advice)
     # a generator for each name: adding a hyperparameter does not change the others' draws
     return {
         name: _draw(name, space, n, np.random.default_rng((seed, *name.encode())))
@@ -130,7 +124,7 @@ def check_hparams(hparams: PyTree) -> int:
     Example:
         >>> check_hparams({"weight_decay": np.array([0.1, -0.1])})
         Traceback (most recent call last):
-        ValueError: `hparams` entry 'weight_decay' must be finite and >= 0, ...; got -0.1 in row 1.
+        ValueError: `hparams` must be finite and >= 0 at 'weight_decay', ...; got -0.1 in row 1.
     """
     checks.arrays("hparams", hparams)
     count = common_axis("hparams", hparams, "grid makes all combinations of some values.")
@@ -142,12 +136,14 @@ def check_hparams(hparams: PyTree) -> int:
             held = values.astype(dtype)
         least = 0.0 if path.split("/")[-1] in _NOT_NEGATIVE else -np.inf
         bad = np.argwhere(~np.isfinite(held) | (values < least) | ((held == 0) & (values != 0)))
-        if len(bad):
-            raise ValueError(
-                f"`hparams` entry '{path}' must be finite{' and >= 0' if least == 0 else ''}, in "
-                f"JAX's {dtype}, too, and not be rounded to 0 there; got {values[tuple(bad[0])]} "
-                f"in row {bad[0][0]}."
-            )
+        sign = " and >= 0" if least == 0 else ""
+        rule = f"be finite{sign} at '{path}', in JAX's {dtype}, too, and not rounded to 0 there"
+        checks.must(
+            "hparams",
+            not len(bad),
+            rule,
+            "".join(f"{values[tuple(place)]} in row {place[0]}" for place in bad[:1]),
+        )
     return count
 
 
@@ -176,17 +172,13 @@ def _draw(name: str, space: Space, n: int, generator: np.random.Generator) -> Ar
         return np.exp(generator.uniform(low, high, n))
     if callable(space):
         return np.asarray(space(generator, n))
-    if isinstance(space, list | np.ndarray) and len(space):
-        return generator.choice(np.asarray(space), n)
-    raise TypeError(
-        f"`{name}` must be a tuple (low, high), a list of choices or a function of a generator and "
-        f"n; got {space!r}."
-    )
+    is_list = isinstance(space, list | np.ndarray) and len(space) > 0
+    rule = "be a tuple (low, high), a list of choices or a function of a generator and n"
+    checks.must(name, is_list, rule, repr(space), error=TypeError)
+    return generator.choice(np.asarray(space), n)
 
 
 def _check_range(name: str, low: float, high: float) -> None:
-    if not (is_real(low) and is_real(high) and 0.0 < low < high < np.inf):
-        raise ValueError(
-            f"`{name}` must be part of a range 0 < low < high < ∞; got low={low!r}, high={high!r}. "
-            "To include 0, put it in front: [0.0, *log_grid(...)]."
-        )
+    fits = is_real(low) and is_real(high) and 0.0 < low < high < np.inf
+    advice = "To include 0, put it in front: [0.0, *log_grid(...)]."
+    checks.must(name, fits, "be part of a range 0 < low < high < ∞", f"{low=}, {high=}", advice)

@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wdjax._trees import PyTree
+from wdjax._trees import PyTree, checks
+from wdjax._trees.paths import listed
 from wdjax.folds import Folds
 from wdjax.sweeps._functions import Batch, Gaps, Job
 
@@ -302,12 +303,10 @@ def _weights(folds: Folds, examples: int) -> Array:
 
 def _orders(folds: Folds, epochs: int, size: int, seeds: Sequence[int], shuffle: bool) -> Array:
     """(P, K, S, B) rows of every batch; orders repeat if they would take more than 64 MB."""
-    if not np.isin(folds.train_weights, (0, 1)).all():
-        raise ValueError(
-            "`folds` must have training weights 0 or 1: a row is in a batch, or it is not; got "
-            f"{np.setdiff1d(folds.train_weights, (0, 1))[0]:g}. Put weights of examples into "
-            "`data`, and let the loss multiply by them."
-        )
+    others = np.setdiff1d(folds.train_weights, (0, 1))
+    rule = "have training weights 0 or 1, as a row is in a batch or not"
+    advice = "Put weights of examples into `data`, and let the loss multiply by them."
+    checks.must("folds", not len(others), rule, listed(map(str, others)), advice)
     count, width = folds.train.shape
     per_epoch = -(-width // size)
     epochs = min(epochs, max(1, _ENTRIES // (count * len(seeds) * per_epoch * size)))

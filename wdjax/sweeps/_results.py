@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wdjax._trees import PyTree
+from wdjax._trees import PyTree, checks
 from wdjax._trees.paths import listed
 
 Array = np.ndarray[Any, Any]
@@ -70,8 +70,8 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str] | None, prints: dict[str, str]) -> None:
         is_path = isinstance(folder, str | os.PathLike) and bool(os.fspath(folder))
-        if not (is_path or folder is None):
-            raise TypeError(f"`folder` must be a path or None; got {folder!r}.")
+        fits = is_path or folder is None
+        checks.must("folder", fits, "be a path or None", repr(folder), error=TypeError)
         self.folder = None if folder is None else Path(folder)
         self.name = _digest(json.dumps(prints, sort_keys=True))
         if self.folder is None:
@@ -140,11 +140,9 @@ def _check_same(path: Path, prints: dict[str, str]) -> None:
             "file: the finished rows of this sweep are kept."
         ) from None
     changed = [name for name in prints | found if prints.get(name) != found.get(name)]
-    if changed:
-        raise ValueError(
-            f"`folder` must be empty or hold the same sweep; {str(path.parent)!r} holds one with "
-            f"other {listed(changed)}. Name another folder or remove this one."
-        )
+    got = f"{str(path.parent)!r} with other {listed(changed)}"
+    advice = "Name another folder or remove this one."
+    checks.must("folder", not changed, "be empty or hold the same sweep", got, advice)
 
 
 def _piece(path: Path) -> tuple[Array, list[Array]]:

@@ -4,7 +4,7 @@ A configuration is judged by the mean of its validation score over folds, seeds 
 
     m = mean over folds,   se = sd over folds / √K
 
-One run that is not finite puts its configuration out: it never wins. Lower is better.
+A configuration with a run that is not finite never wins. Lower is better.
 """
 
 import warnings
@@ -134,7 +134,7 @@ def select(
         The `Selection`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: an unknown rule, name or `at`; every configuration diverged; a 1-SE rule with a
             single fold; a function returned no such row, or `prefer` not (C,) numbers.
 
@@ -156,11 +156,10 @@ def select(
     scores, epochs = _scores(result, at)
     mean = scores.mean(axis=1)
     se = _standard_error(scores, result.repeats)
-    if not np.isfinite(mean).any():
-        raise ValueError(
-            f"`result` must have a configuration that did not diverge; all {len(mean)} did. Lower "
-            "the learning rates."
-        )
+    diverged = int(np.sum(~np.isfinite(mean)))
+    converges = "have a configuration that did not diverge"
+    got = f"{diverged} of {len(mean)} that did"
+    checks.must("result", diverged < len(mean), converges, got, "Lower the learning rates.")
     more = _preference(result.hparams, prefer, len(mean), needed=rule in ("1se", "paired-1se"))
     best = _most(more, mean == mean.min(), mean)
     eligible = _eligible(rule, scores, mean, se, best, result.repeats)
@@ -176,7 +175,6 @@ def select(
             "lie outside. Widen the grid there.",
             stacklevel=2,
         )
-    diverged = int(np.sum(~np.isfinite(mean)))
     chosen = row(result.hparams, index)
     epoch = int(epochs[index])
     return Selection(index, chosen, epoch, best, mean, se, eligible, edge, diverged)
@@ -194,7 +192,7 @@ def validation_curve(result: SweepResult, name: str, *, at: str = "last") -> Cur
         The `Curve`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -227,7 +225,7 @@ def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap
         The `HeatMap`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -285,8 +283,9 @@ def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
 
 def _scores(result: Any, at: str) -> tuple[Array, Array]:
     """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
-    if not isinstance(result, SweepResult):
-        raise TypeError(f"`result` must be a SweepResult, from sweep; got {kind_of(result)}.")
+    is_result = isinstance(result, SweepResult)
+    rule = "be a SweepResult, from sweep"
+    checks.must("result", is_result, rule, kind_of(result), error=TypeError)
     checks.choice("at", at, ("last", "best"))
     val = np.asarray(result.val, np.float64).mean(axis=2)
     val = np.where(np.isfinite(val).all(axis=1, keepdims=True), val, np.inf)
@@ -317,19 +316,16 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
     if callable(rule):
         index = rule(scores)
         is_whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
-        if not is_whole or index not in np.flatnonzero(finite):
-            raise ValueError(
-                f"`rule` must return a row in [0, {len(mean)}) that did not diverge; got {index!r}."
-            )
+        fits = is_whole and index in np.flatnonzero(finite)
+        wanted = f"return a row in [0, {len(mean)}) that did not diverge"
+        checks.must("rule", fits, wanted, repr(index))
         return np.asarray(np.arange(len(mean)) == index)
     checks.choice("rule", rule, ("min", "1se", "paired-1se"))
     if rule == "min":
         return np.asarray(mean == mean[best])
-    if scores.shape[1] < 2:
-        raise ValueError(
-            f"`rule` {rule!r} needs a standard error, so at least two folds; got one. "
-            'Use kfold, or rule="min".'
-        )
+    has_error = scores.shape[1] > 1
+    wanted = "be 'min' with a single fold, which has no standard error"
+    checks.must("rule", has_error, wanted, repr(rule), "Use kfold.")
     if rule == "1se":
         return np.asarray(mean <= mean[best] + se[best])
     loss = np.where(finite[:, None], scores, np.inf) - scores[best]
@@ -337,14 +333,12 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
 
 
 def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -> Array:
-    """(C,) numbers, larger where more regularised; all equal where nothing says."""
+    """(C,) numbers, larger where more regularised; all equal if that is unknown."""
     if callable(prefer):
         more = np.asarray(prefer(hparams), np.float64)
-        if more.shape != (count,) or np.isnan(more).any():
-            raise ValueError(
-                f"`prefer` must give a number for each of the {count} configurations; got shape "
-                f"{more.shape}, {np.isnan(more).sum()} of them NaN."
-            )
+        fits = more.shape == (count,) and not np.isnan(more).any()
+        got = f"shape {more.shape}, {np.isnan(more).sum()} of them NaN"
+        checks.must("prefer", fits, f"give a number for each of {count} configurations", got)
         return more
     if prefer == "weight_decay" and prefer not in dict(named_leaves(hparams)) and not needed:
         return np.zeros(count)
@@ -364,7 +358,7 @@ def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
         values = np.asarray(leaf)
         if values.ndim != 1 or values.dtype == bool or values.min() == values.max():
             continue
-        # at 0 as the least there is no edge: nothing is smaller than none
+        # a smallest value of 0 is not an edge: nothing is below it
         ends = {float(values.min())} - {0.0} | {float(values.max())}
         if ends & {float(value) for value in own}:
             names.append(name)
@@ -373,10 +367,7 @@ def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
 
 def _axis(hparams: PyTree, name: str, argument: str) -> Array:
     leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(hparams)}
-    if name not in leaves or leaves[name].ndim != 1:
-        names = [path for path, leaf in leaves.items() if leaf.ndim == 1]
-        raise ValueError(
-            f"`{argument}` must be a hyperparameter with one number for each configuration, one of "
-            f"{listed(map(repr, names))}; got {name!r}."
-        )
+    names = [repr(path) for path, leaf in leaves.items() if leaf.ndim == 1]
+    rule = f"be a hyperparameter with one number for each configuration, of {listed(names)}"
+    checks.must(argument, repr(name) in names, rule, repr(name))
     return leaves[name]

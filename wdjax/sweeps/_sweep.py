@@ -62,9 +62,9 @@ def sweep(
             for an example and 0 for what fills up a batch or, in a score, is of other folds, so
             take weighted means, `jnp.sum(weights * losses) / jnp.sum(weights)`. Not used by a step
             of your own.
-        metric: like the loss, lower is better; None is the loss. A step of your own gives it its
-            carry instead of the parameters.
-        folds: who trains and who validates, such as `kfold(n, 5)`.
+        metric: like the loss, lower is better; None is the loss. With a step of your own it gets
+            the carry instead of the parameters.
+        folds: which examples train and which validate, such as `kfold(n, 5)`.
         epochs: passes over the training part of a fold.
         batch_size: B; the last batch of an epoch may be smaller. None is full-batch training.
         seeds: how many, or which: of the initial parameters and the mini-batches.
@@ -76,8 +76,8 @@ def sweep(
             of a CPU: `jax.config.update("jax_num_cpu_devices", 2)` before anything else. Several
             processes share a sweep by its rows: `row[jax.process_index() :: jax.process_count()]`
             of each array in `hparams`, and a folder each.
-        folder: where to keep finished chunks. The same call with the same folder goes on where an
-            interrupted one was; with other data or functions it is refused, and so are functions
+        folder: where to keep finished chunks. The same call with the same folder continues an
+            interrupted one; with other data or functions it is refused, and so are functions
             that call the host (`jax.pure_callback`), where changes are not seen.
         progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work
             takes more than a second.
@@ -157,7 +157,7 @@ def refit(
 ) -> PyTree:
     """Train the chosen configuration on all examples.
 
-    There are more steps in an epoch than there were in a fold; it is the epochs that stay equal.
+    An epoch has more steps than it had in a fold; the number of epochs stays the same.
 
     Args:
         build: as in `sweep`.
@@ -249,11 +249,9 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     chosen = np.asarray(seeds)
     is_list = chosen.ndim == 1 and chosen.size > 0 and chosen.dtype.kind in "iu"
     distinct = set(chosen.tolist()) if is_list else set()
-    if len(distinct) < chosen.size or not distinct or min(distinct) < 0 or max(distinct) >= 2**32:
-        raise ValueError(
-            "`seeds` must be a number >= 1, or different whole numbers in [0, 2**32); got "
-            f"{seeds!r}."
-        )
+    fits = distinct and len(distinct) == chosen.size and 0 <= min(distinct) <= max(distinct) < 2**32
+    rule = "be a number >= 1, or different whole numbers in [0, 2**32)"
+    checks.must("seeds", fits, rule, repr(seeds))
     return list(map(int, chosen))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wdjax._trees import PyTree
+from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import kind_of, named_leaves
 from wdjax._trees.paths import listed, structure_difference
 
@@ -18,10 +18,10 @@ from wdjax._trees.paths import listed, structure_difference
 def check_made_by(optimizer: Any, params: PyTree, opt_state: PyTree) -> None:
     """Refuse the state of another optimizer, or of other parameters; for use while tracing.
 
-    Some such states fit well enough to train on in silence: without the momentum, say.
+    Some such states fit well enough to train on silently, without the momentum for instance.
 
     Args:
-        optimizer: what is to take the next step. One whose `init` must see values is not checked.
+        optimizer: of the next step. One whose `init` must see values is not checked.
         params: θ.
         opt_state: its state. Dtypes may be others, as after a cast of the parameters.
 
@@ -33,7 +33,7 @@ def check_made_by(optimizer: Any, params: PyTree, opt_state: PyTree) -> None:
         >>> params = {"w": jnp.ones(2)}
         >>> check_made_by(optax.sgd(0.1), params, optax.sgd(0.1, momentum=0.9).init(params))
         Traceback (most recent call last):
-        ValueError: `opt_state` must be of the optimizer of this step; only in ...: '0/trace/w'. ...
+        ValueError: `opt_state` must be of this step's optimizer; ...in the state: '0/trace/w'. ...
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # said when the state was made
@@ -41,16 +41,15 @@ def check_made_by(optimizer: Any, params: PyTree, opt_state: PyTree) -> None:
     except jax.errors.JAXTypeError:
         return
     difference = _difference(made, opt_state, jnp.shape, "what its init makes", "the state")
-    if difference:
-        raise ValueError(
-            f"`opt_state` must be of the optimizer of this step; {difference}. Begin with "
-            "TrainState.create(params, optimizer) of the same optimizer and parameters, and "
-            "restore into that."
-        )
+    advice = (
+        "Begin with TrainState.create(params, optimizer) of the same optimizer and parameters, and "
+        "restore into that."
+    )
+    checks.must("opt_state", not difference, "be of this step's optimizer", difference, advice)
 
 
 def check_kept(name: str, before: PyTree, after: PyTree) -> None:
-    """Refuse what changes in form: it would recompile every step, and cannot be donated or scanned.
+    """Refuse a change of form: it would recompile every step, and cannot be donated or scanned.
 
     Args:
         name: what it is.
@@ -63,14 +62,11 @@ def check_kept(name: str, before: PyTree, after: PyTree) -> None:
     Example:
         >>> check_kept("params", {"w": jnp.ones(2)}, {"w": jnp.ones(3)})
         Traceback (most recent call last):
-        ValueError: `params` must keep structure, shapes and dtypes in a step; 'w' is float32[2] in
-        the old one, float32[3] in the new one.
+        ValueError: `params` must keep structure, shapes and dtypes in a step; got 'w' is
+        float32[2] in the old one, float32[3] in the new one.
     """
     difference = _difference(before, after, kind_of, "the old one", "the new one")
-    if difference:
-        raise ValueError(
-            f"`{name}` must keep structure, shapes and dtypes in a step; {difference}."
-        )
+    checks.must(name, not difference, "keep structure, shapes and dtypes in a step", difference)
 
 
 def _difference(

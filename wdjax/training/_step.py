@@ -65,8 +65,8 @@ class TrainState(NamedTuple):
         """The state before the first step.
 
         Everything is copied: a step may donate the state, and the arrays passed here stay valid.
-        Where the parameters lie on a mesh of devices, their moments, anchors and residuals lie as
-        they do, and what belongs to no parameter, such as counts, lies on all of them.
+        If the parameters are on a mesh of devices, their moments, anchors and residuals are sharded
+        like them, and arrays without a parameter, such as counts, are on all devices.
 
         Args:
             params: θ, a pytree whose leaves are all floating-point arrays.
@@ -78,7 +78,7 @@ class TrainState(NamedTuple):
             A `TrainState` at step 0.
 
         Raises:
-            TypeError: a leaf of `params` is not a floating-point array; `key` is no random key.
+            TypeError: a leaf of `params` is not a floating-point array; `key` is not a random key.
 
         Example:
             >>> TrainState.create({"ids": jnp.arange(3)}, optax.sgd(0.1))
@@ -87,9 +87,10 @@ class TrainState(NamedTuple):
         """
         checks.optimizer("optimizer", optimizer)
         dtype: Any = getattr(key, "dtype", None)
-        # uint32 is what jax.random.PRNGKey makes, and what is saved of a key
-        if not (key is None or dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
-            raise TypeError(f"`key` must be a random key, such as jax.random.key(0); got {key!r}.")
+        # jax.random.PRNGKey makes uint32, and so does saving a key
+        is_key = key is None or dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        rule = "be a random key, such as jax.random.key(0)"
+        checks.must("key", is_key, rule, key, error=TypeError)
         checks.leaves(
             "params", params, _is_inexact, "floating-point arrays only",
             "Keep others in `model_state` or outside the state (equinox: `eqx.partition`).",
@@ -115,7 +116,7 @@ def make_train_step(
     skip_nonfinite: bool = True,
     donate: bool = True,
 ) -> Step:
-    """One jitted step: check the shapes, differentiate, clip, update, skip what is not finite.
+    """One jitted step: check the shapes, differentiate, clip, update; skip if not finite.
 
         g  = mean over micro-batches of ∇ loss_fn(θ)
         g ← g min(1, max_grad_norm / ‖g‖)
@@ -124,10 +125,10 @@ def make_train_step(
     The norm is taken over all gradients in float32 or wider; a norm too large for that counts as
     not finite. Clipping comes before the optimizer, so decay inside the optimizer is not clipped.
 
-    With arrays on a mesh of devices all of this is of the whole batch and the whole model. Of
-    several processes, each with its examples, make a batch that lies on the devices of all by
-    `jax.make_array_from_process_local_data`: an array of one process JAX takes to be the same in
-    all of them, and does not look.
+    With arrays on a mesh of devices all of this is of the whole batch and the whole model. If each
+    of several processes has some examples, make one batch of them by
+    `jax.make_array_from_process_local_data`: JAX would assume, unchecked, that an array of one
+    process is the same in all.
 
     Args:
         loss_fn: `loss_fn(params, batch)`. If it has parameters named `model_state` or `key`, it
@@ -180,11 +181,9 @@ def make_train_step(
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         _check_batch(batch, batch_spec, accumulate)
         for name in extras:
-            if getattr(state, name) is None:
-                raise ValueError(
-                    f"`loss_fn` takes `{name}`, which the state does not have. "
-                    f"Pass {name}= to TrainState.create."
-                )
+            has = getattr(state, name) is not None
+            advice = f"Pass {name}= to TrainState.create."
+            checks.must("state", has, f"have the `{name}` that `loss_fn` takes", "None", advice)
         check_made_by(optimizer, state.params, state.opt_state)
         loss, grads, metrics, model_state = _accumulated(evaluate, accumulate, state, batch)
         grad_norm = _norm(grads)
@@ -268,15 +267,12 @@ def _evaluate(
     returned = result if isinstance(result, tuple) else (result, {})
     wanted = "(loss, metrics, model_state)" if "model_state" in extras else "(loss, metrics)"
     loss, metrics, model_state = (*returned, model_state, None, None)[:3]
-    if len(returned) != wanted.count(",") + 1 or not isinstance(metrics, dict):
-        kinds = f"({', '.join(map(kind_of, returned))})" if returned is result else kind_of(result)
-        raise TypeError(
-            f"`loss_fn` must return {wanted} with a dict of metrics, or the loss alone where it "
-            f"takes no `model_state`; got {kinds}."
-        )
+    kinds = f"({', '.join(map(kind_of, returned))})" if returned is result else kind_of(result)
+    fits = len(returned) == wanted.count(",") + 1 and isinstance(metrics, dict)
+    advice = "Metrics are a dict; a loss that takes no `model_state` may return the loss alone."
+    checks.must("loss_fn", fits, f"return {wanted}", kinds, advice, TypeError)
     taken = [f"'{name}'" for name in _ADDED if name in metrics]
-    if taken:
-        raise ValueError(f"metrics must not use names that the step adds: {listed(taken)}.")
+    checks.must("metrics", not taken, "leave out names that the step adds", listed(taken))
     return loss, (metrics, model_state)
 
 
@@ -289,32 +285,25 @@ def _norm(tree: PyTree) -> jax.Array:
 
 def _check_batch(batch: PyTree, spec: PyTree, accumulate: int) -> None:
     size = common_axis("batch", batch)
-    if size % accumulate:
-        raise ValueError(
-            f"`accumulate` must divide every batch; got accumulate={accumulate} and a batch of "
-            f"{size}. Choose a batch size that is a multiple of it, also for the last batch."
-        )
+    advice = "Choose a batch size that is a multiple of it, also for the last batch."
+    got = f"accumulate={accumulate} and a batch of {size}"
+    checks.must("accumulate", size % accumulate == 0, "divide every batch", got, advice)
     if spec is not None:
         _check_spec(dict(named_leaves(batch)), dict(named_leaves(spec, is_leaf=_is_shape)))
 
 
 def _check_spec(entries: dict[str, jax.Array], shapes: dict[str, tuple[Any, ...]]) -> None:
     missing, extra = sorted(shapes.keys() - entries), sorted(entries.keys() - shapes)
-    if missing or extra:
-        raise ValueError(
-            f"the batch must have the entries of `batch_spec`; missing: {missing}, not declared: "
-            f"{extra}."
-        )
+    got = f"missing: {missing}, not declared: {extra}"
+    checks.must("batch", not (missing or extra), "have the entries of `batch_spec`", got)
     sizes: dict[Any, int] = {}
     for path, shape in shapes.items():
         found = jnp.shape(entries[path])
         axes = [(axis, size) for axis, size in zip(shape, found, strict=False) if axis is not None]
-        known = [sizes.setdefault(a, n if isinstance(a, str) else a) == n for a, n in axes]
-        if len(shape) != len(found) or not all(known):
-            sized = "".join(
-                f" {a} is {sizes[a]}." for a in dict.fromkeys(shape) if isinstance(a, str)
-            )
-            raise ValueError(f"batch entry '{path}' must have shape {shape}; got {found}.{sized}")
+        known = [(sizes.setdefault(a, n) if isinstance(a, str) else a) == n for a, n in axes]
+        rule = f"have shape {shape} at '{path}'"
+        sized = " ".join(f"{a} is {sizes[a]}." for a in dict.fromkeys(shape) if a in sizes)
+        checks.must("batch", len(shape) == len(found) and all(known), rule, found, sized)
 
 
 def _is_shape(node: Any) -> bool:
