@@ -938,5 +938,5 @@ def test_a_setting_of_another_kind_is_refused(call, message):
 
 
 def test_complex_parameters_are_refused():
-    with pytest.raises(TypeError, match="a complex parameter for two real ones; got 'w'"):
+    with pytest.raises(TypeError, match="a complex parameter as two real ones; got 'w'"):
         convert.torch_adam().optimizer.init({"w": jnp.ones((2, 2), jnp.complex64)})

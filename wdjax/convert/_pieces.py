@@ -312,7 +312,7 @@ def _checked(
         ]
         if complexes:
             raise TypeError(
-                f"{source} takes a complex parameter for two real ones; got "
+                f"{source} treats a complex parameter as two real ones; got "
                 f"{paths.listed(complexes)}. Keep real and imaginary parts apart."
             )
         owners((*selectors, ("**", 1.0)), params)
