@@ -1,8 +1,8 @@
 """λ learnt while training, per group, from gradients on validation data.
 
 This is wdjax's answer to the "adaptive regularisation" (ARNN) that introductions to weight decay
-mention without a clear paper; the nearest is Larsen et al., 1998, in `_implicit_hypergrad`. Here λ
-follows the gradient of a validation loss, and what was learnt can be read, checked and reused.
+mention without a clear paper; the nearest is Larsen et al., 1998. Here λ follows the gradient
+of a validation loss, and what was learnt can be read, checked and reused.
 """
 
 import functools
