@@ -34,6 +34,7 @@ class Explanation:
         headers: group -> length of the run in timescales, and half-life.
 
     Example:
+        >>> from wdjax import dynamics
         >>> p = dynamics.predict(dynamics.adam(), 1e-3, weight_decay=0.1, steps=1_000)
         >>> found = explain(p, {"kernel": {"weight_rms": np.full(1_000, 0.05)}})
         >>> found.sentences["kernel"][0]
@@ -90,6 +91,7 @@ def explain(
         ValueError: groups differ, `weight_rms` is missing or never finite, or `steps` do not fit.
 
     Example:
+        >>> from wdjax import dynamics
         >>> p = dynamics.predict(dynamics.adam(), 2e-3, weight_decay=0.5, steps=4_000)
         >>> run = {"weight_rms": [0.01, 0.044, 0.046], "rotation": [0.05, 0.011, 0.010]}
         >>> explain(p, {"kernel": run}, steps=[0, 2_000, 3_999])

@@ -117,6 +117,7 @@ def predict(
             and N is given.
 
     Example:
+        >>> from wdjax.dynamics import adam
         >>> found = predict(adam(), 1e-3, weight_decay=0.1, steps=3_000)
         >>> round(float(found.timescale)), round(float(found.left), 3), float(found.settled)
         (10000, 0.741, inf)
@@ -207,6 +208,7 @@ def predict_each(
         TypeError, ValueError: as in `predict`.
 
     Example:
+        >>> from wdjax.dynamics import adam
         >>> params = {"kernel": np.full((2, 2), 0.5, "float32"), "bias": np.zeros(2, "float32")}
         >>> found = predict_each(params, adam(), 1e-3, weight_decay=0.1, steps=100)
         >>> {group: float(prediction.budget.round(3)) for group, prediction in found.items()}
@@ -252,6 +254,7 @@ def expected_rms(prediction: Prediction, start_rms: Number) -> Number:
         (T,) the RMS.
 
     Example:
+        >>> from wdjax.dynamics import adam
         >>> found = predict(adam(), 2e-3, weight_decay=0.5, steps=3_000)
         >>> path = expected_rms(found, 0.01)
         >>> [round(float(path[t]), 4) for t in (0, 999, 2_999)]

@@ -520,6 +520,7 @@ def sgd(
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> found = predict(sgd(1.0), 0.1, weight_decay=0.05, steps=100)
         >>> [round(float(found.equilibrium_rms[-1]), 2), round(float(found.rotation[-1]), 2)]
         [1.0, 0.1]
@@ -551,6 +552,7 @@ def adam(b1: Number = 0.9, b2: Number = 0.999) -> Direction:
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> found = predict(adam(), 2e-3, weight_decay=0.1, steps=100)
         >>> round(float(found.equilibrium_rms[-1]), 3), round(float(found.bound), 1)
         (0.1, 72.7)
@@ -575,6 +577,7 @@ def lion(b1: Number = 0.9, b2: Number = 0.99) -> Direction:
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> found = predict(lion(), 1e-4, weight_decay=1.0, steps=100)
         >>> round(float(found.rotation[-1]), 5), float(found.bound)
         (0.00209, 1.0)
@@ -599,6 +602,7 @@ def muon(scale: Number = 1.0, *, iterations: int = 5) -> Direction:
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> round(float(predict(muon(), 0.02, weight_decay=0.1, steps=9).bound), 2)
         12.02
 
