@@ -533,7 +533,7 @@ def test_decay_that_flips_signs_is_refused():
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
 def test_negative_rates_are_refused(name):
     arguments = {"learning_rate": LR, "weight_decay": DECAY} | {name: -1.0}
-    with pytest.raises(ValueError, match=f"`{name}` must be a finite number >= 0; got -1.0"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a finite number >= 0, .*; got -1.0"):
         dynamics.predict(dynamics.adam(), **arguments, steps=3)
     arguments |= {name: lambda count: 1.0 - count}
     with pytest.raises(ValueError, match="must be finite and >= 0 at every step; got -"):
