@@ -65,7 +65,7 @@ HELPERS = {
     "gates": set(),
     "anchors": {"Anchor", "as_anchor"},
     "schedules": {"Constant", "as_schedule", "check_scalar", "sampled", "decay_budget",
-                  "checked_samples", "check_values"},
+                  "checked_samples", "check_values", "at_step"},
     "adaptive": {"with_grad"},
     "precision": {"CompensatedState", "RoundedState"},
     "transforms": {"DecayState", "swallowed_below"},
@@ -394,8 +394,7 @@ These are weaker, or are our decisions:
 - The formulas come from public code and from the parts of the papers that we could read, not from
   every full text, so a cited equation number may be off by one. We read AdaDecay and AWD only in
   other people's code, and Huber decay (AdamHD) only in its abstract; its proximal map is derived
-  here. For weight norm control we use the only equation that fits its text. We did not check the
-  constant 1.084 of `power_lines`.
+  here. For weight norm control we use the only equation that fits its text.
 - `radial_brake` and `update_floor` come from public training records. There is no paper.
 - `gates.cosine` decides for each group, AdamP for the whole leaf; `project_radial` follows AdamP.
   The bound of `cpr` is soft, and its pull is capped at nine tenths of the way to the minimum. `swd`
