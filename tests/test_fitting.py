@@ -429,7 +429,7 @@ def test_an_interrupt_in_the_middle_leaves_a_state_to_go_on_with():
             ValueError,
             r"`batch_size` must be .* \[1, 20\]; got 0",
         ),
-        (DATA, {"epochs": 1, "batch_size": 21}, ValueError, r"in \[1, 20\]; got 21. There are 20"),
+        (DATA, {"epochs": 1, "batch_size": 21}, ValueError, r"in \[1, 20\]; got 21. These are 20"),
         (DATA, {"epochs": 1, "batch_size": 8.0}, TypeError, "`batch_size` must be a whole .*8.0"),
         (
             DATA,

@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit
 
 from wdjax import linear
 from wdjax.folds import Folds, kfold, time_folds
-from wdjax.linear import _data, _ridge
+from wdjax.linear import _data, _lasso, _ridge
 
 LAMS = np.logspace(-2, 4, 7)
 SHAPES = {"tall": (40, 6), "square": (20, 18), "wide": (15, 40), "one feature": (12, 1)}
@@ -967,6 +967,54 @@ def test_l1_gradients_are_finite_differences_on_the_support(shape, l1_ratio):
     for ours, moved in pairs:
         theirs = (moved(1e-4) - moved(-1e-4)) / 2e-4
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1e-3, 1e-5, 1e-8])
+def test_an_elastic_net_with_hardly_any_l1_knows_that_it_has_converged(ratio):
+    """λ₁ is then below the rounding of Xᵀr."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 3))
+    y = x @ [1.0, 4.0, 2.0] + 0.1 * rng.normal(size=500)
+    centred, target = x - x.mean(axis=0), y - y.mean()
+    path = linear.enet_path(x, y, [500.0], l1_ratio=ratio)
+    quadratic = centred.T @ centred + 500.0 * (1 - ratio) * np.eye(3)
+    exact = np.linalg.solve(quadratic, centred.T @ target - 500.0 * ratio)
+    np.testing.assert_allclose(path.coef[0], exact, rtol=1e-4)
+    assert path.converged.all()
+
+
+def test_a_path_that_reaches_its_tolerance_is_certified_to():
+    """What is certified is computed afresh, and rounds otherwise than what the descent looks at."""
+    rng = np.random.default_rng(0)
+    for noise in (1, 10, 100, 1000):
+        x, w = rng.normal(size=(200, 50)), np.zeros(50)
+        w[:10] = rng.normal(size=10)
+        y = x @ w
+        y += rng.normal(size=200) * y.std() / noise
+        assert linear.lasso_path(x, y).converged.all()
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3, 30.0])
+def test_the_gap_is_never_less_than_what_is_left_to_gain(l2):
+    """At any coefficients, by many steps of proximal gradients in float64."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
+
+    def objective(w):
+        return np.sum((y - x @ w) ** 2) / 2 + 2.0 * np.abs(w).sum() + l2 / 2 * (w @ w)
+
+    best, rate = np.zeros(6), 1 / (np.linalg.norm(x, 2) ** 2 + l2)
+    for _ in range(3000):
+        z = best - rate * (x.T @ (x @ best - y) + l2 * best)
+        best = np.sign(z) * np.maximum(np.abs(z) - 2.0 * rate, 0)
+    for scale in (0.0, 1e-3, 0.1, 1.0):
+        w = best + scale * rng.normal(size=6)
+        r = y - x @ w
+        g, lam = x.T @ r, _lasso.Strength(2.0, l2)
+        with jax.enable_x64(True):
+            gap = float(_lasso.duality_gap(w, g, g - l2 * w, r @ r, r @ y, lam))
+        assert gap >= objective(w) - objective(best) - 1e-9
+        assert scale or gap < 1e-9
 
 
 # Bad input

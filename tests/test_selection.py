@@ -279,6 +279,12 @@ def test_a_table_lists_the_best_first_and_what_diverged_last():
     assert [row["diverged"] for row in rows] == [0, 0, 0, 2, 2, 2]
 
 
+def test_a_hyperparameter_keeps_a_name_with_dots():
+    swept = result(hparams={"adam.b1": STRENGTHS})
+    assert sweeps.validation_curve(swept, "adam.b1").x.tolist() == sorted(STRENGTHS)
+    assert "adam.b1" in sweeps.table(swept)[0]
+
+
 def test_nested_hyperparameters_are_named_by_their_path():
     hparams = {"weight_decay": {"kernel": STRENGTHS, "bias": STRENGTHS[::-1]}}
     swept = result(hparams=hparams)

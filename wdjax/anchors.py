@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import stacking
 from wdjax._lift.leaves import Params, widened
-from wdjax._trees import checks, paths
+from wdjax._trees import checks, paths, stacks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +215,7 @@ def _like(params: Params, anchor: Params) -> Params:
 
 
 def _check_fit(anchor: Params, params: Params) -> None:
-    if stacking.is_stacked(params):
+    if stacks.is_stacked(params):
         raise TypeError(
             '`anchor` must not be a pytree inside `stacked`. Use anchor="init", or '
             "anchor=wdjax.anchors.passed() and pass `anchor=stack(anchor)` at every step."

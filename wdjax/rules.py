@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import stacking
-from wdjax._trees import checks, kinds, paths
+from wdjax._trees import checks, kinds, paths, stacks
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
 
@@ -120,14 +119,14 @@ def ruled(rules: Rules, tree: Any) -> tuple[tuple[Ruled, ...], Any]:
         >>> row.leaf.path, row.selector, row.multiplier, multipliers
         ('kernel', '**', 0.5, {'kernel': 0.5})
     """
-    whole = stacking.described(tree) if stacking.is_stacked(tree) else tree
+    whole = stacks.described(tree) if stacks.is_stacked(tree) else tree
     leaves, treedef = jax.tree.flatten(whole)
     decision = _decide(rules, whole, leaves, treedef)
     named = zip(decision.leaves, decision.owners, strict=True)
     rows = tuple(Ruled(leaf, *((None, 0.0) if i < 0 else rules[i])) for leaf, i in named)
     multipliers = jax.tree.unflatten(treedef, [row.multiplier for row in rows])
-    if stacking.is_stacked(tree):
-        multipliers = stacking.of_leaf(tree, tree.layout.treedef.flatten_up_to(multipliers))
+    if stacks.is_stacked(tree):
+        multipliers = stacks.of_leaf(tree, tree.layout.treedef.flatten_up_to(multipliers))
     return rows, multipliers
 
 

@@ -1,8 +1,8 @@
 """λ learnt while training, per group, from gradients on validation data.
 
 This is wdjax's answer to the "adaptive regularisation" (ARNN) that introductions to weight decay
-mention without a clear paper; the nearest is Larsen et al., 1998, in `_implicit_hypergrad`. Here λ
-follows the gradient of a validation loss, and what was learnt can be read, checked and reused.
+mention without a clear paper; the nearest is Larsen et al., 1998. Here λ follows the gradient
+of a validation loss, and what was learnt can be read, checked and reused.
 """
 
 import functools
@@ -165,7 +165,7 @@ def hyper_decay(
         del extra_args
         require_params("hyper_decay", params)
         check_is_last("hyper_decay")
-        s = schedule(state.count)
+        s = schedules.at_step(schedule, state.count)
         entries = _entries(rules, state)
         decay = jnp.exp(state.log_weight_decay)[entries]
         scaled = [

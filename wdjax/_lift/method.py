@@ -142,7 +142,7 @@ def lift(
         if exact:
             leaves.check_widths(name, updates, params, multipliers)
         grads = leaves.raw_gradients(name, updates, params, extra) if sees_grads else None
-        values = tuple(schedule(count) for schedule in of_step.values())
+        values = tuple(schedules.at_step(schedule, count) for schedule in of_step.values())
         step = Step(name, count, values, updates, params, multipliers, grads, extra)
         return method(step, memory)
 

@@ -16,10 +16,10 @@ import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from wdjax._trees import PyTree, checks
-from wdjax._trees.checks import named_leaves
 from wdjax._trees.paths import listed
 from wdjax.sweeps import _chunks, _program
 from wdjax.sweeps._functions import Batch, Gaps, Job
+from wdjax.sweeps._grids import columns
 
 _HOST_CALLS = ("pure_callback", "io_callback")  # debugging changes no result
 
@@ -57,9 +57,13 @@ def check_usage(job: Job, hparams: PyTree, shared: _program.Shared) -> None:
     if job.gaps is not Gaps.NONE and _fills_up(shared):
         _check_weights(training, trained, "short batches are filled up with rows of weight 0")
     _check_weights(score, scored, "of all rows of `data`, those of other folds have weight 0")
-    idle = [name for name, is_used in named_leaves(h) if not is_used]
-    values = {name: np.asarray(leaf) for name, leaf in named_leaves(hparams)}
-    swept = [repr(name) for name in idle if (values[name] != values[name][0]).any()]
+    swept = [
+        repr(name)
+        for (name, values), is_used in zip(
+            columns(hparams).items(), jax.tree.leaves(h), strict=True
+        )
+        if not is_used and (values != values[0]).any()
+    ]
     if swept:
         warnings.warn(
             f"`hparams` has {listed(swept)}, which is not used by `build` or `init`, so some "

@@ -1,5 +1,6 @@
 """Hyperparameters of a sweep: any pytree of arrays with one leading axis, a row a configuration."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 from wdjax._trees import PyTree, checks
-from wdjax._trees.checks import check_widths, common_axis, is_real, named_leaves
+from wdjax._trees.checks import check_widths, common_axis, is_real
 
 Array = np.ndarray[Any, Any]
 Space = tuple[float, float] | Sequence[Any] | Callable[[np.random.Generator, int], Any]
@@ -129,8 +130,7 @@ def check_hparams(hparams: PyTree) -> int:
     checks.arrays("hparams", hparams)
     count = common_axis("hparams", hparams, "grid makes all combinations of some values.")
     check_widths("hparams", hparams)
-    for path, x in named_leaves(hparams):
-        values = np.asarray(x)
+    for path, values in columns(hparams).items():
         dtype = jax.dtypes.canonicalize_dtype(values.dtype)
         with np.errstate(all="ignore"):
             held = values.astype(dtype)
@@ -145,6 +145,18 @@ def check_hparams(hparams: PyTree) -> int:
             "".join(f"{values[tuple(place)]} in row {place[0]}" for place in bad[:1]),
         )
     return count
+
+
+def columns(hparams: PyTree) -> dict[str, Array]:
+    """Name the hyperparameters by their own keys; those of a nested one are joined by "/".
+
+    Example:
+        >>> columns({"adam.b1": np.array([0.8, 0.9])})
+        {'adam.b1': array([0.8, 0.9])}
+    """
+    named = jax.tree.leaves_with_path(hparams)
+    keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {keystr(keys) or ".": np.asarray(leaf) for keys, leaf in named}
 
 
 def row(hparams: PyTree, index: int) -> PyTree:

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from wdjax._trees import PyTree, checks
-from wdjax._trees.checks import kind_of, named_leaves
+from wdjax._trees.checks import kind_of
 from wdjax._trees.paths import listed
-from wdjax.sweeps._grids import row
+from wdjax.sweeps._grids import columns, row
 from wdjax.sweeps._results import SweepResult
 
 Array = np.ndarray[Any, Any]
@@ -272,9 +272,9 @@ def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
     mean, se = scores.mean(axis=1), _standard_error(scores, result.repeats)
     train = _train_mean(result, epochs)
     diverged = (~result.finite).sum(axis=(1, 2))
-    names = dict(named_leaves(result.hparams))
+    names = columns(result.hparams)
     return [
-        {name: np.asarray(values)[i].tolist() for name, values in names.items()}
+        {name: values[i].tolist() for name, values in names.items()}
         | {"mean": float(mean[i]), "se": float(se[i]), "train": float(train[i])}
         | {"epoch": int(epochs[i]), "diverged": int(diverged[i])}
         for i in np.argsort(mean, kind="stable")
@@ -340,7 +340,7 @@ def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -
         got = f"shape {more.shape}, {np.isnan(more).sum()} of them NaN"
         checks.must("prefer", fits, f"give a number for each of {count} configurations", got)
         return more
-    if prefer == "weight_decay" and prefer not in dict(named_leaves(hparams)) and not needed:
+    if prefer == "weight_decay" and prefer not in columns(hparams) and not needed:
         return np.zeros(count)
     return np.asarray(_axis(hparams, prefer, "prefer"), np.float64)
 
@@ -354,8 +354,7 @@ def _most(more: Array, among: Array, mean: Array) -> int:
 def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
     names = []
     of_each = zip(*(jax.tree.leaves(one) for one in chosen), strict=True)
-    for (name, leaf), own in zip(named_leaves(tried), of_each, strict=True):
-        values = np.asarray(leaf)
+    for (name, values), own in zip(columns(tried).items(), of_each, strict=True):
         if values.ndim != 1 or values.dtype == bool or values.min() == values.max():
             continue
         # a smallest value of 0 is not an edge: nothing is below it
@@ -366,7 +365,7 @@ def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
 
 
 def _axis(hparams: PyTree, name: str, argument: str) -> Array:
-    leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(hparams)}
+    leaves = columns(hparams)
     names = [repr(path) for path, leaf in leaves.items() if leaf.ndim == 1]
     rule = f"be a hyperparameter with one number for each configuration, of {listed(names)}"
     checks.must(argument, repr(name) in names, rule, repr(name))
