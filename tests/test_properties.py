@@ -385,20 +385,20 @@ def test_a_bad_strength_fails_when_built(case):
 @verbs
 def test_a_strength_of_the_wrong_kind_fails_when_built(case):
     for bad in ("0.1", True):
-        message = rf"`{case.quantity}` must be a number >= 0 or a schedule; got"
+        message = rf"`{case.quantity}` must be .*or a schedule; got"
         with pytest.raises(TypeError, match=message):
             build(case, bad)
-    with pytest.raises(TypeError, match="must be a number >= 0 or a schedule; got None"):
+    with pytest.raises(TypeError, match="or a schedule; got None"):
         case.build(None, rules=RULES)
-    with pytest.raises(ValueError, match=r"must be a scalar; got shape \(2,\).*into `rules`"):
+    with pytest.raises(TypeError, match=r"or a schedule; got array\(\[.*into `rules`"):
         build(case, np.full(2, case.x))
 
 
 @verbs
-def test_a_schedule_that_turns_negative_fails_at_init(case):
+def test_a_schedule_that_turns_negative_is_warned_of_at_init(case):
     tx = build(case, optax.linear_schedule(0.1, -0.1, 100))
-    message = rf"`{case.quantity}` must be .* at every step; got -0.0\d+ at step 5\d"
-    with pytest.raises(ValueError, match=message):
+    message = rf"`{case.quantity}` is negative from step 5\d on and counts as 0 there"
+    with pytest.warns(UserWarning, match=message):
         tx.init(tree(0))
 
 
