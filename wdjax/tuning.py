@@ -166,7 +166,7 @@ def hyper_decay(
         del extra_args
         require_params("hyper_decay", params)
         check_is_last("hyper_decay")
-        s = schedule(state.count)
+        s = schedules.at_step(schedule, state.count)
         entries = _entries(rules, state)
         decay = jnp.exp(state.log_weight_decay)[entries]
         scaled = [

@@ -59,6 +59,7 @@ def number(
     *,
     optional: bool = False,
     many: bool = False,
+    also: str = "",
     advice: str = "",
     **limits: float,
 ) -> None:
@@ -69,6 +70,7 @@ def number(
         x: what should be a number, of Python, NumPy or JAX.
         optional: whether None passes, too.
         many: whether arrays of numbers pass, too.
+        also: what else is allowed, such as "a schedule", for the message.
         advice: a last sentence, what to write instead.
         **limits: the range: `above` or `least`, `below` or `most`.
 
@@ -86,6 +88,7 @@ def number(
     is_number = is_real(x, many)
     fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
     rule = f"be {_wanted('a finite number', limits)}{', or None' * optional}"
+    rule += f", or {also}" * bool(also)
     must(name, fits, rule, repr(x), advice, ValueError if is_number else TypeError)
 
 
