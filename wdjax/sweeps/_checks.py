@@ -6,6 +6,7 @@ host is not in the compiled program, by which a folder knows its sweep.
 """
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params, subjaxprs
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from wdjax._trees.checks import named_leaves
 from wdjax._trees.paths import listed
@@ -159,8 +160,8 @@ def _inputs_used(jaxpr: Jaxpr, wanted: list[bool]) -> list[bool]:
 
 def _taken(eqn: JaxprEqn, outputs: list[bool]) -> list[bool]:
     """A jitted function is looked into, as losses often are one; of all others everything is."""
-    inner = list(jaxprs_in_params(eqn.params))
-    if eqn.primitive.name == "jit" and len(inner) == 1:
+    inner = _inner(eqn)
+    if eqn.primitive.name in {"jit", "pjit"} and len(inner) == 1:
         return _inputs_used(inner[0], outputs)
     return [True] * len(eqn.invars)
 
@@ -171,9 +172,17 @@ def _is_var(v: Any) -> bool:
 
 def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
     """All of them, those inside others too."""
-    yield from jaxpr.eqns
-    for inner in subjaxprs(jaxpr):
-        yield from _equations(inner)
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in _inner(eqn):
+            yield from _equations(inner)
+
+
+def _inner(eqn: JaxprEqn) -> list[Jaxpr]:
+    """The programs inside an equation: a jitted function, a body of a loop, branches in a tuple."""
+    values = [v if isinstance(v, tuple | list) else [v] for v in eqn.params.values()]
+    found = [getattr(v, "jaxpr", v) for v in itertools.chain(*values)]
+    return [v for v in found if isinstance(v, Jaxpr)]
 
 
 def _check_weights(name: str, batch: Batch, why: str) -> None:
