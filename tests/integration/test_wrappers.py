@@ -153,7 +153,7 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("name", ["cocob", "madgrad"])
+@pytest.mark.parametrize("name", sorted({"cocob", "madgrad"} & {*dir(optax.contrib)}))
 def test_decay_is_refused_behind_what_goes_back_to_the_first_weights(name):
     """Decay behind them is undone in the next step; in the gradient it acts."""
     factory = getattr(optax.contrib, name)

@@ -6,5 +6,10 @@ import jax
 import jax.experimental
 import jax.sharding
 
-enable_x64: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
-reshard: Any = getattr(jax, "reshard", None) or getattr(jax.sharding, "reshard", None)
+
+def _first(name: str, *places: Any) -> Any:
+    return next(getattr(place, name) for place in places if hasattr(place, name))
+
+
+enable_x64 = _first("enable_x64", jax, jax.experimental)
+reshard = _first("reshard", jax, jax.sharding)
