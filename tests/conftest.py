@@ -12,10 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from wdjax._trees.versions import enable_x64
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.enable_x64 = enable_x64  # where an earlier JAX has it elsewhere
 
 # Half of the time of all tests goes into XLA compiling small programs. Its older code generator,
 # without LLVM's optimisations, needs a third of that; later versions have it no more.

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from wdjax._trees.groups import abs2, absolute
-from wdjax._trees.versions import reshard
 from wdjax.penalties import Penalty, _check_positive, _constraint
 
 Split = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # σ -> what is taken off, what is kept
@@ -35,7 +34,7 @@ def _whole(z: jax.Array) -> jax.Array:
     if cut[-2:] == (None, None):
         return z
     spec: Any = PartitionSpec(*cut[:-2], None, None)  # type: ignore[no-untyped-call]
-    whole: jax.Array = reshard(z, NamedSharding(at.mesh, spec))
+    whole: jax.Array = jax.sharding.reshard(z, NamedSharding(at.mesh, spec))  # type: ignore[no-untyped-call]
     return whole
 
 

@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlog1py
 
-from wdjax._trees.versions import enable_x64
-
 Scalar = float | int | jax.Array | np.ndarray
 Schedule = Callable[[Any], Any]
 Strength = Scalar | Schedule
@@ -743,7 +741,7 @@ def decay_budget(strength: Strength, steps: int) -> float:
     if isinstance(steps, bool) or not (isinstance(steps, int | np.integer) and 0 <= steps < 2**31):
         raise ValueError(f"`steps` must be a whole number in [0, 2**31); got {steps!r}.")
     sums = []
-    with enable_x64(True):
+    with jax.enable_x64(True):
         for start in range(0, int(steps), _CHUNK):
             counts = np.arange(start, min(start + _CHUNK, steps), dtype=np.int32)
             values = sampled(schedule, counts)

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from wdjax._trees import paths
-from wdjax._trees.versions import enable_x64
 from wdjax.dynamics._predict import Prediction, expected_rms
 from wdjax.dynamics._reasons import RULES, Seen
 from wdjax.dynamics._theory import decay_kept
@@ -199,7 +198,7 @@ def _kept(
 def _path(p: Prediction, first: int, rms: float) -> np.ndarray:
     """RMS expected before each step from the `first` on, where it was `rms`."""
     cut = p._replace(shrink=p.shrink[first:], step_rms=p.step_rms[first:], memory=p.memory[first:])
-    with enable_x64(True):
+    with jax.enable_x64(True):
         after = np.asarray(expected_rms(cut, rms))
     return np.append(rms, after[:-1])
 

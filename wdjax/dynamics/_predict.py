@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax import metrics, schedules, stacking
-from wdjax._trees.versions import enable_x64
 from wdjax.dynamics import _relaxation
 from wdjax.dynamics._relaxation import Number, numpy_of
 from wdjax.dynamics._theory import (
@@ -297,7 +296,7 @@ def _at_steps(name: str, value: Strength, steps: int) -> Number:
     """(T,) values of a schedule: float64 and checked on the host, or traced."""
     schedule = schedules.as_schedule(value, name)
     counts = np.arange(steps, dtype=np.int32)
-    with enable_x64(True):
+    with jax.enable_x64(True):
         known = schedules.sampled(schedule, counts)
     if known is None:
         return jax.vmap(schedule)(counts)

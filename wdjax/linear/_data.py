@@ -13,7 +13,6 @@ import numpy as np
 
 from wdjax._trees.checks import check_finite, is_real
 from wdjax._trees.devices import at_hand
-from wdjax._trees.versions import enable_x64
 
 
 class Centred(NamedTuple):
@@ -144,7 +143,7 @@ def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any
     is_traced = not known(*jax.tree.leaves(arrays))
     if is_traced or dtype == np.float64 or jax.default_backend() == "tpu":
         return program(*arrays, **options)
-    with jax.ensure_compile_time_eval(), enable_x64(True):
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         return _in_float64(arrays, program, tuple(options.items()), dtype)
 
 

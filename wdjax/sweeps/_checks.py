@@ -161,7 +161,7 @@ def _inputs_used(jaxpr: Jaxpr, wanted: list[bool]) -> list[bool]:
 def _taken(eqn: JaxprEqn, outputs: list[bool]) -> list[bool]:
     """A jitted function is looked into, as losses often are one; of all others everything is."""
     inner = _inner(eqn)
-    if eqn.primitive.name in {"jit", "pjit"} and len(inner) == 1:
+    if eqn.primitive.name == "jit" and len(inner) == 1:
         return _inputs_used(inner[0], outputs)
     return [True] * len(eqn.invars)
 

@@ -218,7 +218,7 @@ def batch(gaps: Gaps, data: PyTree, rows: jax.Array) -> Batch:
     if gaps is not Gaps.NONE:
         rows, weights = jnp.maximum(rows, 0), (rows >= 0).astype(jnp.float32)
     examples = jax.tree.map(
-        lambda x: x.at[rows.astype(jnp.uint32)].get(mode="promise_in_bounds"), data
+        lambda x: x.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False), data
     )
     return Batch(examples, weights)
 
