@@ -25,7 +25,7 @@ help:
 	@echo "make notebooks   execute the notebooks again, in place"
 	@echo "make docs    build the site into site/; a warning is an error"
 	@echo "make bench   paired timings (minutes, wants a quiet machine)"
-	@echo "make clean   remove $(VENV), $(OUT) and site/"
+	@echo "make clean   remove the environments, $(OUT)/ and site/"
 
 demo: $(DEMO)
 	$(BIN)/python scripts/train.py --out $(OUT)
@@ -41,7 +41,7 @@ test-bits: $(TEST)
 
 oracles: $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3 heavyball==3.2.1
 
 peers: oracles
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
@@ -65,7 +65,7 @@ bench: $(DEMO)
 	$(BIN)/python scripts/bench.py
 
 clean:
-	rm -rf $(VENV) $(OUT) site
+	rm -rf $(VENV) .venv-oldest $(OUT) site
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON). Install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }

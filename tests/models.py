@@ -127,6 +127,13 @@ def linen_recurrent():
     return _linen_params(nn.RNN(nn.GRUCell(8)), jnp.zeros((2, 5, 3)))
 
 
+def as_pure(state):
+    """The arrays of an NNX state without their variables."""
+    from flax import nnx
+
+    return getattr(nnx, "as_pure", nnx.pure)(state)  # earlier versions have only `pure`
+
+
 def nnx_model():
     """Attention with a projection called value, LoRA, BatchNorm, Dropout and a tied head."""
     from flax import nnx

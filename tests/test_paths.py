@@ -187,7 +187,7 @@ def test_boxed_and_unboxed_linen_params_have_the_same_leaves():
 def test_nnx_names_are_the_same_at_init_and_update(build):
     nnx = pytest.importorskip("flax.nnx")
     state = nnx.state(build())
-    pure = nnx.as_pure(state)
+    pure = models.as_pure(state)
     assert any(isinstance(n, nnx.Variable) for n in jax.tree.leaves(state, is_leaf=_is_variable))
     assert not any(_is_variable(n) for n in jax.tree.leaves(pure, is_leaf=_is_variable))
     assert names(state) == names(pure)
@@ -210,7 +210,7 @@ def test_an_nnx_projection_called_value_keeps_its_name():
 def test_a_variable_that_holds_a_tree_names_what_is_inside():
     nnx = pytest.importorskip("flax.nnx")
     state = nnx.State({"x": nnx.Param({"a": jnp.ones(1), "b": jnp.ones(1)})})
-    assert names(state) == names(nnx.as_pure(state)) == ["x/a", "x/b"]
+    assert names(state) == names(models.as_pure(state)) == ["x/a", "x/b"]
 
 
 def _registered(cls):

@@ -222,4 +222,6 @@ def test_an_extra_pass_is_seen():
         return costs.kernels, costs.nbytes, costs.least
 
     assert costs_with(plain) == (1, 12, 12)
-    assert costs_with(clipped) == (2, 16, 12)
+    kernels, nbytes, least = costs_with(clipped)
+    assert kernels >= 2  # 3 in an earlier XLA
+    assert nbytes >= 16 > least == 12

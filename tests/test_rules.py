@@ -446,7 +446,7 @@ def test_the_preset_is_right_on_nnx_at_init_and_at_update(name):
     build, decay, tables = NNX_MODELS[name]
     state = nnx.state(build())
     check_preset(state, decay, tables)
-    check_preset(nnx.as_pure(state), decay, tables)
+    check_preset(models.as_pure(state), decay, tables)
 
 
 # the preset on names: path, shape, siblings beside it -> kind

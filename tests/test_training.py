@@ -241,7 +241,7 @@ def test_without_skipping_the_numbers_go_through():
 
 def test_create_copies_so_donation_spares_the_callers_arrays():
     # dog keeps the initial params in its state: without copies one buffer would be donated twice
-    optimizer = optax.contrib.dog(1.0, init_step=("distance", 1e-6))
+    optimizer = optax.contrib.dog(1.0)
     params, key, model_state = init(), jax.random.key(0), {"n": jnp.zeros(2)}
 
     def loss_fn(params, batch, model_state, key):
@@ -267,7 +267,8 @@ def test_a_copy_compiles_no_program():
         jax.clear_caches()
         kept = state.copy()
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        forget = getattr(jax.monitoring, "unregister_event_duration_listener", None)
+        forget and forget(listen)  # an earlier JAX keeps it
     leaves_equal(kept, state)
     assert [name for name in compiled if name.endswith("backend_compile_duration")] == []
 

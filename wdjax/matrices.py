@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 from wdjax._trees import checks
 from wdjax._trees.groups import abs2, absolute
@@ -36,7 +36,7 @@ def _whole(z: jax.Array) -> jax.Array:
     if cut[-2:] == (None, None):
         return z
     spec: Any = PartitionSpec(*cut[:-2], None, None)  # type: ignore[no-untyped-call]
-    whole: jax.Array = jax.reshard(z, NamedSharding(at.mesh, spec))  # type: ignore[no-untyped-call]
+    whole: jax.Array = reshard(z, NamedSharding(at.mesh, spec))  # type: ignore[no-untyped-call]
     return whole
 
 
