@@ -40,16 +40,20 @@ class Kind:
 _VOCABULARY = {
     "norm": r".*norms?|.*normali[sz]ation|ln|bn|gn",
     "bias": r"bias|biases|betas?|offsets?|shifts?|b[a-z]?",
-    "gain": r"(layer)?scales?|scaling|gammas?|gains?|alphas?|slopes?|skip|temperature",
+    "gain": r"(layer)?scales?|scaling|gammas?|gains?|alphas?|slopes?|skip",
     "position": r"pos(?!t|es?$|itiv|s).*|wpe|rel|relpos.*|relative|rope|rotary|freqs?|alibi",
-    "token": r"cls|tokens?|probes?|latents?|sinks?|prompts?",
+    "token": r"cls|tokens?|probes?|latents?|sinks?|prompts?|init",
     "rate": r"[ABDP]|log|dt|delta|lambdas?|decay|rates?",
     "table": r"emb.*|wte|tables?|codebooks?|vocab.*",
-    "matrix": r"C|proj.*|linear|dense|conv.*|mlp|ffn?|fc|heads?|out|modulat.*|mixing|lora",
+    "matrix": r"C|proj.*|linear|dense|conv.*|tp|mlp|ffn?|fc|heads?|out|logits?|modulat.*|mixing|"
+    r"einsum|coefs?|lora",
     "kernel": r"kernels?",
     "weight": r"w[a-z]?|weights?",
 }
-_WHOLE_NAMES = {"weight_g": "gain", "original0": "gain"}  # torch's two ways of a weight norm
+_WHOLE_NAMES = {
+    "temperature": "gain",
+    **{"weight_g": "gain", "original0": "gain"},  # torch's two ways of a weight norm
+}
 _KIND = {  # of a row, where they are not called the same
     "norm": "norm/gain",
     "divided": "norm/gain",
@@ -134,7 +138,8 @@ def _row_of_a_weight(leaf: Leaf, name: str, parent: str) -> str:
         return above if above == "norm" or (is_scale and name != "kernel") else "weight"
     if holder in ("matrix", "norm", "table", "position"):
         return "position" if holder == "table" and above == "position" else holder
-    if above == "norm" or leaf.ndim == 1:
+    is_layer = above == "matrix" and leaf.parts[-2] == parent  # and no place in a list
+    if above == "norm" or (leaf.ndim == 1 and not is_layer):
         return "norm"
     if parent == "shared":  # by an encoder and a decoder
         return "table"
@@ -188,9 +193,10 @@ def _row_of_a_word(word: str) -> str:
 
 def _words(name: str) -> list[str]:
     """The words of a snake_case or CamelCase name; `b_out` is the b of the output, so b is last."""
-    words = [word if word in {*"ABCDP"} else word.lower() for word in _WORD.findall(name)]
-    words[1:] = map(str.lower, words[1:])
-    return words[1:] + words[:1] if words and len(words[0]) == 1 else words
+    words = _WORD.findall(name)
+    first = [word if word in {*"ABCDP"} else word.lower() for word in words[:1]]
+    rest = [word.lower() for word in words[1:]]
+    return rest + first if first in (["b"], ["B"]) else first + rest
 
 
 @dataclasses.dataclass(frozen=True)
