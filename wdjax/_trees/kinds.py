@@ -45,7 +45,7 @@ _VOCABULARY = {
     "token": r"cls|tokens?|probes?|latents?|sinks?|prompts?|init",
     "rate": r"[ABDP]|log|dt|delta|lambdas?|decay|rates?",
     "table": r"emb.*|wte|tables?|codebooks?|vocab.*",
-    "matrix": r"C|proj.*|linear|dense|conv.*|tp|mlp|ffn?|fc|heads?|out|logits?|modulat.*|mixing|"
+    "matrix": r"C|proj.*|linear|dense|conv.*|mlp|ffn?|fc|heads?|out|logits?|modulat.*|mixing|"
     r"einsum|coefs?|lora",
     "kernel": r"kernels?",
     "weight": r"w[a-z]?|weights?",
@@ -138,8 +138,7 @@ def _row_of_a_weight(leaf: Leaf, name: str, parent: str) -> str:
         return above if above == "norm" or (is_scale and name != "kernel") else "weight"
     if holder in ("matrix", "norm", "table", "position"):
         return "position" if holder == "table" and above == "position" else holder
-    is_layer = above == "matrix" and leaf.parts[-2] == parent  # and no place in a list
-    if above == "norm" or (leaf.ndim == 1 and not is_layer):
+    if above == "norm" or leaf.ndim == 1:
         return "norm"
     if parent == "shared":  # by an encoder and a decoder
         return "table"
