@@ -415,7 +415,7 @@ def nested(leaves):
     tree = {}
     for path, (shape, _) in leaves.items():
         *above, last = path.split("/")
-        node  =  tree
+        node = tree
         for part in above:
             node = node.setdefault(part, {})
         node[last] = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -10,7 +10,8 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Callable, Hashable, Iterable
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -39,8 +40,9 @@ def standard(*, embeddings: float = 0.0, strict: bool = False) -> Rules:
 
         m = 1 for matrices, `embeddings` for tables, 0 for the rest
 
-    Decided by the last segment of the path, for a leaf called `weight` also by its container. What
-    the names do not tell is guessed by shape (0 up to one axis, else 1) and marked in the audit.
+    Decided by the words of the last segment of the path, for a name such as `weight` also by its
+    container. What the names do not tell is guessed by shape, axes of length 1 aside: 0 up to one
+    axis, else 1. The audit marks guesses, and `init` warns of those that decay.
 
     Args:
         embeddings: multiplier of embedding tables, >= 0; 1.0 is what nanoGPT and Hugging Face do,
@@ -136,6 +138,9 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
         RuleError: a rule is malformed or a multiplier traced; when called, as in `resolve`, or if
             called with a step count.
 
+    Warns:
+        UserWarning: when first called, if a parameter decays by a guess, as at `init`.
+
     Example:
         >>> mask(standard())({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
         {'bias': False, 'kernel': True}
@@ -144,6 +149,8 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
     if any(isinstance(multiplier, jax.core.Tracer) for _, multiplier in rules):
         raise RuleError("`mask` needs concrete multipliers; got a traced one. Use `resolve`.")
 
+    warned: list[bool] = []
+
     def mask_of(tree: Any) -> Any:
         if isinstance(tree, jax.Array) and tree.ndim == 0 and not _is_floating(tree.dtype):
             raise RuleError(
@@ -151,6 +158,9 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
                 'optax.inject_hyperparams pass static_args=("mask",).'
             )
         multipliers = resolve(rules, tree)
+        if not warned:
+            warned.append(True)
+            warn_of_guesses("mask", rules, tree)
         mixed = [x for x in jax.tree.leaves(multipliers) if isinstance(x, jax.core.Tracer)]
         if mixed and stacking.is_stacked(tree):
             raise RuleError(
@@ -169,24 +179,25 @@ def check_rules(rules: Rules) -> Rules:
         rules: as in `resolve`.
 
     Returns:
-        The same rules with multipliers as floats (traced and jax scalars stay as they are).
+        The same rules as tuples, with multipliers as floats (traced and jax scalars stay as they
+        are).
 
     Raises:
-        RuleError: `rules` is not a tuple of pairs, or a selector or multiplier is malformed.
+        RuleError: `rules` is no sequence of pairs, or a selector or multiplier is malformed.
 
     Example:
-        >>> check_rules((("bias", False),))
+        >>> check_rules([["bias", False]])
         (('bias', 0.0),)
     """
-    given: Any = rules  # whatever the annotation says
+    given: Any = _as_tuples(rules)  # whatever the annotation says
     if not isinstance(given, tuple):
         raise RuleError(
-            "`rules` must be a tuple of (selector, multiplier) pairs; got a "
+            "`rules` must be a sequence of (selector, multiplier) pairs; got a "
             f"{type(given).__name__}. {_advice(given)}"
         )
     if len(given) == 2 and not isinstance(given[0], tuple) and _is_number(given[1]):
         raise RuleError(
-            "`rules` must be a tuple of (selector, multiplier) pairs; got one bare pair "
+            "`rules` must be a sequence of (selector, multiplier) pairs; got one bare pair "
             f"{given!r}. Write ({given!r},)."
         )
     return tuple(map(_checked_pair, given))
@@ -213,7 +224,7 @@ def label(selector: Selector) -> str:
         return ", ".join(label(part) for part in selector)
     if isinstance(selector, Kind):
         return selector.name
-    return getattr(selector, "__name__", None) or repr(selector)
+    return str(getattr(selector, "__name__", type(selector).__name__))
 
 
 def is_guess(selector: Selector) -> bool:
@@ -230,6 +241,29 @@ def is_guess(selector: Selector) -> bool:
         (True, False)
     """
     return isinstance(selector, Kind) and selector.guess
+
+
+def warn_of_guesses(name: str, rules: Rules, tree: Any) -> None:
+    """Warn of parameters that decay although nothing but their shape says that they are matrices.
+
+    Args:
+        name: of the caller.
+        rules: as in `resolve`.
+        tree: as in `resolve`.
+
+    Warns:
+        UserWarning: with the paths, and the rule that says what is meant, after which none comes.
+
+    Example:
+        >>> warn_of_guesses("decay_weights", standard(), {"kernel": jnp.ones((2, 2))})
+    """
+    tree = stacking.described(tree) if stacking.is_stacked(tree) else tree
+    decays = [is_guess(s) and not (isinstance(m, float) and m == 0) for s, m in rules]
+    named, found = paths.leaves(tree), owners(rules, tree)
+    guessed = [leaf for leaf, i in zip(named, found, strict=True) if i >= 0 and decays[i]]
+    if guessed:
+        others = {leaf.name for leaf in {*named} - {*guessed}}
+        warnings.warn(_guesses(name, guessed, others), stacklevel=4)
 
 
 # Deciding, memoised: selectors are hashed, multipliers are not (they may be traced).
@@ -363,6 +397,20 @@ def _is_floating(dtype: Any) -> bool:
 # Messages.
 
 
+def _guesses(name: str, guessed: list[Leaf], others: set[str]) -> str:
+    """What decays by a guess, and what to write instead: a name, or the path if others share it."""
+    described = paths.listed(f"{leaf.path or 'a bare array'} {leaf.shape}" for leaf in guessed)
+    is_taken = lambda leaf: leaf.name.isdigit() or leaf.name in others
+    globs = [f"/{leaf.path}" if is_taken(leaf) else leaf.name or "**" for leaf in guessed]
+    first, *rest = [repr(glob) for glob in dict.fromkeys(globs)]
+    selector = f"({paths.listed([first, *rest])})" if rest else first
+    return (
+        f"`{name}`: {described} decay by a guess: the names tell no kind, and arrays with two axes "
+        f"are mostly matrices. Say what you mean: rules=(({selector}, 1.0), *wdjax.standard()), "
+        "with 0.0 where they must not decay."
+    )
+
+
 def _why_not(selector: Selector, test: Callable[[Leaf], Any], leaves: tuple[Leaf, ...]) -> str:
     """Say why a rule wins nothing."""
     matched = sum(bool(test(leaf)) for leaf in leaves)
@@ -388,18 +436,26 @@ def hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
 
 def shown(selector: Selector) -> str:
     """Write a selector as it stands in a message."""
-    return label(selector) if isinstance(selector, Kind | type) else repr(selector)
+    if isinstance(selector, Kind | type):
+        return label(selector)
+    if isinstance(selector, tuple):
+        return f"({', '.join(map(shown, selector))})"
+    return repr(selector if isinstance(selector, str | re.Pattern) else label(selector))
 
 
 def _advice(rules: Any) -> str:
-    """What to write instead of something that is no tuple."""
+    """What to write instead of something that is no sequence."""
     if isinstance(rules, dict):
         return "Write tuple(rules.items()): the order of rules matters."
-    if isinstance(rules, list):
-        return "Write tuple(rules)."
     if callable(rules):
         return "A function of a leaf is a selector: ((function, 1.0), ('**', 0.0))."
     return "For instance (('bias', 0.0), ('**', 1.0))."
+
+
+def _as_tuples(given: Any) -> Any:
+    """Lists, as configurations have them, as tuples: selectors are hashed."""
+    is_sequence = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    return tuple(map(_as_tuples, given)) if is_sequence else given
 
 
 def _checked_pair(rule: Any) -> tuple[Selector, Multiplier]:

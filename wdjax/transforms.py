@@ -32,7 +32,7 @@ from wdjax._lift.place import check_is_early, check_is_last, check_place, is_sch
 from wdjax._trees import paths
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
-from wdjax.rules import Rules, check_rules, resolve, standard
+from wdjax.rules import Rules, check_rules, resolve, standard, warn_of_guesses
 from wdjax.schedules import Strength
 
 Anchor: TypeAlias = anchors.Anchor | Params | str | None
@@ -296,6 +296,7 @@ def _lift(
     def init(params: Params) -> DecayState:
         resolved = multipliers(params)
         check_place(params, rules, resolved)
+        warn_of_guesses(name, rules, params)
         strengths = schedules.checked_samples(schedule)
         if strengths is not None:
             check(params, resolved, strengths)

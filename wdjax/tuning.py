@@ -25,7 +25,7 @@ from wdjax._trees.checks import check_finite, check_whole, common_axis
 from wdjax._trees.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.metrics import distinct
 from wdjax.penalties import Penalty, l2
-from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
+from wdjax.rules import Rules, check_rules, label, owners, resolve, standard, warn_of_guesses
 from wdjax.schedules import Strength
 
 PyTree = Any
@@ -150,6 +150,7 @@ def hyper_decay(
     def init_state(params: Params) -> HyperDecayState:
         multipliers = resolve(rules, params)
         check_place(params, rules, multipliers)
+        warn_of_guesses("hyper_decay", rules, params)
         _check_whole_model(params)
         _check_strengths(schedule, multipliers, high * penalty.curvature)
         _check_many(rules, params, examples)

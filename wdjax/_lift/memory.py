@@ -24,7 +24,7 @@ from wdjax._lift.leaves import (
 from wdjax._lift.place import check_is_last, check_place, needed_gradient
 from wdjax._trees import groups, paths
 from wdjax._trees.groups import Axes
-from wdjax.rules import Rules, check_rules, resolve
+from wdjax.rules import Rules, check_rules, resolve, warn_of_guesses
 from wdjax.schedules import Strength
 
 
@@ -71,6 +71,7 @@ def lift(
     def init(params: Params) -> AdaptiveState:
         multipliers = resolve(rules, params)
         check_place(params, rules, multipliers)
+        warn_of_guesses(name, rules, params)
         _check_leaves(name, params, multipliers, axes)
         schedules.checked_samples(schedule)
         return AdaptiveState(jnp.zeros((), jnp.int32), start(params))

@@ -20,7 +20,7 @@ from wdjax._lift.leaves import (
 from wdjax._lift.place import check_is_last, check_place
 from wdjax._trees import paths
 from wdjax._trees.groups import Axes, along, check_axes, checked_axes, norm
-from wdjax.rules import Rules, check_rules, resolve
+from wdjax.rules import Rules, check_rules, resolve, warn_of_guesses
 from wdjax.schedules import Strength
 
 Keep = Callable[[Params, Params], tuple[Params, ...]]
@@ -67,6 +67,7 @@ def lift(
     def init(params: Params) -> RadialState:
         multipliers = resolve(rules, params)
         check_place(params, rules, multipliers)
+        warn_of_guesses(name, rules, params)
         top = _check_leaves(name, params, multipliers, axes, most=1 if switch else math.inf)
         for key, schedule in of_step.items():
             most = 1 / top if key in fractions else math.inf

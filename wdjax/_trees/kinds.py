@@ -74,7 +74,7 @@ _OF_MATRICES = re.compile(r"weight|spectral")  # a norm that a matrix is divided
 
 # Names that say nothing: places in a list, wrappers around an array.
 _WRAPPER = re.compile(
-    r"~|\d+|args|kwargs|default|tree|values?|data|((data|raw)_)?array|original\d?|parametrizations"
+    r"~|\d+|args|kwargs|default|tree|values?|data|((data|raw)_)?array|original1?|parametrizations"
 )
 _WRAPPER_CLASS = re.compile(r".*(Array|Value|Variable|Parameter|Param|Box)")
 
