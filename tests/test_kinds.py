@@ -128,6 +128,7 @@ def test_siblings_tell_apart(path, siblings, expected):
         ("mixer", (1, 1, 8), "guess: 1-D"),  # axes of length 1 do not count
         ("mixer", (1, 8, 1), "guess: 1-D"),
         ("mixer", (1, 8, 2), "guess: n-D"),
+        ("0", (1, 8), "guess: n-D"),  # the first W of [W, b], with one feature
         ("head/kernel", (8, 1), "weight"),  # but names come first
         ("cls_token1", (1, 1, 8), "token"),
         ("point_weights", (8,), "norm/gain"),
@@ -188,13 +189,14 @@ def test_the_rule_of_the_warning_silences_it():
         wdjax.decay_weights(0.1, rules=(("mixer", meant), *standard())).init(GUESSED)
     wdjax.decay_weights(0.1, rules=(("**", 1.0),)).init(GUESSED)
     wdjax.decay_weights(0.1).init({"mixer": GUESSED["mixer"][0], "kernel": GUESSED["kernel"]})
+    wdjax.decay_weights(0.1).init(GUESSED["mixer"])  # one array: no name is missing
 
 
 @pytest.mark.parametrize(
     ("tree", "written"),
     [
         ([[np.ones((2, 3)), np.ones(3)]], r"0/0 \(2, 3\).*rules=\(\('/0/0', 1.0\), "),
-        (np.ones((2, 3)), r"a bare array \(2, 3\).*rules=\(\('\*\*', 1.0\), "),
+        ({"a": {"mixer": np.ones((2, 3))}, "mixer": np.ones(3)}, r"rules=\(\('/a/mixer', 1.0\), "),
         ({"b1": {"mixer": np.ones((2, 3))}, "b2": {"mixer": np.ones((2, 3))}}, r"\('mixer', 1.0\)"),
         ({"u": np.ones((2, 3)), "v": np.ones((2, 3))}, r"rules=\(\(\('u', 'v'\), 1.0\), "),
     ],

@@ -246,6 +246,8 @@ def is_guess(selector: Selector) -> bool:
 def warn_of_guesses(name: str, rules: Rules, tree: Any) -> None:
     """Warn of parameters that decay although nothing but their shape says that they are matrices.
 
+    A tree that is one bare array has no name to go by: what is to decay is plain.
+
     Args:
         name: of the caller.
         rules: as in `resolve`.
@@ -260,7 +262,8 @@ def warn_of_guesses(name: str, rules: Rules, tree: Any) -> None:
     tree = stacking.described(tree) if stacking.is_stacked(tree) else tree
     decays = [is_guess(s) and not (isinstance(m, float) and m == 0) for s, m in rules]
     named, found = paths.leaves(tree), owners(rules, tree)
-    guessed = [leaf for leaf, i in zip(named, found, strict=True) if i >= 0 and decays[i]]
+    rows = zip(named, found, strict=True)
+    guessed = [leaf for leaf, i in rows if i >= 0 and decays[i] and leaf.path]
     if guessed:
         others = {leaf.name for leaf in {*named} - {*guessed}}
         warnings.warn(_guesses(name, guessed, others), stacklevel=4)
@@ -399,9 +402,11 @@ def _is_floating(dtype: Any) -> bool:
 
 def _guesses(name: str, guessed: list[Leaf], others: set[str]) -> str:
     """What decays by a guess, and what to write instead: a name, or the path if others share it."""
-    described = paths.listed(f"{leaf.path or 'a bare array'} {leaf.shape}" for leaf in guessed)
-    is_taken = lambda leaf: leaf.name.isdigit() or leaf.name in others
-    globs = [f"/{leaf.path}" if is_taken(leaf) else leaf.name or "**" for leaf in guessed]
+    described = paths.listed(f"{leaf.path} {leaf.shape}" for leaf in guessed)
+    globs = [
+        f"/{leaf.path}" if leaf.name.isdigit() or leaf.name in others else leaf.name
+        for leaf in guessed
+    ]
     first, *rest = [repr(glob) for glob in dict.fromkeys(globs)]
     selector = f"({paths.listed([first, *rest])})" if rest else first
     return (

@@ -28,7 +28,7 @@ class Kind:
     """
 
     name: str
-    test: Callable[[Leaf], bool]
+    test: Callable[[Leaf], bool] = dataclasses.field(repr=False)
     guess: bool = False
 
     def __call__(self, leaf: Leaf) -> bool:
@@ -209,7 +209,9 @@ class _Told:
 
 
 def _is_vector(leaf: Leaf) -> bool:
-    return sum(size != 1 for size in leaf.shape) <= 1
+    """At most one axis; of a (1, 1, D) with a name of its own only D counts."""
+    has_name = leaf.name and not leaf.name.isdigit()
+    return sum(size != 1 for size in leaf.shape) <= 1 if has_name else leaf.ndim <= 1
 
 
 def _is_anything(leaf: Leaf) -> bool:
