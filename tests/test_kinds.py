@@ -69,6 +69,7 @@ def kind(path, shape=(3, 8), *siblings):
         # `b_out` is the b of the output
         ("b_out", "bias"),
         ("B_out", "rate/log"),
+        ("b_w", "weight"),
         ("w_out", "weight"),
         ("gating_b", "bias"),
         ("up_w", "weight"),

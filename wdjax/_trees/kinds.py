@@ -195,7 +195,8 @@ def _words(name: str) -> list[str]:
     words = _WORD.findall(name)
     first = [word if word in {*"ABCDP"} else word.lower() for word in words[:1]]
     rest = [word.lower() for word in words[1:]]
-    return rest + first if first in (["b"], ["B"]) else first + rest
+    is_bias = first in (["b"], ["B"]) and rest[-1:] != ["w"]
+    return rest + first if is_bias else first + rest
 
 
 @dataclasses.dataclass(frozen=True)
