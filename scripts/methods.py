@@ -59,13 +59,13 @@ class Section(NamedTuple):
     proof: str
 
 
-# Public names that serve the methods and are none themselves.
+# Public names that serve the methods but are not methods.
 HELPERS = {
     "penalties": {"Penalty", "penalty_value"},
     "gates": set(),
     "anchors": {"Anchor", "as_anchor"},
     "schedules": {"Constant", "as_schedule", "check_scalar", "sampled", "decay_budget",
-                  "checked_samples", "check_values"},
+                  "checked_samples", "check_values", "at_step"},
     "adaptive": {"with_grad"},
     "precision": {"CompensatedState", "RoundedState"},
     "transforms": {"DecayState", "swallowed_below"},
@@ -146,26 +146,26 @@ def _complete(name: str, value: Any) -> Transformation:
 
 
 SECTIONS = (
-    Section("Penalties and constraints", "What the parameters are pulled to, with `prox_weights` "
-            "or `decay_weights`.", (penalties,), _penalised, "float64 reference, scalar argmin"),
+    Section("Penalties and constraints", "Towards what shape decay pulls, with `prox_weights` or "
+            "`decay_weights`.", (penalties,), _penalised, "float64 reference, scalar argmin"),
     Section("Matrices", "Penalties of singular values.", (matrices,), _penalised,
             "float64 reference, NumPy's SVD"),
-    Section("Gates", "When not to pull: the argument `gate`.", (gates,), _gated,
+    Section("Gates", "When decay does not pull: the argument `gate`.", (gates,), _gated,
             "float64 reference"),
-    Section("Anchors", "Towards which point: the argument `anchor`, which also takes None (zero) "
-            "and a pytree of arrays.", (anchors,), _anchored, "closed form"),
-    Section("Laws and schedules", "How strongly, and when: functions of the step, so they cost "
-            "nothing per parameter.", (schedules,), None, "closed form"),
-    Section("Adaptive", "Decay with a memory of its own. `alpha_decay` and `hill_exponent` "
-            "work between steps.", (adaptive, spectra), _made, "float64 reference"),
-    Section("Radial", "Norm and direction apart. The last three are numbers, not steps.",
-            (radial,), _made, "float64 reference"),
-    Section("Precision", "Wrappers for parameters narrower than float32; measured with bfloat16. "
-            "The bytes include the float32 copies that the wrapped optimiser sees.",
+    Section("Anchors", "Towards which point decay pulls: the argument `anchor`, which also "
+            "takes None (zero) and a pytree of arrays.", (anchors,), _anchored, "closed form"),
+    Section("Laws and schedules", "How strongly decay pulls, and when. These are functions of the "
+            "step, so they cost nothing per parameter.", (schedules,), None, "closed form"),
+    Section("Adaptive", "Decay that remembers earlier steps. `alpha_decay` and `hill_exponent` "
+            "run between steps.", (adaptive, spectra), _made, "float64 reference"),
+    Section("Radial", "Norm and direction are treated separately. The last three return "
+            "numbers, not steps.", (radial,), _made, "float64 reference"),
+    Section("Precision", "Wrappers for parameters narrower than float32, measured with bfloat16. "
+            "The bytes include the float32 copies that the wrapped optimizer sees.",
             (precision,), _wrapped, "float32 run, closed form"),
-    Section("Scaling", "Numbers and rules, worked out before a run.", (scaling,), None,
+    Section("Scaling", "Numbers and rules that are computed before a run.", (scaling,), None,
             "closed form"),
-    Section("Transformations", "What turns the parts above into a step.",
+    Section("Transformations", "These turn the parts above into a step.",
             (transforms, optimizers), _complete, "float64 reference"),
 )  # fmt: skip
 
@@ -215,7 +215,7 @@ def reference(text: str) -> str:
 
 def state(tx: Transformation, dtype: Any) -> str:
     """Count what a method remembers beyond the step count, on three kernels of (64, 32)."""
-    params = {name: jnp.ones((64, 32), dtype) for name in "abc"}
+    params = {name: jnp.ones((64, 32), dtype) for name in ("w_a", "w_b", "w_c")}
     before = jax.tree.leaves(jax.eval_shape(tx.init, params))
     counts: dict[str, int] = {}
     for leaf in before:
@@ -237,7 +237,7 @@ def _own_state(name: str, tx: Transformation) -> str:
     if "stochastically_rounded" in name:
         return "a random key"
     if name.startswith("optimizers."):
-        return "the optimiser's"
+        return "the optimizer's"
     return state(tx, jnp.bfloat16 if name.startswith("precision.") else jnp.float32)
 
 
@@ -270,7 +270,7 @@ def cost(name: str, tx: Transformation) -> str:
         return f"{bytes_per_parameter(narrow, jnp.bfloat16) - _adam(jnp.bfloat16):+.0f}"
     if name.startswith("optimizers."):
         if short not in ("decayed", "adamw"):
-            return ""  # another optimiser than Adam
+            return ""  # an optimizer other than Adam
         chain = tx
     elif short in FIRST_IN_THE_CHAIN:
         chain = optax.chain(tx, optax.adam(STRENGTH))
@@ -366,114 +366,117 @@ INTRODUCTION = """\
 
 <!-- generated by `python scripts/methods.py --write`; a test compares it with the code -->
 
-One row per method. θ are the parameters before a step, Δ the optimiser's finished update, c = θ +
-Δ the candidate, g the raw gradient, z = θ − a the displacement from the anchor a, η the learning
-rate, λ the weight decay, s the strength, m the multiplier that the rules give a parameter, N(x) =
-x/‖x‖. Docstrings give the rest: arguments, errors, an example.
+The tables have one row per method. θ are the parameters before a step, Δ is the optimizer's
+finished update, c = θ + Δ the candidate, g the raw gradient, a the anchor, z = θ − a the
+displacement from it, η the learning rate, λ the weight decay, s the strength, m the multiplier that
+the rules give a parameter, and N(x) = x/‖x‖. The docstrings have the arguments, errors and an
+example.
 
-- **state**: numbers kept beyond a step count, measured; where groups are possible with `axes=0`,
-  one group for each output neuron.
-- **bytes**: what the compiled step reads and writes more than that of Adam alone, per float32
-  parameter, as XLA counts it on a CPU for a kernel of (512, 512). Adam alone moves 40 by that
-  count. XLA fuses less around reductions (norms, singular values), and counts no traffic inside a
-  decomposition.
-- **checked against**: the package and the largest absolute difference that the tests measured, in
-  float64 but for HeavyBall and Optax, which are compared in float32, and pytorch-cpr, whose
-  multiplier is float32. Where no package has the method, or none that agrees with the paper, the
-  reference is our own, written from the paper in NumPy float64 apart from the code.
+- **state** is measured: the numbers that a method keeps besides the step count. Methods with groups
+  are measured with `axes=0`, which makes one group of each output neuron.
+- **bytes** is measured: what the compiled step reads and writes more than Adam alone, per float32
+  parameter, as XLA counts it on a CPU for a kernel of (512, 512). By that count Adam alone moves
+  40. XLA fuses less around reductions (norms, singular values), and it does not count the traffic
+  inside a decomposition.
+- **checked against** names a package and the largest absolute difference that the tests measured.
+  They compute in float64, except for HeavyBall and Optax (float32) and pytorch-cpr (its multiplier
+  is float32). If no package has the method, or none agrees with the paper, the tests have their own
+  reference in NumPy float64, written from the paper and independent of the code.
 
 ## How far to trust this
 
-Exact: a multiplier or strength of 0 leaves a parameter's update as it was, bit for bit. In
-float64 the methods equal their references to twelve digits or better. The proximal maps are the
-global minimisers.
+These statements are exact. With a multiplier or strength of 0 a parameter's update stays as it was,
+bit for bit. In float64 the methods equal their references to twelve digits or better. The proximal
+maps are global minimizers.
 
-Weaker, or decided by us:
+These are weaker, or are our decisions:
 
-- The formulas come from public code and from those parts of the papers that were at hand, not
-  from every full text: a cited equation number may be off by one. AdaDecay and AWD were read in
-  other people's code only, Huber decay (AdamHD) in its abstract, with a proximal map derived
-  here. Weight norm control's equation is the one that its text determines. The constant 1.084 of
-  `power_lines` was not checked.
-- `radial_brake` and `update_floor` come from public training records, without a paper.
-- `gates.cosine` decides for each group, AdamP once for the whole leaf; `project_radial` does the
-  latter. `cpr` is a soft bound, and its pull is capped at nine tenths of the way to the minimum.
-  `swd` is capped where gradients vanish. `p_norm` is exact at the candidate and smoothed near
-  zero, where the published step is a majoriser in which zero is absorbing.
-- `matrices` take a full decomposition at every step: right, and slow for large kernels.
+- The formulas come from public code and from the parts of the papers that we could read, not from
+  every full text, so a cited equation number may be off by one. We read AdaDecay and AWD only in
+  other people's code, and Huber decay (AdamHD) only in its abstract; its proximal map is derived
+  here. For weight norm control we use the only equation that fits its text.
+- `radial_brake` and `update_floor` come from public training records. There is no paper.
+- `gates.cosine` decides for each group, AdamP for the whole leaf; `project_radial` follows AdamP.
+  The bound of `cpr` is soft, and its pull is capped at nine tenths of the way to the minimum. `swd`
+  is capped when gradients vanish. `p_norm` is exact at the candidate and smooth near zero; the
+  published step majorizes the penalty and cannot leave zero.
+- `matrices` decompose every kernel in every step. That is exact, and slow for large kernels.
 
-Both experiments at the end of this page show their effect, and neither shows a gain over tuned
-plain decay: cautious decay did not find a shorter solution, AdamC was not more accurate. The
-other methods were checked for being what they claim to be, not for being useful.
+Both experiments at the end of this page show the effect that their papers describe. Neither shows a
+gain over tuned plain decay: cautious decay did not find a shorter solution, and AdamC was not more
+accurate. For the other methods we checked that they do what they claim, not that they help.
 """
 
 CLOSING = """\
 ## Two experiments
 
 `python scripts/experiments.py` runs both in about a minute on two quiet cores. Every method gets
-the same grid of λ, and Σs is the budget, the sum of the strength over the run.
+the same grid of λ. Σs is the budget: the sum of the strength over the run.
 
 ### Cautious decay
 
 ![where decay settles](figures/cautious.png)
 
-Left: ½(x − 2)² by SGD at a constant learning rate of 0.1, 2,000 steps. Plain decay settles at
-2/(1 + λ), cautious decay at 2, for each λ from 0.1 (Σs = 20) to 2 (Σs = 400) and from both sides.
-That is the claim, and it holds.
+Left: SGD minimizes ½(x − 2)² at a constant learning rate of 0.1 in 2,000 steps. Plain decay settles
+at 2/(1 + λ) and cautious decay at 2, for each λ from 0.1 (Σs = 20) to 2 (Σs = 400) and from both
+sides. That is the claim, and it holds.
 
-Right: 5 equations in 20 unknowns, median of 10 draws, SGD with a learning rate that falls from
-0.3 to 0 in 20,000 steps, λ from 0.0003 to 1. Tuned for the distance to the shortest solution:
+Right: 5 equations in 20 unknowns, the median of 10 draws. SGD takes 20,000 steps with a learning
+rate that falls from 0.3 to 0, and λ runs from 0.0003 to 1. The table has the λ that comes closest
+to the shortest solution:
 
 {cautious}
 
-The shortest solution has norm 0.583. Cautious decay keeps the equations solved to 1e-4 or better
-at every λ, where plain decay with λ = 1 leaves a residual of 0.27: it forgives a λ that is too
-large. It is not the better way to a short solution: tuned plain decay comes a hundred times
-closer, at the price of a residual of 0.002. Σs of the cautious rows is an upper bound, for the
-gate is often shut.
+The shortest solution has norm 0.583. With cautious decay the equations stay solved to 1e-4 or
+better at every λ; plain decay with λ = 1 leaves a residual of 0.27. So cautious decay forgives a λ
+that is too large. It is not the better way to a short solution: tuned plain decay comes a hundred
+times closer, at the price of a residual of 0.002. In the cautious rows Σs is an upper bound,
+because the gate is often shut.
 
 ### AdamC against AdamW
 
 ![gradient norms under label noise](figures/corrected.png)
 
-Digits with half of the labels drawn anew in every step, three layers with RMSNorm, Adam, learning
-rate from 0.01 linearly to 0 in 6,000 steps, means over 3 seeds. `corrected` acts on the layers
-before a norm, the head has `lr_scaled` in both. "middle" and "end" are means over 2% of the run.
+Digits, with half of the labels drawn anew in every step; three layers with RMSNorm; Adam, with a
+learning rate that falls linearly from 0.01 to 0 in 6,000 steps; means over 3 seeds. `corrected`
+acts on the layers before a norm; the head has `lr_scaled` in both runs. "middle" and "end" are
+means over 2% of the run.
 
 {corrected}
 
-The growth at the end is real, stronger with λ (‖g‖/‖θ‖ × 2.1 at λ = 1), and nearly gone with
-AdamC (× 0.95 to 1.08). No gain in accuracy that three seeds could show: with λ chosen on a
-validation part, AdamW (λ = 1) has 0.975 and AdamC (λ = 0.3) 0.982, but the best mean of the table
-is AdamW's 0.983 at λ = 0.1, seeds spread by up to 0.025, and one test example is 0.003.
+The growth at the end is real. It is stronger for larger λ (‖g‖/‖θ‖ × 2.1 at λ = 1), and it nearly
+disappears with AdamC (× 0.95 to 1.08). Three seeds show no gain in accuracy. With λ chosen on a
+validation part, AdamW (λ = 1) has 0.975 and AdamC (λ = 0.3) has 0.982. But the best mean of the
+table is AdamW's 0.983 at λ = 0.1, the seeds spread by up to 0.025, and one test example is 0.003.
 
 ## Where other code differs
 
-Found while reading and comparing; not copied.
+We found these differences while reading and comparing, and did not copy them.
 
 - adamp 0.3.0: SGDP without Nesterov writes its projection into the momentum buffer. AdamP, and
   SGDP with Nesterov, agree with the paper.
 - pytorch-cpr 0.3.1: the inflection point never sets a bound, because one constant says 1e6 where
-  another looks for 1000; with that repaired it agrees. Its `foreach` path treats l1 differently
-  from the single-tensor path, which is the one we compare with. Its README names baselines that
-  are not in the repository.
-- HeavyBall 3.2.1: L1 decay to an average of the weights moves away from it; `HyperBallAdamW` has
-  no first moment; its cautious gate reads the sign bit, so updates of +0 and −0 differ.
-- pytorch_optimizer 4.1.0: Amos's `extra_l2` has the wrong sign and factor; AdamC's docstring
-  names the norm layers instead of the layers before them; Adam's ε is placed otherwise, by about
-  1e-6; the cautious helper of 3.9.0 is gone.
-- Public training records gate with > in one optimiser and >= in another:
-  `gates.strictly_cautious` and `gates.cautious` name the difference, which is at updates of
-  exactly zero.
+  another looks for 1000. With that repaired it agrees. Its `foreach` path treats l1 differently
+  from the single-tensor path; we compare with the latter. Its README names baselines that are not
+  in the repository.
+- HeavyBall 3.2.1: L1 decay to an average of the weights moves away from the average.
+  `HyperBallAdamW` has no first moment. Its cautious gate reads the sign bit, so updates of +0 and
+  −0 differ.
+- pytorch_optimizer 4.1.0: Amos's `extra_l2` has the wrong sign and factor. AdamC's docstring names
+  the norm layers instead of the layers before them. Adam's ε is in another place, which changes
+  results by about 1e-6. The cautious helper of 3.9.0 is gone.
+- Public training records gate with > in one optimizer and with >= in another. They differ for
+  updates of exactly zero: `gates.strictly_cautious` and `gates.cautious` name the two.
 - PAdam's closed form for p = 3/2 belongs to two thirds of the stated penalty. A Scala port of
-  cumulative L1 takes the larger where it has to take the smaller for negative weights.
-- A default of √(η λ) for hyperball's learning rate turns the weights 3.1 times faster than AdamW
-  does at β₁ = 0.9; `adamw_rotation` has the factor. Measuring the norm anew at each step, as
-  there, drifts in bfloat16 (−0.24% in 20,000 steps); here the radius is kept.
+  cumulative L1 takes the larger value for negative weights, where the smaller is right.
+- Some code sets hyperball's learning rate to √(η λ) by default. At β₁ = 0.9 that turns the weights
+  3.1 times faster than AdamW does; `adamw_rotation` has the right factor. The same code measures
+  the norm anew in each step, which drifts in bfloat16 (−0.24% in 20,000 steps). wdjax keeps the
+  radius.
 - mup's `decoupled_wd=True` means: do not scale the decay. "Independent" decay means λ alone to
   some and λ η/η̄ to others: `fixed` and `schedule_scaled`.
-- The published SPD divides 0 by 0 where a step ends at the anchor, and the published SWD where
-  all gradients were zero; here both do nothing there.
+- The published SPD divides 0 by 0 when a step ends at the anchor, and the published SWD when all
+  gradients were zero. In wdjax both then do nothing.
 """
 
 

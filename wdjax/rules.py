@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import stacking
-from wdjax._trees import kinds, paths
+from wdjax._trees import kinds, paths, stacks
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
 
@@ -90,9 +89,9 @@ def resolve(rules: Rules, tree: Any) -> Any:
         {'dense': {'bias': 0.0, 'kernel': 0.5}}
     """
     rules = check_rules(rules)
-    if stacking.is_stacked(tree):
-        each = resolve(rules, stacking.described(tree))
-        return stacking.of_leaf(tree, tree.layout.treedef.flatten_up_to(each))
+    if stacks.is_stacked(tree):
+        each = resolve(rules, stacks.described(tree))
+        return stacks.of_leaf(tree, tree.layout.treedef.flatten_up_to(each))
     leaves, treedef = jax.tree.flatten(tree)
     decision = _decide(rules, tree, leaves, treedef)
     # the last one is for index -1
@@ -162,7 +161,7 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
             warned.append(True)
             warn_of_guesses("mask", rules, tree)
         mixed = [x for x in jax.tree.leaves(multipliers) if isinstance(x, jax.core.Tracer)]
-        if mixed and stacking.is_stacked(tree):
+        if mixed and stacks.is_stacked(tree):
             raise RuleError(
                 "a mask cannot part the leaves of one stack, and these rules do. Use "
                 "wdjax.decay_weights with these rules in place of the mask."
@@ -259,7 +258,7 @@ def warn_of_guesses(name: str, rules: Rules, tree: Any) -> None:
     Example:
         >>> warn_of_guesses("decay_weights", standard(), {"kernel": jnp.ones((2, 2))})
     """
-    tree = stacking.described(tree) if stacking.is_stacked(tree) else tree
+    tree = stacks.described(tree) if stacks.is_stacked(tree) else tree
     decays = [is_guess(s) and not (isinstance(m, float) and m == 0) for s, m in rules]
     named, found = paths.leaves(tree), owners(rules, tree)
     rows = zip(named, found, strict=True)

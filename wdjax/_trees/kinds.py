@@ -195,8 +195,9 @@ def _words(name: str) -> list[str]:
     words = _WORD.findall(name)
     first = [word if word in {*"ABCDP"} else word.lower() for word in words[:1]]
     rest = [word.lower() for word in words[1:]]
-    is_bias = first in (["b"], ["B"]) and rest[-1:] != ["w"]
-    return rest + first if is_bias else first + rest
+    if first not in (["b"], ["B"]):
+        return first + rest
+    return rest if rest[-1:] == ["w"] else rest + first  # `b_w` is the w of b
 
 
 @dataclasses.dataclass(frozen=True)

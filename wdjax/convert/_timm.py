@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from wdjax._trees import checks
 from wdjax.convert._pieces import Groups, check_known, check_list
 from wdjax.rules import Selector
-from wdjax.schedules import check_scalar
 
 _FALLBACK = "Give those parameters an optimizer of their own with optax.partition."
 _NO_EQUAL = {
@@ -31,8 +31,8 @@ def timm_layer_decay(
             claims is layer L, the head, with scale 1.
         layer_decay: d in [0, 1].
         min_scale: the smallest scale, >= 0.
-        **unknown: no_opt_scale and the fallback lists have no equal here; the decay of the
-            weights is the business of `wdjax.like.timm`.
+        **unknown: no_opt_scale and the fallback lists have no equivalent here; for the decay
+            of the weights use `wdjax.like.timm`.
 
     Returns:
         Groups for the functions of this module: `torch_adamw(groups=timm_layer_decay(...),
@@ -41,7 +41,7 @@ def timm_layer_decay(
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> timm_layer_decay(["stem/**", "block_0/**"], layer_decay=0.5)
@@ -53,8 +53,8 @@ def timm_layer_decay(
     known = ["layers", "layer_decay", "min_scale"]
     check_known("timm.optim.param_groups_layer_decay", unknown, known, _NO_EQUAL)
     check_list("layers", layers)
-    check_scalar("layer_decay", layer_decay, most=1.0)
-    check_scalar("min_scale", min_scale)
+    checks.number("layer_decay", layer_decay, least=0, most=1)
+    checks.number("min_scale", min_scale, least=0)
     top = len(layers)
     return tuple(
         (selector, {"lr_scale": max(min_scale, layer_decay ** (top - i))})
