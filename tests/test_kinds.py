@@ -91,6 +91,7 @@ def kind(path, shape=(3, 8), *siblings):
         ("skip/weight", "weight"),
         ("relative_attention_bias/weight", "bias"),
         ("scale/weights", "norm/gain"),
+        ("scale/kernel", "weight"),
         ("norm/theta", "norm/gain"),
         ("head/theta", "guess: n-D"),
         # state space models

@@ -70,8 +70,8 @@ def whole_match(patterns):
     [
         (like.big_vision(), whole_match([(".*/kernel$", 1.0)])),
         (
-            like.big_vision(wd_mults=[("head/.*", 0.5), (".*kernel|cls", 2.0)]),
-            whole_match([("head/.*", 0.5), (".*kernel|cls", 2.0)]),
+            like.big_vision(wd_mults=[("h.*el", 0.5), (".*kernel|cls", 2.0)]),
+            whole_match([("h.*el", 0.5), (".*kernel|cls", 2.0)]),
         ),
         (like.maxtext(), lambda name: 1.0),
         (
