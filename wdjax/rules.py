@@ -444,7 +444,8 @@ def shown(selector: Selector) -> str:
         return label(selector)
     if isinstance(selector, tuple):
         return f"({', '.join(map(shown, selector))})"
-    return repr(selector if isinstance(selector, str | re.Pattern) else label(selector))
+    text = repr(selector)
+    return repr(label(selector)) if " at 0x" in text else text  # an address tells nothing
 
 
 def _advice(rules: Any) -> str:
