@@ -215,7 +215,7 @@ def reference(text: str) -> str:
 
 def state(tx: Transformation, dtype: Any) -> str:
     """Count what a method remembers beyond the step count, on three kernels of (64, 32)."""
-    params = {name: jnp.ones((64, 32), dtype) for name in "abc"}
+    params = {name: jnp.ones((64, 32), dtype) for name in ("w_a", "w_b", "w_c")}
     before = jax.tree.leaves(jax.eval_shape(tx.init, params))
     counts: dict[str, int] = {}
     for leaf in before:

@@ -14,7 +14,7 @@ FLOORS = (
     {"_trees"},
     {"stacking", "schedules", "folds", "datasets", "bounds", "plots"},
     {"rules", "linear", "sweeps"},
-    {"_lift", "scaling"},
+    {"_lift", "scaling", "like"},
     {"penalties", "gates", "anchors", "radial", "precision", "spectra"},
     {"transforms", "matrices"},
     {"optimizers", "adaptive", "audit", "convert"},

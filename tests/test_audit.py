@@ -500,7 +500,7 @@ def test_a_negative_multiplier_is_an_error_even_as_an_array():
         ((("kernal", 0.5), *standard()), r"'kernal' matches no parameter; did you mean .*kernel"),
         ((("**", 1.0), ("kernel", 0.5), ("**", 1.0)), "'kernel' never wins"),
         ((("kernel", 1.0),), "no rule matches: bias"),
-        ([("**", 1.0)], "`rules` must be a tuple"),
+        ({"**": 1.0}, "`rules` must be a sequence"),
     ],
 )
 def test_rules_are_as_strict_as_in_training(rules, message):

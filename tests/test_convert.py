@@ -579,7 +579,7 @@ def test_timms_decayed_parameters_are_those_of_its_rules(settings, x64):
     group = timm_optim().param_groups_weight_decay
     module = transformer()
     theirs = group(module, weight_decay=0.05, **settings)
-    multipliers = wdjax.resolve(convert.timm_weight_decay(**settings), as_tree(module))
+    multipliers = wdjax.resolve(wdjax.like.timm(**settings), as_tree(module))
     found = {id(param): part["weight_decay"] for part in theirs for param in part["params"]}
     assert set(found.values()) == {0.0, 0.05}
     for name, param in module.named_parameters():
@@ -587,7 +587,7 @@ def test_timms_decayed_parameters_are_those_of_its_rules(settings, x64):
 
 
 def test_a_name_in_timms_list_must_match():
-    rules = convert.timm_weight_decay(no_weight_decay_list=["pos_embd"])
+    rules = wdjax.like.timm(no_weight_decay_list=["pos_embd"])
     with pytest.raises(RuleError, match=r"'/pos_embd' matches no parameter; did you mean"):
         wdjax.resolve(rules, {"pos_embed": jnp.ones((1, 2, 2))})
 
@@ -624,7 +624,7 @@ def test_timms_layer_decay_walks_with_adamw(min_scale, x64, agrees):
         lr=0.01,
         weight_decay=0.5,
         groups=convert.timm_layer_decay(layers, layer_decay=0.4, min_scale=min_scale),
-        rules=convert.timm_weight_decay(no_weight_decay_list=["pos_embed"]),
+        rules=wdjax.like.timm(no_weight_decay_list=["pos_embed"]),
     )
     state, update = record.optimizer.init(tree), jax.jit(record.optimizer.update)
     for t in range(20):
@@ -829,10 +829,6 @@ def test_a_group_shows_only_what_differs():
             lambda: convert.keras_adam(eps=1e-8),
             "keras.optimizers.Adam has no setting 'eps'; did you mean 'epsilon'",
         ),
-        (
-            lambda: convert.timm_weight_decay(no_weight_decay=["cls"]),
-            "no setting 'no_weight_decay'; did you mean 'no_weight_decay_list'",
-        ),
         (lambda: convert.timm_layer_decay([], decay=0.5), "no setting 'decay'; did you mean"),
         (
             lambda: convert.paper_adamw(weight_decay=0.1, lr=0.1),
@@ -894,7 +890,7 @@ def test_an_unknown_setting_is_named_with_the_nearest_known_one(call, message):
             "`no_opt_scale` has no equivalent. Nearest: optax.freeze",
         ),
         (
-            lambda: convert.timm_weight_decay(fallback_list=["a"]),
+            lambda: convert.timm_layer_decay([], fallback_list=["a"]),
             "`fallback_list` has no equivalent",
         ),
         (lambda: convert.timm_layer_decay(["a"], layer_decay=2.0), r"must be in \[0, 1\]"),
@@ -924,10 +920,6 @@ def test_a_setting_out_of_range_or_without_equal_is_refused(call, message):
         (
             lambda: convert.keras_sgd(exclude_from_weight_decay="bias"),
             r"`exclude_from_weight_decay` must be a list of names; got 'bias'. Write \['bias'\]",
-        ),
-        (
-            lambda: convert.timm_weight_decay(no_weight_decay_list="pos_embed"),
-            "`no_weight_decay_list` must be a list of names",
         ),
         (lambda: convert.timm_layer_decay("stem/**"), "`layers` must be a list of names"),
     ],

@@ -403,3 +403,66 @@ SEGMENTS = st.one_of(
 def test_a_glob_agrees_with_brute_force(segments, parts, rooted):
     wanted = brute_force(segments if rooted else ["**", *segments], parts)
     assert matches("/" * rooted + "/".join(segments), "/".join(parts)) == wanted
+
+
+# arrays in wrappers of other libraries
+
+
+class Metadata:
+    """As penzai's static half of a node: it knows the parameter's name."""
+
+    def __init__(self, label):
+        self.static_fields = {"label": label}
+
+    def __eq__(self, other):
+        return self.static_fields == other.static_fields
+
+    def __hash__(self):
+        return 0
+
+
+def _wrapper(name, module, key=None):
+    """A class with one array inside, registered with that key or without any."""
+
+    def init(self, inside, label=None):
+        self.inside, self.label = inside, label
+
+    def flatten(node):
+        inside = node.inside if key is None else (jax.tree_util.GetAttrKey(key), node.inside)
+        return (inside,), Metadata(node.label)
+
+    def unflatten(static, children):
+        return cls(*children, static.static_fields["label"])
+
+    cls = type(name, (), {"__init__": init, "__module__": module})
+    if key is None:
+        jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+    else:
+        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
+
+
+HaliaxArray = _wrapper("NamedArray", "haliax.core")
+PenzaiArray = _wrapper("NamedArray", "penzai.core.named_axes", "data_array")
+LabeledValue = _wrapper("LabeledVariableValue", "penzai.core.variables", "value")
+
+
+def test_arrays_with_named_axes_keep_the_name_of_their_place():
+    tree = {"dense": Layer(HaliaxArray(ONE), PenzaiArray(ONE))}
+    assert [(leaf.path, leaf.types) for leaf in paths.leaves(tree)] == [
+        ("dense/value", (dict, Layer)),
+        ("dense/bias", (dict, Layer)),
+    ]
+
+
+def test_an_array_alone_in_a_node_without_keys_has_the_name_of_the_node():
+    tree = {"weight": Opaque((ONE,)), "rest": Opaque(({"w": ONE},))}
+    assert names(tree) == ["rest/0/w", "weight"]
+    assert names({"weight": Opaque((ONE, None))}) == ["weight/0"]
+
+
+def test_a_parameter_of_penzai_is_called_by_its_label():
+    label = "transformer/block_0/norm/scale.weights"
+    values = LabeledValue(PenzaiArray(ONE), label), LabeledValue(PenzaiArray(ONE), ("no", "text"))
+    assert names(values) == ["transformer/block_0/norm/scale/weights", "1"]
+    assert names({"body": [values[0]]}) == ["transformer/block_0/norm/scale/weights"]

@@ -10,7 +10,8 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Callable, Hashable
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -38,8 +39,9 @@ def standard(*, embeddings: float = 0.0, strict: bool = False) -> Rules:
 
         m = 1 for matrices, `embeddings` for tables, 0 for the rest
 
-    Decided by the last segment of the path, for a leaf called `weight` also by its container. What
-    the names do not tell is guessed by shape (0 up to one axis, else 1) and marked in the audit.
+    Decided by the words of the last segment of the path, for a name such as `weight` also by its
+    container. What the names do not tell is guessed by shape, axes of length 1 aside: 0 up to one
+    axis, else 1. The audit marks guesses, and `init` warns of those that decay.
 
     Args:
         embeddings: multiplier of embedding tables, >= 0; 1.0 is what nanoGPT and Hugging Face do,
@@ -169,11 +171,16 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
         RuleError: a rule is malformed; when called, as in `resolve`, or if a multiplier is traced,
             or if called with a step count.
 
+    Warns:
+        UserWarning: when first called, if a parameter decays by a guess, as at `init`.
+
     Example:
         >>> mask(standard())({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
         {'bias': False, 'kernel': True}
     """
     rules = check_rules(rules)
+
+    warned: list[bool] = []
 
     def mask_of(tree: Any) -> Any:
         if isinstance(tree, jax.Array) and tree.ndim == 0 and not _is_floating(tree.dtype):
@@ -181,7 +188,10 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
                 "the mask was called with a step count, as a schedule is; under "
                 'optax.inject_hyperparams pass static_args=("mask",).'
             )
-        multipliers = ruled(rules, tree)[1]
+        rows, multipliers = ruled(rules, tree)
+        if not warned:
+            warned.append(True)
+            warn_of_guesses("mask", rows)
         if any(isinstance(m, jax.core.Tracer) for m in jax.tree.leaves(multipliers)):
             raise RuleError(
                 "a mask cannot hold traced multipliers, or treat the leaves of one stack "
@@ -199,17 +209,18 @@ def check_rules(rules: Rules) -> Rules:
         rules: as in `resolve`.
 
     Returns:
-        The same rules with multipliers as floats (traced and jax scalars stay as they are).
+        The same rules as tuples, with multipliers as floats (traced and jax scalars stay as they
+        are).
 
     Raises:
-        RuleError: `rules` is not a tuple of pairs, or a selector or multiplier is malformed.
+        RuleError: `rules` is no sequence of pairs, or a selector or multiplier is malformed.
 
     Example:
-        >>> check_rules((("bias", False),))
+        >>> check_rules([["bias", False]])
         (('bias', 0.0),)
     """
-    given: Any = rules  # whatever the annotation says
-    pairs, kind = "be a tuple of (selector, multiplier) pairs", f"a {type(given).__name__}"
+    given: Any = _as_tuples(rules)  # whatever the annotation says
+    pairs, kind = "be a sequence of (selector, multiplier) pairs", f"a {type(given).__name__}"
     checks.must("rules", isinstance(given, tuple), pairs, kind, _advice(given), RuleError)
     is_bare = len(given) == 2 and not isinstance(given[0], tuple) and _is_number(given[1])
     bare, advice = f"one bare pair {given!r}", f"Write ({given!r},)."
@@ -238,7 +249,7 @@ def label(selector: Selector) -> str:
         return ", ".join(label(part) for part in selector)
     if isinstance(selector, Kind):
         return selector.name
-    return getattr(selector, "__name__", None) or repr(selector)
+    return str(getattr(selector, "__name__", type(selector).__name__))
 
 
 def is_guess(selector: Selector | None) -> bool:
@@ -255,6 +266,32 @@ def is_guess(selector: Selector | None) -> bool:
         (True, False)
     """
     return isinstance(selector, Kind) and selector.guess
+
+
+def warn_of_guesses(name: str, rows: Iterable[Ruled]) -> None:
+    """Warn of parameters that decay although nothing but their shape says that they are matrices.
+
+    A tree that is one bare array has no name to go by: what is to decay is plain.
+
+    Args:
+        name: of the caller.
+        rows: from `ruled`.
+
+    Warns:
+        UserWarning: with the paths, and the rule that says what is meant, after which none comes.
+
+    Example:
+        >>> warn_of_guesses("decay_weights", ruled(standard(), {"kernel": jnp.ones((2, 2))})[0])
+    """
+    rows = tuple(rows)
+    guessed = [r.leaf for r in rows if is_guess(r.selector) and _decays(r) and r.leaf.path]
+    if guessed:
+        others = {row.leaf.name for row in rows if row.leaf not in guessed}
+        warnings.warn(_guesses(name, guessed, others), stacklevel=4)
+
+
+def _decays(row: Ruled) -> bool:
+    return not (isinstance(row.multiplier, float) and row.multiplier == 0)
 
 
 # Deciding, memoised: selectors are hashed, multipliers are not (they may be traced).
@@ -382,6 +419,22 @@ def _is_floating(dtype: Any) -> bool:
 # Messages.
 
 
+def _guesses(name: str, guessed: list[Leaf], others: set[str]) -> str:
+    """What decays by a guess, and what to write instead: a name, or the path if others share it."""
+    described = paths.listed(f"{leaf.path} {leaf.shape}" for leaf in guessed)
+    globs = [
+        f"/{leaf.path}" if leaf.name.isdigit() or leaf.name in others else leaf.name
+        for leaf in guessed
+    ]
+    first, *rest = [repr(glob) for glob in dict.fromkeys(globs)]
+    selector = f"({paths.listed([first, *rest])})" if rest else first
+    return (
+        f"`{name}`: {described} decay by a guess: the names tell no kind, and arrays with two axes "
+        f"are mostly matrices. Say what you mean: rules=(({selector}, 1.0), *wdjax.standard()), "
+        "with 0.0 where they must not decay."
+    )
+
+
 def _why_not(selector: Selector, test: Callable[[Leaf], Any], leaves: tuple[Leaf, ...]) -> str:
     """Say why a rule wins nothing."""
     matched = sum(bool(test(leaf)) for leaf in leaves)
@@ -407,18 +460,27 @@ def _hint(selector: Selector, leaves: tuple[Leaf, ...]) -> str:
 
 def _shown(selector: Selector) -> str:
     """Write a selector for a message."""
-    return label(selector) if isinstance(selector, Kind | type) else repr(selector)
+    if isinstance(selector, Kind | type):
+        return label(selector)
+    if isinstance(selector, tuple):
+        return f"({', '.join(map(_shown, selector))})"
+    text = repr(selector)
+    return repr(label(selector)) if " at 0x" in text else text  # an address tells nothing
 
 
 def _advice(rules: Any) -> str:
-    """Say what to write instead of something that is not a tuple."""
+    """Say what to write instead of something that is not a sequence."""
     if isinstance(rules, dict):
         return "Write tuple(rules.items()): the order of rules matters."
-    if isinstance(rules, list):
-        return "Write tuple(rules)."
     if callable(rules):
         return "A function of a leaf is a selector: ((function, 1.0), ('**', 0.0))."
     return "For instance (('bias', 0.0), ('**', 1.0))."
+
+
+def _as_tuples(given: Any) -> Any:
+    """Lists, as configurations have them, as tuples: selectors are hashed."""
+    is_sequence = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    return tuple(map(_as_tuples, given)) if is_sequence else given
 
 
 def _checked_pair(rule: Any) -> tuple[Selector, Multiplier]:

@@ -25,7 +25,7 @@ from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import check_data
 from wdjax._trees.paths import distinct, has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
-from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
+from wdjax.rules import Rules, check_rules, label, owners, resolve, ruled, standard, warn_of_guesses
 from wdjax.schedules import Strength
 
 ValLoss = Callable[[Params, PyTree], jax.Array]
@@ -149,7 +149,8 @@ def hyper_decay(
     slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss, allow_int=True)
 
     def init_state(params: Params) -> HyperDecayState:
-        multipliers = resolve(rules, params)
+        rows, multipliers = ruled(rules, params)
+        warn_of_guesses("hyper_decay", rows)
         is_part = has_holes(params) and not stands_for_all(params)
         checks.must("params", not is_part, _WHOLE, "a part of it", _OUTSIDE, TypeError)
         _check_strengths(schedule, multipliers, high * penalty.curvature)

@@ -19,7 +19,7 @@ from wdjax._lift.leaves import Params
 from wdjax._lift.place import check_is_last
 from wdjax._trees import checks, paths
 from wdjax._trees.groups import Axes, along, check_axes
-from wdjax.rules import Ruled, Rules, check_rules, ruled
+from wdjax.rules import Ruled, Rules, check_rules, ruled, warn_of_guesses
 from wdjax.schedules import Strength
 
 Memory: TypeAlias = Any  # a pytree of arrays
@@ -124,6 +124,7 @@ def lift(
 
     def begin(params: Params) -> Memory:
         rows, multipliers = ruled(rules, params)
+        warn_of_guesses(name, rows)
         multipliers = restrict(multipliers, params)
         _check_has_axes(axes, rows)
         samples = {key: schedules.checked_samples(s, key) for key, s in of_step.items()}

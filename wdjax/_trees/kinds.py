@@ -1,7 +1,8 @@
-"""Kinds of parameters, recognised by name, container and, as a last resort, by shape.
+"""Kinds of parameters, told by the words of their names and, as a last resort, by their shapes.
 
-Names decide; for a leaf called `weight` the class of its container does, then its parent's name.
-The order matters: a leaf is of the first kind in `KINDS` that fits.
+A name is a compound noun: the last word that the vocabulary knows decides. `in_proj_bias` is a bias
+and `norm_mlp` an MLP. A name that says little, such as `weight`, asks for the class that holds the
+leaf, then for the parent's name. What the words leave open is guessed by shape.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ class Kind:
     """
 
     name: str
-    test: Callable[[Leaf], bool]
+    test: Callable[[Leaf], bool] = dataclasses.field(repr=False)
     guess: bool = False
 
     def __call__(self, leaf: Leaf) -> bool:
@@ -35,24 +36,119 @@ class Kind:
         return self.test(leaf)
 
 
-_BIAS = re.compile(r"bias|biases|.+_bias|bias_.+|offset|beta")
-_SHORT_BIAS = re.compile(r"[bB]([a-z]?\d*|_.+)")
-_GAIN = re.compile(r"scale|.+_scale|gamma.*|.+_gamma|gain|negative_slope|weight_g")
-_TOKEN = re.compile(r"cls|(.+_)?tokens?|probe|.*temperature|A_log|dt_bias")
-_MATRIX = re.compile(
-    r"(.+_)?kernel(_.+)?|(.+_)?[wW][a-z]?_?\d*|[wW]_.+|weights|weight_.+|.+_weights?|lora_[abAB]"
+# Words in lower case, digits aside; a capital alone, as in `A_log`, stays one. First row that fits.
+_VOCABULARY = {
+    "norm": r".*norms?|.*normali[sz]ation|ln|bn|gn",
+    "bias": r"bias|biases|betas?|offsets?|shifts?|b[a-z]?",
+    "gain": r"(layer)?scales?|scaling|gammas?|gains?|alphas?|slopes?|skip",
+    "position": r"pos(?!t|es?$|itiv|s).*|wpe|rel|relpos.*|relative|rope|rotary|freqs?|alibi",
+    "token": r"cls|tokens?|probes?|latents?|sinks?|prompts?|init",
+    "rate": r"[ABDP]|log|dt|delta|lambdas?|decay|rates?",
+    "table": r"emb.*|wte|tables?|codebooks?|vocab.*",
+    "matrix": r"C|proj.*|linear|dense|conv.*|mlp|ffn?|fc|heads?|out|logits?|modulat.*|mixing|"
+    r"einsum|coefs?|lora",
+    "kernel": r"kernels?",
+    "weight": r"w[a-z]?|weights?",
+}
+_WHOLE_NAMES = {
+    "temperature": "gain",
+    **{"weight_g": "gain", "original0": "gain"},  # torch's two ways of a weight norm
+}
+_KIND = {  # of a row, where they are not called the same
+    "norm": "norm/gain",
+    "divided": "norm/gain",
+    "gain": "norm/gain",
+    "rate": "rate/log",
+    "table": "embedding",
+    "matrix": "weight",
+    "kernel": "weight",
+}
+
+# Words that turn the meaning of another one.
+_OF_POSITIONS = re.compile(rf"{_VOCABULARY['position']}|bias")  # a table
+_OF_NUMBERS = re.compile(  # a table that is none: what it embeds has no index
+    r"patch|time|timesteps?|t|sigma|noise|cond.*|pixels?|image|audio|feat.*"
 )
+_ADAPTIVE = re.compile(r"ada.*|cond.*|film|modulat.*")  # a norm whose gain comes out of a matrix
+_OF_MATRICES = re.compile(r"weight|spectral")  # a norm that a matrix is divided by
+
+# Names that say nothing: places in a list, wrappers around an array.
+_WRAPPER = re.compile(
+    r"~|\d+|args|kwargs|default|tree|values?|data|((data|raw)_)?array|original1?|parametrizations"
+)
+_WRAPPER_CLASS = re.compile(r".*(Array|Value|Variable|Parameter|Param|Box)")
+
+_STATE = re.compile(r"mean|var|(running|moving)_.+")
 _BESIDE_LORA = re.compile(
     r"alpha|base(_layer|_module)?|bias|dropout|kernel|linear|r|rank|scal(e|ing)|w|weight"
 )
-_STATE = re.compile(r"mean|var|(running|moving)_.+")
+_OTHER_FACTOR = str.maketrans("abAB", "baBA")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_KERNEL = re.compile(r"(.+_)?kernel(_.+)?")
-_ADAPTIVE_WORD = re.compile(r"ada.*")  # a norm whose gain comes out of a matrix
-_NORM_WORD = re.compile(r".*norms?|ln|bn|gn")
-_POSITION_WORD = re.compile(r"pos(?!t|es?$|itiv|s).*|wpe|relpos.*|relative")
-_TABLE_WORD = re.compile(r"emb.*|wte")
-_MATRIX_WORD = re.compile(r"patch|proj.*|linear|dense|conv.*|mlp|fc|head|out")
+
+
+@functools.lru_cache(maxsize=4096)
+def told(leaf: Leaf) -> str:
+    """Tell the kind of a leaf by its name and by what is around it.
+
+    Args:
+        leaf: of a tree.
+
+    Returns:
+        The name of a kind, or "" where the names do not tell.
+
+    Example:
+        >>> from wdjax._trees.paths import leaves
+        >>> import numpy as np
+        >>> tree = {"in_proj_bias": np.ones((2, 3)), "mixer": np.ones((2, 3))}
+        >>> [told(leaf) for leaf in leaves(tree)]
+        ['bias', '']
+    """
+    if _is_running_state(leaf):
+        return "running state"
+    if leaf.ndim == 0:
+        return "scalar"
+    row = "weight" if _is_factor(leaf) else _row_of_a_leaf(leaf)
+    return _KIND.get(row, row)
+
+
+def _row_of_a_leaf(leaf: Leaf) -> str:
+    names = [part for part in reversed(leaf.parts) if not _WRAPPER.fullmatch(part)]
+    name, parent = (*names, "", "")[:2]
+    row, is_one_word = _row(name), len(_words(name)) == 1
+    if row in ("weight", "kernel") and is_one_word:
+        return _row_of_a_weight(leaf, name, parent)
+    if row == "table" and is_one_word and _row(parent) == "position":
+        return "position"
+    if row == "weight" and leaf.ndim == 1:
+        return "gain"
+    if row == "matrix" and (leaf.ndim == 1 or leaf.name.isdigit()):
+        return ""  # the bias of [W, b], perhaps
+    if _words(name) == ["B"] and any(other[0] in "wW" for other in leaf.siblings):
+        return "bias"
+    around = (_row(_holder(leaf)), _row(parent))
+    return row or next((r for r in around if r in ("norm", "divided", "position")), "")
+
+
+def _row_of_a_weight(leaf: Leaf, name: str, parent: str) -> str:
+    """What a leaf called `weight`, `w` or `kernel` is: that depends on whose it is."""
+    holder, above = _row(_holder(leaf)), _row(parent)
+    has_bias = not leaf.siblings.isdisjoint({"bias", "b"})
+    if name != "weight":  # in a linear layer, whatever this is called, but for `scale.weights`
+        is_scale = above in ("gain", "bias") and len(_words(parent)) == 1 and not has_bias
+        return above if above == "norm" or (is_scale and name != "kernel") else "weight"
+    if holder in ("matrix", "norm", "table", "position"):
+        return "position" if holder == "table" and above == "position" else holder
+    if above == "norm" or leaf.ndim == 1:
+        return "norm"
+    if parent == "shared":  # by an encoder and a decoder
+        return "table"
+    return above if above in ("table", "position", "token", "bias") and not has_bias else "weight"
+
+
+def _holder(leaf: Leaf) -> str:
+    """The class name of the immediate container: an outer PreNorm says nothing about a Linear."""
+    names = (cls.__name__ for cls in reversed(leaf.types))
+    return next((name for name in names if not _WRAPPER_CLASS.fullmatch(name)), "")
 
 
 def _is_running_state(leaf: Leaf) -> bool:
@@ -63,129 +159,81 @@ def _is_running_state(leaf: Leaf) -> bool:
     )
 
 
-def _is_scalar(leaf: Leaf) -> bool:
-    return leaf.ndim == 0
-
-
-def _is_bias(leaf: Leaf) -> bool:
-    if _BIAS.fullmatch(leaf.name):
-        return not leaf.name.endswith("bias_table")
-    # `b` is a bias beside a weight; LoRA's B beside its A is a matrix
-    return bool(_SHORT_BIAS.fullmatch(leaf.name)) and (
-        leaf.ndim == 1 or any(name[0] in "wW" for name in leaf.siblings)
-    )
-
-
-def _is_gain(leaf: Leaf) -> bool:
-    if leaf.name == "g" and "Norm" in _container(leaf):  # equinox's WeightNorm
-        return True
-    if leaf.name in ("g", "w"):  # a gain; stacked for a scan it has two axes
-        parent = _parent(leaf)
-        others = _has_word(parent, _ADAPTIVE_WORD) or _has_word(parent, _MATRIX_WORD)
-        return _has_word(parent, _NORM_WORD) and not others
-    is_norm = _has_word(leaf.name, _NORM_WORD) and not _KERNEL.fullmatch(leaf.name)
-    return (
-        bool(_GAIN.fullmatch(leaf.name))
-        or _weight_role(leaf) == "norm/gain"
-        or (is_norm and not _has_word(leaf.name, _MATRIX_WORD))
-    )
-
-
-def _is_position(leaf: Leaf) -> bool:
-    if leaf.name == "weight":
-        return _weight_role(leaf) == "position"
-    if _MATRIX.fullmatch(leaf.name):
+def _is_factor(leaf: Leaf) -> bool:
+    """Whether a leaf is LoRA's A or B: a state space model has C, D or a time step beside them."""
+    if leaf.ndim < 2 or leaf.name[-1:] not in {*"abAB"}:
         return False
-    if leaf.name.endswith("bias_table") or _has_word(leaf.name, _POSITION_WORD):
-        return True
-    return _is_table_name(leaf.name) and _has_word(_parent(leaf), _POSITION_WORD)
+    twin = leaf.name[:-1] + leaf.name[-1].translate(_OTHER_FACTOR)
+    others = leaf.siblings - {twin}
+    is_pair = twin in leaf.siblings and all(map(_BESIDE_LORA.fullmatch, others))
+    return is_pair or "lora" in _words(leaf.name)
 
 
-def _is_token(leaf: Leaf) -> bool:
-    return bool(_TOKEN.fullmatch(leaf.name)) or (leaf.name in ("A", "D") and not _is_lora(leaf))
+@functools.lru_cache(maxsize=4096)
+def _row(name: str) -> str:
+    """The row of the vocabulary that a name belongs to, or ""."""
+    words = _words(name)
+    rows = [row for word in reversed(words) if (row := _row_of_a_word(word))]
+    row = next((row for row in rows if row != "weight"), rows[0] if rows else "")
+    if row == "norm" and any(map(_ADAPTIVE.fullmatch, words)):
+        row = ""
+    if row == "norm" and any(map(_OF_MATRICES.fullmatch, words)):
+        row = "divided"
+    if row == "table" and any(map(_OF_POSITIONS.fullmatch, words)):
+        row = "position"
+    if row == "table" and any(map(_OF_NUMBERS.fullmatch, words)):
+        row = "matrix"
+    return _WHOLE_NAMES.get(name, row)
 
 
-def _is_table(leaf: Leaf) -> bool:
-    if leaf.name == "weight":
-        return _weight_role(leaf) == "embedding"
-    return _is_table_name(leaf.name) and not _has_word(leaf.name, _MATRIX_WORD)
+def _row_of_a_word(word: str) -> str:
+    return next((row for row, words in _VOCABULARY.items() if re.fullmatch(words, word)), "")
 
 
-def _is_matrix(leaf: Leaf) -> bool:
-    return (
-        _weight_role(leaf) == "weight"
-        or bool(_MATRIX.fullmatch(leaf.name))
-        or _has_word(leaf.name, _TABLE_WORD)  # a patch embedding: tables are claimed before
-        or _is_lora(leaf)
-    )
+def _words(name: str) -> list[str]:
+    """The words of a snake_case or CamelCase name; `b_out` is the b of the output, so b is last."""
+    words = _WORD.findall(name)
+    first = [word if word in {*"ABCDP"} else word.lower() for word in words[:1]]
+    rest = [word.lower() for word in words[1:]]
+    if first not in (["b"], ["B"]):
+        return first + rest
+    return rest if rest[-1:] == ["w"] else rest + first  # `b_w` is the w of b
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """Whether the names say that a leaf is of this kind."""
+
+    kind: str
+
+    def __call__(self, leaf: Leaf) -> bool:
+        return told(leaf) == self.kind
 
 
 def _is_vector(leaf: Leaf) -> bool:
-    return leaf.ndim <= 1
+    """At most one axis; of a (1, 1, D) with a name of its own only D counts."""
+    has_name = leaf.name and not leaf.name.isdigit()
+    return sum(size != 1 for size in leaf.shape) <= 1 if has_name else leaf.ndim <= 1
 
 
 def _is_anything(leaf: Leaf) -> bool:
     return True
 
 
-def _weight_role(leaf: Leaf) -> str:
-    """The kind of a leaf called `weight`: its container's class, its parent's name, its shape."""
-    if leaf.name != "weight":
-        return ""
-    container, parent = _container(leaf), _parent(leaf)
-    if re.search("linear|conv|dense|patch", container, re.IGNORECASE):
-        return "weight"
-    table = "Embed" in container
-    if "Norm" in container or (not table and _has_word(parent, _NORM_WORD)):
-        return "norm/gain"
-    if leaf.ndim == 1:
-        return "norm/gain"
-    if not table and _has_word(parent, _MATRIX_WORD):
-        return "weight"
-    if _has_word(parent, _POSITION_WORD):
-        return "position"
-    return "embedding" if table or _has_word(parent, _TABLE_WORD) else "weight"
-
-
-def _container(leaf: Leaf) -> str:
-    """The class name of the immediate container: an outer PreNorm says nothing about a Linear."""
-    return leaf.types[-1].__name__ if leaf.types else ""
-
-
-def _parent(leaf: Leaf) -> str:
-    """The nearest segment above the leaf that is a name."""
-    above = (part for part in reversed(leaf.parts[:-1]) if part != "~" and not part.isdigit())
-    return next(above, "")
-
-
-def _is_lora(leaf: Leaf) -> bool:
-    # a state space model has C, D or a time step beside them
-    others = leaf.family - {"A", "B"}
-    is_pair = leaf.name in ("A", "B") and len(leaf.family - others) == 2
-    return is_pair and all(map(_BESIDE_LORA.fullmatch, others))
-
-
-def _is_table_name(name: str) -> bool:
-    return name == "table" or _has_word(name, _TABLE_WORD)
-
-
-@functools.lru_cache(maxsize=4096)
-def _has_word(name: str, word: re.Pattern[str]) -> bool:
-    """Whether one word of a snake_case or CamelCase name matches, digits aside."""
-    return any(word.fullmatch(part.lower()) for part in _WORD.findall(name))
-
-
-EMBEDDING = Kind("embedding", _is_table)
-WEIGHT = Kind("weight", _is_matrix)
-KINDS = (
-    Kind("running state", _is_running_state),
-    Kind("scalar", _is_scalar),
-    Kind("bias", _is_bias),
-    Kind("norm/gain", _is_gain),
-    Kind("position", _is_position),
-    Kind("token", _is_token),
-    EMBEDDING,
-    WEIGHT,
+KINDS = tuple(
+    Kind(name, _Told(name))
+    for name in (
+        "running state",
+        "scalar",
+        "bias",
+        "norm/gain",
+        "position",
+        "token",
+        "rate/log",
+        "embedding",
+        "weight",
+    )
 )
+EMBEDDING, WEIGHT = KINDS[-2:]
 GUESSED_VECTOR = Kind("guess: 1-D", _is_vector, guess=True)
 GUESSED_MATRIX = Kind("guess: n-D", _is_anything, guess=True)

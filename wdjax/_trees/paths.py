@@ -1,7 +1,8 @@
 """The name, type and shape of every leaf, the same for linen, nnx, haiku, equinox and plain trees.
 
-A path is the keys on the way to a leaf, joined by "/". Boxes (an nnx Variable, a linen Partitioned)
-are transparent: neither their key nor their class shows, so an unboxed leaf keeps its name.
+A path is the keys on the way to a leaf, joined by "/". Boxes (an nnx Variable, a linen Partitioned,
+a NamedArray of haliax or penzai) are transparent: neither their key nor their class shows, so an
+unboxed leaf keeps its name. So does an array alone in a node that was registered without keys.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -21,6 +22,9 @@ _BOXES = {
     ("flax", "VariableState"),
     ("flax", "AxisMetadata"),
     ("optax", "SplitRealAndImaginaryArrays"),  # whose two leaves share the path of the complex one
+    ("haliax", "NamedArray"),
+    ("penzai", "NamedArray"),
+    ("penzai", "LabeledVariableValue"),
 }
 _GLOB_TOKEN = re.compile(r"(\*)|(\?)|\[(!?+)(\][^\]]*|[^\]]+)\]|(.)", re.DOTALL)
 _CLASS_RANGE = re.compile(r"(.)-(.)|(.)", re.DOTALL)
@@ -321,21 +325,37 @@ def entries(
 ) -> Iterator[tuple[tuple[str, ...], tuple[type, ...], Any]]:
     """Path segments, container classes and value of every leaf."""
     keyed, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
-    for (keys, value), classes in zip(keyed, _classes(treedef), strict=True):
-        pairs = zip(keys, classes, strict=True)
-        parts = [part for key, cls in pairs if not _is_box(cls) for part in _split(key)]
-        yield tuple(parts), classes, value
+    for (keys, value), nodes in zip(keyed, _nodes(treedef), strict=True):
+        parts: list[str] = []
+        for key, node in zip(keys, nodes, strict=True):
+            is_silent = node.is_alone and isinstance(key, FlattenedIndexKey)
+            parts = node.label or parts + ([] if node.is_box or is_silent else _split(key))
+        yield tuple(parts), tuple(node.cls for node in nodes), value
 
 
-def _classes(treedef: Any, above: tuple[type, ...] = ()) -> Iterator[tuple[type, ...]]:
-    """Classes of the containers of every leaf, outermost first: one per key."""
-    node = treedef.node_data()
-    if node is None:
+class _Node(NamedTuple):
+    """A container; whether it holds one array alone; the whole name of that, if it knows it."""
+
+    cls: type
+    is_box: bool
+    is_alone: bool
+    label: list[str]
+
+
+def _nodes(treedef: Any, above: tuple[_Node, ...] = ()) -> Iterator[tuple[_Node, ...]]:
+    """The containers of every leaf, outermost first: one per key."""
+    data = treedef.node_data()
+    if data is None:
         yield above
         return
-    below = (*above, node[0])
+    cls, static = data
+    is_box = _is_box(cls)
+    # parameters of penzai have names of their own and stand in a tuple
+    label = getattr(static, "static_fields", {}).get("label") if is_box else None
+    parts = _split(label) if isinstance(label, str) else []
+    below = (*above, _Node(cls, is_box, treedef.num_nodes == 2, parts))
     for child in treedef.children():
-        yield from _classes(child, below)
+        yield from _nodes(child, below)
 
 
 def _split(key: Any) -> list[str]:

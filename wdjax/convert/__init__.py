@@ -18,7 +18,7 @@ from wdjax.convert._keras import (
 )
 from wdjax.convert._paper import paper_adamw, paper_normalized, paper_sgdw
 from wdjax.convert._pieces import Converted
-from wdjax.convert._timm import timm_layer_decay, timm_weight_decay
+from wdjax.convert._timm import timm_layer_decay
 from wdjax.convert._torch import (
     torch_adagrad,
     torch_adam,
@@ -44,7 +44,6 @@ __all__ = [
     "paper_normalized",
     "paper_sgdw",
     "timm_layer_decay",
-    "timm_weight_decay",
     "torch_adagrad",
     "torch_adam",
     "torch_adamw",
