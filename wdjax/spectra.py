@@ -80,6 +80,7 @@ def alpha_decay(
         ValueError: `least` is negative, `most` below it, or one is not finite.
 
     Example:
+        >>> from wdjax import resolve
         >>> diagonal = lambda *x: np.diag(np.exp(np.array(x)))
         >>> params = {"a": {"kernel": diagonal(0, 0, 1)}, "b": {"kernel": diagonal(0, 0, 2)}}
         >>> resolve(alpha_decay(params, smallest=2), params)

@@ -276,9 +276,6 @@ def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
     """Set multipliers to 0 where an Optax-style mask is False."""
     if mask is None:
         return multipliers
-    scheduled = 'Under optax.inject_hyperparams name it: static_args=("mask",).'
-    is_one = isinstance(mask, bool | np.bool_)
-    checks.must("mask", not is_one, "be a tree or a function", mask, scheduled, TypeError)
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])  # not a callable module
     keep = mask(params) if is_function else mask
     wrong = [x for x in jax.tree.leaves(keep) if not isinstance(x, bool | np.bool_)]
