@@ -6,6 +6,11 @@ import pathlib
 # before anything imports a plotting library
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Before anything imports NumPy. The matrices here are small: threads that wait for each other took
+# nine tenths of the time of some tests, and pytest-xdist has a process for each core anyway.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import chex
 import hypothesis
 import jax
