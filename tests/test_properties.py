@@ -22,7 +22,7 @@ MULTIPLIERS = {"a/bias": 0.0, "a/kernel": 1.0, "b/0/kernel": 0.5, "c/kernel": 1.
 NOTHING = (("**", 0.0),)
 KERNELS = (("bias", 0.0), ("**", 1.0))
 EDGES = np.array([0.0, -0.0, 1e-30, 0.25, -0.25, 2.0, -3.0, 1e-3, -1e-3, 0.7, -1.1, 0.45])
-SCALES = (0.1, 0.01, 0.3, 0.1, 0.0, 0.1, 0.2, 0.1)  # of updates: one of them is zero
+SCALES = (0.1, 0.01, 0.3, 0.1, 0.0, 0.3, 0.3, 0.1, 0.3, 0.1)  # of updates: one of them is zero
 
 
 def each(table):
@@ -70,6 +70,10 @@ def build(case, x=None, rules=RULES, params=None):
     return case.build(case.x if x is None else x, **arguments)
 
 
+def leaf_pairs(*trees):
+    return zip(*map(jax.tree.leaves, trees), strict=True)
+
+
 def falling(case):
     return lambda count: case.x / (1 + 0.1 * count)
 
@@ -97,7 +101,7 @@ def test_it_equals_the_reference_in_float64_to_twelve_digits(case, x64):
         updates, grads = tree(10 + t, jnp.float64, scale), tree(30 + t, jnp.float64, 1 + 0.1 * t)
         got, state = update(updates, state, params, grad=grads)
         check(case, reference, params, updates, grads, t, got, {"float64": (1e-12, 1e-13)})
-        acted |= not np.array_equal(got["a"]["kernel"], updates["a"]["kernel"])
+        acted |= any(not np.array_equal(a, b) for a, b in leaf_pairs(got, updates))
         params = optax.apply_updates(params, got)
     assert int(state.count) == len(SCALES)
     assert acted
@@ -384,21 +388,18 @@ def test_a_bad_strength_fails_when_built(case):
 
 @verbs
 def test_a_strength_of_the_wrong_kind_fails_when_built(case):
-    for bad in ("0.1", True):
-        message = rf"`{case.quantity}` must be a number >= 0 or a schedule; got"
-        with pytest.raises(TypeError, match=message):
-            build(case, bad)
-    with pytest.raises(TypeError, match="must be a number >= 0 or a schedule; got None"):
-        case.build(None, rules=RULES)
-    with pytest.raises(ValueError, match=r"must be a scalar; got shape \(2,\).*into `rules`"):
+    for bad in ("0.1", True, None):
+        with pytest.raises(TypeError, match=rf"`{case.quantity}` must be .*or a schedule; got"):
+            case.build(bad, rules=RULES)
+    with pytest.raises(TypeError, match=r"or a schedule; got array\(\[.*into `rules`"):
         build(case, np.full(2, case.x))
 
 
 @verbs
-def test_a_schedule_that_turns_negative_fails_at_init(case):
+def test_a_schedule_that_turns_negative_is_warned_of_at_init(case):
     tx = build(case, optax.linear_schedule(0.1, -0.1, 100))
-    message = rf"`{case.quantity}` must be .* at every step; got -0.0\d+ at step 5\d"
-    with pytest.raises(ValueError, match=message):
+    message = rf"`{case.quantity}` is negative from step 5\d on and counts as 0 there"
+    with pytest.warns(UserWarning, match=message):
         tx.init(tree(0))
 
 
