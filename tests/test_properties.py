@@ -261,7 +261,11 @@ def test_the_state_does_not_depend_on_rules_strength_or_schedule(case):
 @rows
 def test_it_remembers_what_the_table_says_in_float32_or_wider(case, x64):
     params = tree(0, jnp.float64) | {"b": tree(0, jnp.bfloat16)["b"]}
-    state = jax.eval_shape(build(case).init, params)
+    tx = build(case, lambda count: jnp.float64(case.x))  # must not widen what is remembered
+    state = jax.eval_shape(tx.init, params)
+    step = lambda params, state: tx.update(params, state, params, grad=params)[1]
+    after = jax.eval_shape(step, params, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
     count, *memory = jax.tree_util.tree_leaves_with_path(state)
     trees, scalars = case.memory
     assert count[1].dtype == jnp.int32
