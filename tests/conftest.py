@@ -46,14 +46,6 @@ def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
 
 
-def pytest_collection_modifyitems(items):
-    """Programs that round alike with the usual compiler need not with the quick one."""
-    skip = pytest.mark.skip(reason="needs XLA's optimisations, which QUICK_COMPILER=1 leaves out")
-    for item in items:
-        if QUICK and "bits" in item.keywords:
-            item.add_marker(skip)
-
-
 def pytest_sessionfinish(session):
     """Merge what was measured with what is there, so that one may record file by file."""
     measured = session.config.stash[DIFFERENCES]
