@@ -397,10 +397,19 @@ def test_stacks_on_two_devices_take_the_steps_of_one():
     ],
     ids=["global norm", "all finite", "d-adaptation", "measured"],
 )
-def test_leaves_that_act_on_each_other_are_refused(optimizer):
-    params = stack([jnp.ones(3), jnp.ones(3), jnp.ones(2)])
+@pytest.mark.parametrize("leaves", [2, 4])
+def test_leaves_that_act_on_each_other_are_refused(optimizer, leaves):
+    """Also where there is but one stack, whose leaves could pass for one."""
+    params = stack([jnp.ones(3) for _ in range(min(leaves, 3))] + [jnp.ones(2)] * (leaves - 3))
     tx = stacked(optimizer)
     with pytest.raises(TypeError, match=r"one by one.*Put that part outside"):
+        jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
+
+
+def test_random_numbers_are_refused():
+    params = stack(PARAMS)
+    tx = stacked(optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)))
+    with pytest.raises(TypeError, match="draws random numbers"):
         jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
 
 

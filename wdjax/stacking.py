@@ -5,7 +5,9 @@ leaves of one shape in one array, `unstack` gives them back, and `stacked` runs 
 stacks as if each leaf were alone: the same numbers, the same rules by path, one kernel a stack.
 """
 
+import dataclasses
 import math
+import re
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -19,6 +21,7 @@ from wdjax._trees.stacks import Layout, Stacked, is_stacked
 __all__ = ["Stacked", "stack", "stack_like", "stacked", "unstack"]
 
 _MOST_NUMBERS = 2**14
+_DRAWS = re.compile("random_bits|threefry|rng_bit_generator")  # in a program
 
 
 def stack(tree: Any, *, most: int = _MOST_NUMBERS) -> Stacked:
@@ -124,9 +127,8 @@ def stacked(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
 
     Rules see the paths of the leaves, and norms, groups and matrices stay those of one leaf: a
     stack is an axis that the optimizer does not see. Put what looks at all leaves at once outside:
-    `optax.chain(optax.clip_by_global_norm(1.0), stacked(...))`. Inside, it is an error, but where
-    all leaves share one stack it acts on each leaf. Random numbers are the same for all leaves of
-    a stack.
+    `optax.chain(optax.clip_by_global_norm(1.0), stacked(...))`. Inside, it is an error, as random
+    numbers are, of which all leaves of a stack would get the same.
 
     Args:
         optimizer: any Optax transformation that treats each leaf by itself.
@@ -136,7 +138,7 @@ def stacked(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         a mesh has axes of type Explicit, call `init` under `jax.set_mesh(mesh)`.
 
     Raises:
-        TypeError: at `update`, the optimizer lets leaves of different stacks act on each other.
+        TypeError: at `update`, the optimizer lets leaves act on each other, or draws at random.
 
     Example:
         >>> import jax.numpy as jnp, wdjax
@@ -192,6 +194,10 @@ def _leaf_by_leaf(function: Callable[..., Any], *args: Any) -> Any:
         )
     (layout,) = layouts
     sizes = {k: len(group) for k, group in enumerate(layout.members) if len(group) > 1}
+    if len(layout.members) == 1 and sizes:
+        # a sum over the only stack looks like a leaf's own sum: parted in two, it shows
+        halves = jax.tree.map(_parted, args, is_leaf=is_stacked)
+        jax.eval_shape(lambda *args: _mapped(function, args, {0: 1, 1: sizes[0] - 1}), *halves)
     return _mapped(function, args, sizes)
 
 
@@ -215,7 +221,12 @@ def _mapped(function: Callable[..., Any], args: tuple[Any, ...], sizes: dict[int
     def whole(*flat: Any) -> Any:
         return function(*treedef.unflatten(flat))
 
-    result = jax.eval_shape(over_stacks(whole, lambda k: 0), *flat)
+    program, result = jax.make_jaxpr(over_stacks(whole, lambda k: 0), return_shape=True)(*flat)
+    if _DRAWS.search(str(program)):
+        raise TypeError(
+            "`stacked` cannot hold an optimizer that draws random numbers: all leaves of a stack "
+            "would get the same. Put that part outside of `stacked`."
+        )
     outputs = _owners(result)
     leaves = over_stacks(
         lambda *flat: tuple(jax.tree.leaves(whole(*flat))),
@@ -241,6 +252,22 @@ def _owners(tree: Any) -> list[int]:
         return Stacked(tuple(numbered), node.layout)
 
     return jax.tree.leaves(jax.tree.map(owner, tree, is_leaf=is_stacked))
+
+
+def _parted(node: Any) -> Any:
+    """Part the only stack in two, its first leaf and the others, on paper."""
+    if not is_stacked(node):
+        return node
+    (group,), (shape,), (name,) = node.layout.members, node.layout.shapes, node.layout.names
+    members = group[:1], group[1:]
+    layout = dataclasses.replace(
+        node.layout, members=members, shapes=(shape, shape), names=(name, f"{name} and others")
+    )
+    halves = [
+        jax.tree.map(lambda x, n=n: stacks.struct((n, *x.shape[1:]), x.dtype), node.stacks[0])
+        for n in map(len, members)
+    ]
+    return Stacked(tuple(halves), layout)
 
 
 def _holds_arrays(tree: Any) -> bool:
