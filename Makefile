@@ -13,12 +13,11 @@ TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
 DOCS := $(VENV)/.ready-docs
 
-.PHONY: help demo test test-slow test-bits oracles peers lint types check docs notebooks bench clean
+.PHONY: help demo test test-slow oracles peers lint types check docs notebooks bench clean
 
 help:
 	@echo "make demo    train the demo models; figures and metrics.json go to $(OUT)/"
 	@echo "make test    run the tests; make test-slow the few that take more than some seconds each"
-	@echo "make test-bits   run what needs XLA's optimisations, which the tests above leave out"
 	@echo "make oracles install the other packages that some tests compare with (torch and more: large)"
 	@echo "make peers   install what only the benchmarks compare with"
 	@echo "make check   lint, types and tests"
@@ -36,9 +35,6 @@ test: $(TEST)
 test-slow: $(TEST)
 	QUICK_COMPILER=$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
-test-bits: $(TEST)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m bits
-
 oracles: $(TEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3 heavyball==3.2.1
@@ -53,7 +49,7 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-check: lint types test test-slow test-bits
+check: lint types test test-slow
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -6,6 +6,11 @@ import pathlib
 # before anything imports a plotting library
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Before anything imports NumPy. The matrices here are small: threads that wait for each other took
+# nine tenths of the time of some tests, and pytest-xdist has a process for each core anyway.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import chex
 import hypothesis
 import jax
@@ -39,14 +44,6 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
-
-
-def pytest_collection_modifyitems(items):
-    """Programs that round alike with the usual compiler need not with the quick one."""
-    skip = pytest.mark.skip(reason="needs XLA's optimisations, which QUICK_COMPILER=1 leaves out")
-    for item in items:
-        if QUICK and "bits" in item.keywords:
-            item.add_marker(skip)
 
 
 def pytest_sessionfinish(session):

@@ -462,7 +462,6 @@ def test_keras_schedules_and_exclusions_walk_the_same_way(name, keras, agrees):
     )
 
 
-@pytest.mark.bits  # with the quick compiler L2 is 1.6e-7 away
 @floatx(["float64"])
 @pytest.mark.parametrize(
     ("name", "settings"),
@@ -479,7 +478,8 @@ def test_a_kernel_regularizer_is_twice_l2_in_the_gradient(name, settings, keras,
     function = {"L1": convert.keras_l1, "L2": convert.keras_l2, "L1L2": convert.keras_l1_l2}[name]
     regularizer = function(rules=(("hidden/kernel", 1.0), ("**", 0.0)), **settings)
     got = ours(optax.chain(regularizer.optimizer, convert.keras_sgd(**common).optimizer))
-    close(agrees, f"keras_{name.lower()}", "keras", got, want)
+    # with the quick compiler L2 is 1.6e-7 away
+    close(agrees, f"keras_{name.lower()}", "keras", got, want, within=1e-6)
 
 
 @floatx(["float32"])

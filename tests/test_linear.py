@@ -121,6 +121,14 @@ def test_groups_solve_with_a_lambda_for_every_feature(shape, intercept):
     np.testing.assert_allclose(path.df[1], same.df[0], rtol=1e-9)
 
 
+def path_of(x, y):
+    return linear.ridge_path(x, y, [0.0, 1e-6, 1.0]).coef
+
+
+def choice_of(x, y):
+    return linear.ridge_cv(x, y, [1e-6, 1e-5], per_target=True).coef
+
+
 @pytest.mark.parametrize("seed", range(4))  # whether eigenvectors mix is a matter of luck
 @pytest.mark.parametrize("shape", [(30, 4), (50, 10), (12, 6), (8, 20)])
 @precisions
@@ -128,12 +136,10 @@ def test_a_constant_column_gets_exactly_nothing(shape, seed, run):
     x, y = problem(*shape, seed=seed)
     x[:, 2] = 1e4 / 3
     x, y = x.astype(np.float32), y.astype(np.float32)
-    path = run(lambda x: linear.ridge_path(x, y, [0.0, 1e-6, 1.0]))(x)
-    assert np.all(path.coef[:, 2] == 0)
-    assert np.isfinite(path.coef).all()
-    both = np.stack([y, -y], axis=1)
-    chosen = run(lambda x: linear.ridge_cv(x, both, [1e-6, 1e-5], per_target=True))(x)
-    assert np.all(chosen.coef[2] == 0)
+    coef = run(path_of)(x, y)
+    assert np.all(coef[:, 2] == 0)
+    assert np.isfinite(coef).all()
+    assert np.all(run(choice_of)(x, np.stack([y, -y], axis=1))[2] == 0)
 
 
 # The choice of λ
@@ -408,9 +414,9 @@ def test_features_of_unlike_scales_need_not_be_standardised(kind):
 @kinds
 def test_folds_of_few_rows_are_scored_right_at_small_lambda(kind):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(200, 100))
-    y = x[:, :5].sum(axis=1) + rng.normal(size=200)
-    folds, lams = time_folds(200, 9), np.logspace(-6, 3, 10)  # the first trains on 20 rows
+    x = rng.normal(size=(80, 40))
+    y = x[:, :5].sum(axis=1) + rng.normal(size=80)
+    folds, lams = time_folds(80, 9), np.logspace(-6, 3, 10)  # the first trains on 8 rows
     x, y = kind(x), kind(y)
     ours = linear.ridge_cv(x, y, lams, method=folds)
     expected = fold_scores(np.asarray(x, np.float64), np.asarray(y, np.float64), folds, lams)
@@ -503,11 +509,11 @@ def test_float64_inside_does_not_leak(x64_on):
             assert call(X, y)[1].dtype == default
             assert call(np.arange(30).reshape(10, 3) ** 2, np.arange(10))[1].dtype == default
             assert_float32(jax.jit(call)(x, y))
-            # values at hand inside a traced function
-            for kind in KINDS.values():
-                data = kind(X), kind(Y)
-                inside = jax.jit(lambda scale, call=call, data=data: call(*data)[1] * scale)
-                np.testing.assert_allclose(inside(jnp.float32(2)), 2 * call(*data)[1], rtol=1e-6)
+        # values at hand inside a traced function
+        given = [(call, kind(X), kind(Y)) for call in calls for kind in KINDS.values()]
+        inside = jax.jit(lambda scale: [call(x, y)[1] * scale for call, x, y in given])
+        for got, (call, x, y) in zip(inside(jnp.float32(2)), given, strict=True):
+            np.testing.assert_allclose(got, 2 * call(x, y)[1], rtol=1e-6)
         assert jnp.ones(1).dtype == default
 
 
@@ -634,17 +640,17 @@ def sparse_problem(n, p, seed=0):
 
 
 @pytest.mark.slow
-@pytest.mark.bits  # seven times as long without XLA's optimisations
 @pytest.mark.usefixtures("x64")
 @l1_shapes
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.6])
 def test_l1_paths_reach_optimality_and_scikit_learns_solution(shape, l1_ratio):
     x, y = sparse_problem(*shape)
     n = len(x)
-    path = linear.enet_path(x, y, l1_ratio=l1_ratio, tol=1e-12, max_sweeps=20_000)
+    lams = linear.lam_max(x, y, l1_ratio) * np.logspace(0, -2, 12)
+    path = linear.enet_path(x, y, lams, l1_ratio=l1_ratio, tol=1e-12, max_sweeps=20_000)
     assert path.converged.all()
     a, b = x - x.mean(axis=0), y - y.mean()
-    for lam, w in zip(path.lams[::10], path.coef[::10], strict=True):
+    for lam, w in zip(path.lams, path.coef, strict=True):
         assert kkt_violation(a, b, np.asarray(w), float(lam), l1_ratio) < 1e-3
     _, theirs, _ = enet_path(
         a, b, alphas=np.asarray(path.lams) / n, l1_ratio=l1_ratio, tol=1e-12, max_iter=100_000

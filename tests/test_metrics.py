@@ -332,11 +332,11 @@ def test_a_missing_update_counts_as_no_step():
     assert found["bias"]["weight_norm"] == pytest.approx(norm, rel=1e-6)
 
 
-@pytest.mark.bits
 def test_a_missing_update_is_no_gated_decay():
     params, grads = {"a": draw(0, 2, 2), "b": draw(1, 2, 2)}, {"a": draw(2, 2, 2), "b": None}
     found = one_step(measured(sgd(), per="leaf"), params, grads)[1]
-    assert found["b"]["gated"] == found["b"]["rotation"] == found["b"]["decay_to_update"] == 0
+    assert found["b"]["gated"] == found["b"]["decay_to_update"] == 0
+    assert found["b"]["rotation"] < 1e-6
     assert found["a"]["decay_to_update"] > 0
 
 

@@ -30,6 +30,11 @@ Z = np.array([[0.0, 1.5, -0.2], [0.4, -0.4, 3.0], [0.0, 0.0, 0.0], [-2.0, 0.05, 
 STRENGTHS = (0.0, 0.1, 1.0, 7.0)
 
 
+def draw(seed, dtype=np.float32):
+    """Entries of the shape of Z: operations of one shape are compiled once for all tests."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=Z.shape), dtype)
+
+
 def tolerance(case):
     """Two decompositions agree to rounding of the largest singular value, about 4."""
     return 2e-14 if case in MATRICES.values() else 1e-15
@@ -106,16 +111,19 @@ def test_gradient_equals_the_reference(case, x64):
 
 @smooth
 def test_gradient_is_the_derivative_of_the_value(case, x64):
-    z = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)))
+    z = draw(1, np.float64)
     chex.assert_trees_all_close(
-        case.penalty.gradient(z), jax.grad(case.penalty.value)(z), rtol=1e-12, atol=1e-14
+        jax.jit(case.penalty.gradient)(z),
+        jax.jit(jax.grad(case.penalty.value))(z),
+        rtol=1e-12,
+        atol=1e-14,
     )
 
 
 @smooth
 def test_the_derivative_of_the_value_is_finite_and_zero_at_zero(case):
-    zero = jnp.zeros((3, 4))
-    assert not np.any(jax.grad(case.penalty.value)(zero))
+    zero = jnp.zeros(Z.shape)
+    assert not np.any(jax.jit(jax.grad(case.penalty.value))(zero))
     assert not np.any(case.penalty.gradient(zero))
 
 
@@ -133,15 +141,14 @@ def test_curvature_bounds_the_second_derivative_and_is_reached(case, x64):
 
 @proximal
 def test_zero_is_a_fixed_point_and_the_prox_is_odd(case):
-    zero = jnp.zeros((2, 3))
-    assert not np.any(case.penalty.prox(zero, 0.5))
-    z = jnp.asarray(np.random.default_rng(2).normal(size=(5, 6)), jnp.float32)
+    assert not np.any(case.penalty.prox(jnp.zeros(Z.shape), 0.5))
+    z = draw(2)
     assert np.allclose(case.penalty.prox(-z, 0.5), -case.penalty.prox(z, 0.5), atol=1e-6)
 
 
 @rows_where(lambda case: case.prox and case.keeps_signs)
 def test_entries_keep_their_signs(case):
-    z = jnp.asarray(np.random.default_rng(2).normal(size=(5, 6)), jnp.float32)
+    z = draw(2)
     assert np.all(np.sign(case.penalty.prox(z, 0.5)) * np.sign(z) >= 0)
 
 
@@ -149,17 +156,19 @@ def test_entries_keep_their_signs(case):
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
 def test_empty_leaves_stay_empty(case, shape):
     empty = jnp.zeros(shape)
-    assert case.penalty.prox(empty, 0.5).shape == shape
-    assert case.penalty.gradient is None or case.penalty.gradient(empty).shape == shape
+    shape_of = lambda function, *args: jax.eval_shape(function, empty, *args).shape
+    assert shape_of(case.penalty.prox, 0.5) == shape
+    assert case.penalty.gradient is None or shape_of(case.penalty.gradient) == shape
     assert case.penalty.value is None or case.penalty.value(empty) == 0
 
 
 @proximal
 def test_tiny_and_huge_entries_stay_finite(case):
-    z = jnp.array([[1e-30, -1e-38, 0.0], [1e-45, 1e15, -1e10]])
+    z = jnp.array([[1e-30, -1e-38, 0.0], [1e-45, 1e15, -1e10]] * 2)
+    slope = jax.jit(jax.grad(lambda s: jnp.sum(case.penalty.prox(z, s))))
     for s in (0.0, 1e-12, 0.5, 1e6):
         assert np.all(np.isfinite(case.penalty.prox(z, s)))
-        assert np.all(np.isfinite(jax.grad(lambda s: jnp.sum(case.penalty.prox(z, s)))(s + 1e-3)))
+        assert np.all(np.isfinite(slope(s + 1e-3)))
 
 
 @convex

@@ -52,14 +52,14 @@ def test_plain_bfloat16_ends_with_no_decay_at_all():
     assert np.array_equal(after["kernel"], params["kernel"])
 
 
-@pytest.mark.bits
 @WRAPPERS
 def test_float32_leaves_are_untouched_bit_for_bit(wrap):
     params = {"kernel": jnp.linspace(-1, 1, 6).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16)}
     grads = jax.tree.map(lambda p: jnp.sin(p) * 0.1, params)
     optimizer = wdjax.adamw(0.01, weight_decay=0.1)
-    got, _ = _step(wrap(optimizer), grads, params)
-    want, _ = _step(optimizer, {"kernel": grads["kernel"]}, {"kernel": params["kernel"]})
+    with jax.disable_jit():  # two programs may round differently
+        got, _ = _step(wrap(optimizer), grads, params)
+        want, _ = _step(optimizer, {"kernel": grads["kernel"]}, {"kernel": params["kernel"]})
     assert np.array_equal(got["kernel"], want["kernel"])
 
 

@@ -183,19 +183,17 @@ SLOW = {"adafactor", "muon", "decayed lamb", "CPR", "norm control", "hyperball",
         "trace", "lars", "micro-steps", "injected"}  # fmt: skip  # some seconds each
 
 
-def marks_of(name):
-    """Muon's iteration magnifies what two programs round differently."""
-    bits = [pytest.mark.bits] if name == "muon" else []
-    return [pytest.mark.slow, *bits] if name in SLOW else bits
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in STEPPERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in STEPPERS]
+)
 def test_a_step_on_stacks_is_the_step_on_the_tree(name):
     optimizer = STEPPERS[name]
     params, state = trained(optimizer, PARAMS, GRADS)
     ours, our_state = trained(stacked(optimizer), stack(PARAMS), stack(GRADS))
-    close(unstack(ours), params, rtol=1e-6, atol=1e-7)
-    close(unstack(our_state), state, rtol=1e-6, atol=1e-7)
+    # Muon's iteration magnifies what two programs round differently
+    tolerance = {"atol": 1e-4 if name == "muon" else 1e-7, "rtol": 1e-6}
+    close(unstack(ours), params, **tolerance)
+    close(unstack(our_state), state, **tolerance)
 
 
 def test_norms_of_stacks_would_be_other_norms():

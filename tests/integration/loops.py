@@ -40,8 +40,12 @@ class Model(NamedTuple):
 
 
 def optimizer() -> Any:
-    """Adam with decay strong enough to be seen in few steps."""
-    return wdjax.decayed(optax.adam)(3e-3, weight_decay=1.0, rules=RULES)
+    """Adam with decay strong enough to be seen in few steps.
+
+    The gradient of the bias of attention's keys is rounding only. An ε above that keeps Adam from
+    making steps of it, in which two loops, that is two programs, would differ.
+    """
+    return wdjax.decayed(optax.adam)(3e-3, eps=1e-4, weight_decay=1.0, rules=RULES)
 
 
 @functools.cache
@@ -109,11 +113,7 @@ CHECKS = [
 
 
 def checks_of(*builders: Callable[[], Model]) -> Any:
-    """Parametrise a test over models and checks; each model is built once.
-
-    Two loops are two programs, and a bias of attention's keys, whose gradient is noise, shows it
-    where they round differently.
-    """
+    """Parametrise a test over models and checks; each model is built once."""
     cached = [functools.cache(builder) for builder in builders]
     rows = [
         pytest.param(
@@ -121,7 +121,7 @@ def checks_of(*builders: Callable[[], Model]) -> Any:
             build,
             id=f"{build.__name__}-{check.__name__.removeprefix('check_')}",
             # a whole model to build, and two loops to compile
-            marks=[pytest.mark.slow, *([pytest.mark.bits] if check is CHECKS[-1] else [])],
+            marks=pytest.mark.slow,
         )
         for build in cached
         for check in CHECKS
