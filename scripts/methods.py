@@ -118,7 +118,7 @@ def _made(name: str, value: Any) -> Any:
     return value(**arguments)
 
 
-def _penalised(name: str, value: Any) -> Transformation:
+def _penalized(name: str, value: Any) -> Transformation:
     penalty = value if isinstance(value, penalties.Penalty) else _made(name, value)
     lift = transforms.prox_weights if penalty.prox else transforms.decay_weights
     return lift(STRENGTH, penalty, rules=EVERYTHING)
@@ -147,8 +147,8 @@ def _complete(name: str, value: Any) -> Transformation:
 
 SECTIONS = (
     Section("Penalties and constraints", "Towards what shape decay pulls, with `prox_weights` or "
-            "`decay_weights`.", (penalties,), _penalised, "float64 reference, scalar argmin"),
-    Section("Matrices", "Penalties of singular values.", (matrices,), _penalised,
+            "`decay_weights`.", (penalties,), _penalized, "float64 reference, scalar argmin"),
+    Section("Matrices", "Penalties of singular values.", (matrices,), _penalized,
             "float64 reference, NumPy's SVD"),
     Section("Gates", "When decay does not pull: the argument `gate`.", (gates,), _gated,
             "float64 reference"),

@@ -99,7 +99,7 @@ def test_axes_that_a_decayed_leaf_does_not_have_are_named(make):
         make(axes=(0, 1), rules=EVERYTHING).init(params)
     make(axes=(0, 1), rules=(("a", 1.0), ("b", 0.0))).init(params)
     for bad in ("0", (0, "1"), 0.5):
-        with pytest.raises(TypeError, match=r"`axes` must be None, an axis or a sequence of axes"):
+        with pytest.raises(TypeError, match=r"`axes` must be None, an axis or several axes"):
             make(axes=bad)
 
 
@@ -132,7 +132,7 @@ def test_cpr_with_a_fixed_multiplier_is_decay_by_twice_the_multiplier(factor):
 
 
 @pytest.mark.parametrize("measure", [bounds.sum_squares, bounds.deviation])
-def test_cpr_below_its_bound_is_the_optimisers_own_step_bit_for_bit(measure):
+def test_cpr_below_its_bound_is_the_optimizers_own_step_bit_for_bit(measure):
     tx = adaptive.cpr(bounds.uniform(1e3), measure, rules=EVERYTHING)
     params = tree(0)
     state = tx.init(params)

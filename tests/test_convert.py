@@ -1,4 +1,4 @@
-"""Converted optimisers against their originals: same model, data and seeds for 1,000 steps."""
+"""Converted optimizers against their originals: same model, data and seeds for 1,000 steps."""
 
 import functools
 import inspect

@@ -117,7 +117,7 @@ def test_constant_pixels_of_digits_become_zero_and_not_nan():
 @pytest.mark.parametrize("load", [datasets.diabetes, datasets.digits])
 def test_missing_scikit_learn_names_the_extra(load, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)  # None makes the import statement fail
-    with pytest.raises(ImportError, match=r"scikit-learn .* not installed.*wdjax\[examples\]"):
+    with pytest.raises(ImportError, match=r"scikit-learn .* not installed.*pip install"):
         load()
 
 

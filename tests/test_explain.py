@@ -496,7 +496,7 @@ def python_s_own_text():
 
 
 def transformer_loss(params, tokens):
-    """One block of attention and one of two layers; every matrix stands before a normalisation."""
+    """One block of attention and one of two layers; every matrix stands before a normalization."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     x = params["embed"]["embedding"][inputs]
     mask = np.tril(np.ones((inputs.shape[1],) * 2, bool))[None]

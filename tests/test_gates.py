@@ -53,7 +53,7 @@ def test_zeros_and_empty_leaves_give_numbers_in_range(case):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("factory", [optax.sgd, optax.adam])
 def test_decayed_hands_it_the_raw_gradient(case, dtype, factory):
-    """θ + Δ − s φ(θ, Δ, g) θ, several steps, with Δ the optimiser's own and g before it."""
+    """θ + Δ − s φ(θ, Δ, g) θ, several steps, with Δ the optimizer's own and g before it."""
     keywords = {"momentum": 0.9} if factory is optax.sgd else {}
     plain = factory(0.1, **keywords)
     gated = wdjax.decayed(factory)(
@@ -177,7 +177,7 @@ def test_groups_of_a_scan_stacked_kernel_are_decided_layer_by_layer():
         (lambda: gates.cosine(factor=1.5), r"`factor` must be in \[0, 1\]; got 1.5"),
         (
             lambda: gates.descent(axes=2)(jnp.ones(2), jnp.ones(2), jnp.ones(2)),
-            r"`axes` must be axes of every penalised leaf; got 2 for a leaf of shape \(2,\)",
+            r"`axes` must be axes of every penalized leaf; got 2 for a leaf of shape \(2,\)",
         ),
     ],
 )

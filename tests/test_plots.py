@@ -71,7 +71,7 @@ def test_importing_plots_does_not_import_matplotlib():
 def test_missing_matplotlib_names_the_extra(row, monkeypatch):
     function, data = row
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"matplotlib .* not installed.*wdjax\[plot\]"):
+    with pytest.raises(ImportError, match=r"matplotlib .* not installed.*pip install"):
         function(data)
 
 

@@ -292,16 +292,14 @@ def test_a_traced_hyperparameter_trains_as_a_python_number_does(name):
         np.testing.assert_allclose(found.params["bias"][c, 0, 0], params["bias"], rtol=1e-4)
 
 
-def test_transformations_get_the_raw_gradient_and_the_loss():
+def test_transformations_get_the_loss():
     def build(h):
-        def update(updates, state, params, *, value, grad):
-            del updates, params
-            return jax.tree.map(lambda g: -h["rate"] * value * g, grad), state
+        def update(updates, state, params, *, value):
+            del params
+            return jax.tree.map(lambda g: -h["rate"] * value * g, updates), state
 
         start = lambda params: optax.EmptyState()
-        return optax.chain(
-            optax.set_to_zero(), optax.GradientTransformationExtraArgs(start, update)
-        )
+        return optax.GradientTransformationExtraArgs(start, update)
 
     def step(params, batch, h):
         given = batch.data, batch.weights

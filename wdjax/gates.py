@@ -112,7 +112,7 @@ def descent(axes: Axes = None) -> Gate:
 
 
 def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
-    """Decay less where the raw gradient is orthogonal to the weights, as under normalisation.
+    """Decay less where the raw gradient is orthogonal to the weights, as under normalization.
 
         φ = f where |cos(g, z)| < δ / √n, else 1, for each group of n entries
 

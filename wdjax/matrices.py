@@ -1,7 +1,7 @@
 """R of matrices: penalties and constraints of their singular values.
 
 The last two axes of a leaf are the matrix; axes before them, such as that of scan-stacked layers,
-number matrices that are penalised one by one. The kernel of a convolution is not a matrix: reshape
+number matrices that are penalized one by one. The kernel of a convolution is not a matrix: reshape
 it, or leave it out by `rules`. A step costs one singular value decomposition per matrix, none for
 `orthogonal`.
 """

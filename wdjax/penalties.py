@@ -166,7 +166,7 @@ def group_lasso(axes: Axes = None) -> Penalty:
         The penalty.
 
     Raises:
-        ValueError: at trace, a penalised leaf has no such axis.
+        ValueError: at trace, a penalized leaf has no such axis.
 
     Example:
         >>> group_lasso(axes=1).prox(jnp.array([[3.0, 4.0], [0.3, 0.4]]), 1.0)
@@ -199,7 +199,7 @@ def spread(axes: Axes = None) -> Penalty:
         The penalty.
 
     Raises:
-        ValueError: at trace, a penalised leaf has no such axis.
+        ValueError: at trace, a penalized leaf has no such axis.
 
     Example:
         >>> spread().prox(jnp.array([1.0, 2.0, 3.0]), 1.0)
@@ -277,7 +277,7 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
 
     Not the convention of `l2`: λ multiplies ‖θ‖ₚᵖ, so p = 2 is decay with 2λ. The published step
     θ⁺ = c X / (X + p s), X = |θ|²⁻ᵖ, takes a quadratic bound of R at the old θ instead of R. There
-    θ = 0 is absorbing for p < 2: zero-initialised biases, adapters and gates never move. Here the
+    θ = 0 is absorbing for p < 2: zero-initialized biases, adapters and gates never move. Here the
     prox of the candidate itself is exact, and zero is left as soon as a step is large enough.
 
     Args:
@@ -613,12 +613,12 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         12.5
 
     References:
-        The λ-free part of the penalised objective; Goodfellow et al., *Deep Learning*, 2016,
+        The λ-free part of the penalized objective; Goodfellow et al., *Deep Learning*, 2016,
         equation 7.1 (Ω).
     """
     value: Any = getattr(penalty, "value", None)
     fits = isinstance(penalty, Penalty) and value is not None
-    rule = "be one of wdjax.penalties with a value, such as l2, which constraints have not"
+    rule = "be a penalty with a value, such as wdjax.penalties.l2; constraints have none"
     checks.must("penalty", fits, rule, penalty, error=TypeError)
     params = stacking.unstack(params)
     rows, _ = ruled(check_rules(rules), params)

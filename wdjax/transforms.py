@@ -190,7 +190,7 @@ def prox_weights(
     After an optimizer that multiplies its step by a diagonal D (Adam: 1/(√v̂ + ε)) the two solve
     different problems. The Euclidean prox settles where ∂loss = −(λ/D) ∂R, a penalty of λ/D_i for
     entry i: "decoupled" L1, as AdamW is to L2. The preconditioner's metric settles where
-    ∂loss = −λ ∂R: the penalised loss as written.
+    ∂loss = −λ ∂R: the penalized loss as written.
 
     Args:
         strength: s >= 0, a number, schedule or traced scalar. A constraint is projected onto

@@ -61,15 +61,15 @@ def close(a, b, rtol=1e-9):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=rtol)
 
 
-# Every kind of method. Its optimiser's step, three times, on a kernel cut along both of its axes,
+# Every kind of method. Its optimizer's step, three times, on a kernel cut along both of its axes,
 # so that each group of weights lies on several devices.
 
 
 class Method(NamedTuple):
-    """An optimiser, made when it is needed, and what is true of it.
+    """An optimizer, made when it is needed, and what is true of it.
 
     Attributes:
-        build: () -> the optimiser.
+        build: () -> the optimizer.
         talks: whether its step needs a sum over weights of several devices.
         copies: how many numbers per parameter its state holds.
         dtype: of the parameters.

@@ -89,7 +89,8 @@ def number(
     fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
     rule = f"be {_wanted('a finite number', limits)}{', or None' * optional}"
     rule += f", or {also}" * bool(also)
-    must(name, fits, rule, repr(x), advice, ValueError if is_number else TypeError)
+    got = repr(x.item() if isinstance(x, np.generic) else x)  # 0.5, not np.float64(0.5)
+    must(name, fits, rule, got, advice, ValueError if is_number else TypeError)
 
 
 def whole(
@@ -126,7 +127,8 @@ def whole(
         advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
     fits = (optional and x is None) or (is_whole and _is_within(x, limits))
     rule = f"be {_wanted('a whole number', limits)}{', or None' * optional}"
-    must(name, fits, rule, repr(x), advice, ValueError if is_whole else TypeError)
+    got = repr(x.item() if isinstance(x, np.generic) else x)  # 0.5, not np.float64(0.5)
+    must(name, fits, rule, got, advice, ValueError if is_whole else TypeError)
 
 
 def _is_within(x: Any, limits: Mapping[str, float]) -> bool:

@@ -34,7 +34,7 @@ def check_axes(axes: Axes) -> None:
         "be None, an axis or several axes",
     )
     advice = 'Under optax.inject_hyperparams name it: static_args=("axes",).'
-    checks.must("axes", fits, rule, axes, advice, TypeError)
+    checks.must("axes", fits, rule, repr(axes), advice, TypeError)
 
 
 def total(x: jax.Array, axes: Axes) -> jax.Array:
@@ -126,7 +126,7 @@ def checked_axes(axes: Axes, z: jax.Array) -> tuple[int, ...]:
     checks.must(
         "axes",
         all(-z.ndim <= axis < z.ndim for axis in wanted),
-        "be axes of every penalised leaf",
+        "be axes of every penalized leaf",
         f"{axes!r} for a leaf of shape {z.shape}",
         "Restrict the penalty by `rules`, or use axes=None for the whole leaf.",
     )

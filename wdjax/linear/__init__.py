@@ -1,6 +1,6 @@
 """Linear models solved exactly, without training: ridge and lasso paths, and λ chosen by evidence.
 
-One convention everywhere, with weights s (1 by default) and an unpenalised intercept b:
+One convention everywhere, with weights s (1 by default) and an unpenalized intercept b:
 
     ½ Σ s (y − b − Xw)² + λ (r ‖w‖₁ + (1 − r) ½‖w‖²)      ridge r = 0, lasso r = 1
 

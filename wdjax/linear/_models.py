@@ -104,8 +104,8 @@ def ridge_path(
             is not unique: a singular value up to p · eps times the largest counts as 0, with the
             eps of x; where traced, up to √(p · eps) times.
         groups: (p,) int, the group 0 ... G − 1 of every feature, for a λ of its own; then λ > 0
-            unless p is well below n, and each row of `lams` costs a factorisation.
-        intercept: fit b, unpenalised.
+            unless p is well below n, and each row of `lams` costs a factorization.
+        intercept: fit b, unpenalized.
         weights: s >= 0, (n,); a row with 0 counts as absent.
 
     Returns:
@@ -189,7 +189,7 @@ def ridge_cv(
         method: how λ is scored, see above; `Folds` come from kfold, holdout, time_folds or
             Folds.from_sklearn. With several targets scores are averaged (evidence: added).
         per_target: choose a λ for each target.
-        intercept: fit b, unpenalised.
+        intercept: fit b, unpenalized.
         weights: s >= 0, (n,); a row with 0 counts as absent, in the scores too.
 
     Returns:
@@ -287,7 +287,7 @@ def group_ridge(
         method: what is minimised; evidence is the cheapest and chose best where its Gaussian
             prior holds.
         steps: of Adam on log λ, at a rate that falls from 1 to almost 0; an int >= 1.
-        intercept: fit b, unpenalised.
+        intercept: fit b, unpenalized.
         weights: s >= 0, (n,); a row with 0 counts as absent.
 
     Returns:
@@ -373,7 +373,7 @@ def enet_path(
         max_active: most features in use at once: memory for its square and for n of its multiples
             is taken. By default n + 128; with r < 1 4n + 128 and, where nothing is traced and
             these do not suffice, all; at most 4,096.
-        intercept: fit b, unpenalised.
+        intercept: fit b, unpenalized.
         weights: s >= 0, (n,); a row with 0 counts as absent.
 
     Returns:
@@ -463,7 +463,7 @@ def lasso_path(
         tol: the gap, in units of ‖y − ȳ‖², at which a solution is good enough; > 0.
         max_sweeps: most passes over the features in use at one λ.
         max_active: most features in use at once; by default n + 128, at most 4,096.
-        intercept: fit b, unpenalised.
+        intercept: fit b, unpenalized.
         weights: s >= 0, (n,); a row with 0 counts as absent.
 
     Returns:
