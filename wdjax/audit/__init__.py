@@ -1,0 +1,1 @@
+from wdjax.audit._declared import Audit, audit

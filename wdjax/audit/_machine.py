@@ -1,0 +1,509 @@
+"""An optimizer as a machine that can be run on stand-ins: from any state, with any gradients.
+
+`compiled` traces `init` and `update` and keeps one leaf of each kind (`_program`). The kinds are
+found, not assumed: two leaves are of a kind if equal weights, gradients and states lead to equal
+updates and states again. Where the optimizer cannot be traced, `plain` calls it as it is.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from wdjax.audit._program import Equation, Graph, Value, evaluate
+
+Arrays = list[Any]
+
+COUNTS = {  # how counters of real steps are called
+    *("count", "step", "steps", "gradient_step", "step_count", "global_step", "iteration", "t"),
+}
+_LINEAR = {  # of one argument: f(2x) = 2 f(x)
+    *("neg", "convert_element_type", "broadcast_in_dim", "reshape", "transpose", "squeeze"),
+    *("expand_dims", "copy", "copy_p", "reduce_precision", "rev", "slice"),
+}
+_MOST_SITES = 8
+_MISSING = re.compile(r"missing \d+ required (?:keyword-only|positional) arguments?: (.*)")
+_FROM_GRADIENTS = {"value", "grad", "value_fn"}  # what a loss ⟨g, θ⟩ tells
+
+
+class Run(NamedTuple):
+    """What n calls did.
+
+    Attributes:
+        theta: the weights, one array for each kind of leaf.
+        total: the sum of the updates.
+        last: the last update.
+        state: the state.
+    """
+
+    theta: Arrays
+    total: Arrays
+    last: Arrays
+    state: Any
+
+
+class Machine(Protocol):
+    """An optimizer that can be run.
+
+    Attributes:
+        kinds: for each leaf of the tree, of which kind it is.
+        shapes: for each kind, shape and dtype.
+        sites: how many places there are at which weights enter; each can be scaled alone.
+        names: the names of the state's classes, outermost first.
+        needs: which extra arguments were made up of the gradients.
+    """
+
+    kinds: tuple[int, ...]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+    sites: int
+    names: frozenset[str]
+    needs: frozenset[str]
+
+    def start(self, theta: Arrays) -> Any:
+        """Return the state for these weights."""
+
+    def at(self, state: Any, count: int) -> Any | None:
+        """Return the state with its step counts set, or None if it names no counts."""
+
+    def run(
+        self,
+        theta: Arrays,
+        grads: Arrays,
+        state: Any,
+        *,
+        calls: int = 1,
+        scales: Any = 1.0,
+        moving: bool = False,
+        pinned: bool = False,
+    ) -> Run:
+        """Call `update` several times with the same gradients.
+
+        Args:
+            theta: weights.
+            grads: gradients.
+            state: where to start.
+            calls: how often.
+            scales: a factor of the weights as the optimizer sees them, one for all places or one
+                for each.
+            moving: apply the updates; else the weights are held.
+            pinned: keep the step counts where they are.
+        """
+
+
+# What the optimizer is called with.
+
+
+def caller(optimizer: Any, extra: dict[str, Any], needs: frozenset[str]) -> Callable[..., Any]:
+    """Return `update` with its extra arguments.
+
+    A line search asks for value, gradient and the loss itself: for held gradients g that is the
+    loss ⟨g, θ⟩.
+    """
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        def loss(at: Any) -> Any:
+            return sum(jnp.sum(g * x) for g, x in zip(*map(jax.tree.leaves, (grads, at)), strict=True))
+
+        made = {"grad": lambda: grads, "value_fn": lambda: loss, "value": lambda: loss(params)}
+        supplied = {name: made[name]() for name in sorted(needs)}
+        return optimizer.update(grads, state, params, **supplied, **extra)
+
+    return update
+
+
+def missing_arguments(error: Exception) -> list[str]:
+    """Return the names that a TypeError says are missing."""
+    found = _MISSING.search(str(error))
+    return re.findall(r"'(\w+)'", found[1]) if isinstance(error, TypeError) and found else []
+
+
+def needed_arguments(
+    attempt: Callable[[frozenset[str]], Any], optimizer: Any
+) -> tuple[Any, frozenset[str]]:
+    """Try without extra arguments; supply those that the gradients tell; name the others."""
+    try:
+        return attempt(frozenset()), frozenset()
+    except TypeError as error:
+        names = missing_arguments(error)
+        if not names:
+            raise
+        unknown = sorted(set(names) - _FROM_GRADIENTS)
+        if unknown:
+            raise TypeError(
+                f"`optimizer` needs the extra argument {unknown[0]!r} at each update. Pass "
+                f"audit(params, optimizer, extra={{{unknown[0]!r}: ...}})."
+            ) from error
+    needs = frozenset(names)
+    return attempt(needs), needs
+
+
+# Traced.
+
+
+class _Traced(NamedTuple):
+    """What `init` and `update` are, as programs."""
+
+    init: Any
+    update: Any
+    state: Any  # shapes
+    needs: frozenset[str]
+
+
+def _trace(optimizer: Any, tree: Any, extra: dict[str, Any]) -> _Traced:
+    init, state = jax.make_jaxpr(optimizer.init, return_shape=True)(tree)
+
+    def attempt(needs: frozenset[str]) -> Any:
+        return jax.make_jaxpr(caller(optimizer, extra, needs), return_shape=True)(tree, state, tree)
+
+    (update, (updates, _)), needs = needed_arguments(attempt, optimizer)
+    shapes = [x.shape for x in jax.tree.leaves(tree)]
+    if [x.shape for x in jax.tree.leaves(updates)] != shapes:
+        raise TypeError("`optimizer` returns updates of another structure than `params`.")
+    return _Traced(init, update, state, needs)
+
+
+class Compiled:
+    """A `Machine` that runs one leaf of each kind."""
+
+    def __init__(
+        self,
+        optimizer: Any,
+        tree: Any,
+        extra: dict[str, Any],
+        *,
+        apart: Sequence[int] | None = None,
+    ) -> None:
+        """Trace the optimizer on shapes, and find which leaves are of a kind.
+
+        Leaves of different numbers in `apart` are kept apart.
+        """
+        traced = _trace(optimizer, tree, extra)
+        leaves = jax.tree.leaves(tree)
+        self.needs = traced.needs
+        self.names = class_names(traced.state)
+        apart = [0] * len(leaves) if apart is None else apart
+        keys = [(x.shape, x.dtype, part) for x, part in zip(leaves, apart, strict=True)]
+        self._theta = _ranks(keys)  # kinds at first
+        self.init_graph = Graph()
+        self.init_inputs = _inputs(self.init_graph, self._theta)
+        self.started = started = self.init_graph.add(traced.init, self.init_inputs)
+        named = jax.tree_util.tree_flatten_with_path(traced.state)[0]
+        words = [tuple(k.name for k in path if hasattr(k, "name")) for path, _ in named]
+        self._state = _ranks(list(zip(started, words, strict=True)))
+        self._refine(traced)
+        first = dict(zip(reversed(self._state), reversed(range(len(named))), strict=True))
+        firsts = [first[kind] for kind in range(len(first))]
+        self._started = [started[i] for i in firsts]
+        self._counts = tuple(
+            kind for kind, i in enumerate(firsts) if _is_count(words_of(named[i][0]), named[i][1])
+        )
+        self.kinds = tuple(self._theta)
+        leaf = {kind: leaves[i] for i, kind in reversed(list(enumerate(self.kinds)))}
+        self.shapes = tuple(
+            jax.ShapeDtypeStruct(leaf[k].shape, leaf[k].dtype) for k in range(len(leaf))
+        )
+        self._find_sites()
+        self._literals: dict[tuple[Value, int], Any] = {}
+        self._jitted = jax.jit(self._loop)
+
+    def with_literals(self, literals: dict[tuple[Value, int], Any]) -> "Compiled":
+        """Return the same machine with other numbers for some operands: (result, position) -> it."""
+        other = copy.copy(self)
+        other._literals = literals
+        other._jitted = jax.jit(other._loop)
+        return other
+
+    # which leaves are of a kind
+
+    def _refine(self, traced: _Traced) -> None:
+        """Split kinds until equal inputs of a kind have equal results."""
+        while True:
+            self.graph = Graph()
+            theta = _inputs(self.graph, self._theta)
+            grads = _inputs(self.graph, self._theta)
+            state = _inputs(self.graph, self._state)
+            outs = self.graph.add(traced.update, [*grads, *state, *theta])
+            updates, after = outs[: len(theta)], outs[len(theta) :]
+            new_theta = _ranks(list(zip(self._theta, updates, strict=True)))
+            new_state = _ranks(list(zip(self._state, after, strict=True)))
+            if max(new_theta) == max(self._theta) and _most(new_state) == _most(self._state):
+                break
+            self._theta, self._state = new_theta, new_state
+        self.theta_in, self.grads_in = _firsts(self._theta, theta), _firsts(self._theta, grads)
+        self.state_in = _firsts(self._state, state)
+        self.updates, self.after = _firsts(self._theta, updates), _firsts(self._state, after)
+        self.each = dict(theta=theta, grads=grads, state=state, updates=updates, after=after)
+
+    # where weights enter
+
+    def _find_sites(self) -> None:
+        """Number the places at which weights, or weights times something, meet something else."""
+        self._equations = self.graph.needed([*self.updates, *self.after])
+        linear = {value: kind for kind, value in enumerate(self.theta_in)}
+        depends = set(self.theta_in)
+        self._scaled: dict[tuple[int, int], int] = {}
+        used = [0] * len(self.theta_in)
+
+        def site(kind: int) -> int:
+            used[kind] += 1
+            return min(used[kind], _MOST_SITES) - 1
+
+        for i, equation in enumerate(self._equations):
+            weights = [k for k, value in enumerate(equation.ins) if value in linear]
+            dependent = sum(value in depends for value in equation.ins)
+            if dependent:
+                depends.update(equation.outs)
+            if dependent == 1 and weights and _keeps_linear(equation, weights[0]):
+                linear[equation.outs[0]] = linear[equation.ins[weights[0]]]
+                continue
+            for k in weights:
+                self._scaled[i, k] = site(linear[equation.ins[k]])
+        self._scaled_outs = {
+            j: site(linear[value])
+            for j, value in enumerate([*self.updates, *self.after])
+            if value in linear
+        }
+        self.sites = max([1, *(min(n, _MOST_SITES) for n in used)])
+
+    # running
+
+    def start(self, theta: Arrays) -> Arrays:
+        """Return the state for these weights."""
+        values = {v: theta[k] for v, k in zip(self.init_inputs, self.kinds, strict=True)}
+        equations = self.init_graph.needed(self._started)
+
+        @jax.jit
+        def run(values: dict[Value, Any]) -> Arrays:
+            known = {**self.init_graph.constants, **values}
+            return [jnp.asarray(x) for x in evaluate(equations, known, self._started)]
+
+        return run(values)
+
+    def at(self, state: Arrays, count: int) -> Arrays | None:
+        """Return the state with its step counts set, or None if it names no counts."""
+        if not self._counts:
+            return None
+        moved = list(state)
+        for kind in self._counts:
+            moved[kind] = jnp.asarray(count, state[kind].dtype)
+        return moved
+
+    def run(
+        self,
+        theta: Arrays,
+        grads: Arrays,
+        state: Arrays,
+        *,
+        calls: int = 1,
+        scales: Any = 1.0,
+        moving: bool = False,
+        pinned: bool = False,
+    ) -> Run:
+        """Call `update` several times with the same gradients."""
+        scales = jnp.broadcast_to(jnp.asarray(scales, jnp.float32), (self.sites,))
+        return Run(*self._jitted(theta, scales, grads, state, calls, moving, pinned))
+
+    def slope(self, theta: Arrays, grads: Arrays, state: Arrays, *, calls: int) -> Arrays:
+        """Return the derivative of the summed updates along the weights: a second probe."""
+
+        def total(scales: jax.Array) -> Arrays:
+            return self._jitted(theta, scales, grads, state, calls, False, False)[1]  # type: ignore[no-any-return]
+
+        ones = jnp.ones(self.sites)
+        return jax.jvp(total, (ones,), (ones,))[1]  # type: ignore[no-any-return]
+
+    def _loop(
+        self,
+        theta: Arrays,
+        scales: jax.Array,
+        grads: Arrays,
+        state: Arrays,
+        calls: jax.Array,
+        moving: jax.Array,
+        pinned: jax.Array,
+    ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+        def call(_: Any, carry: Any) -> Any:
+            now, total, _, before = carry
+            last, after = self._step(now, scales, grads, before)
+            after = [x.astype(y.dtype) for x, y in zip(after, before, strict=True)]
+            for kind in self._counts:
+                after[kind] = jnp.where(pinned, before[kind], after[kind])
+            total = [a + b.astype(a.dtype) for a, b in zip(total, last, strict=True)]
+            last = [b.astype(a.dtype) for a, b in zip(total, last, strict=True)]
+            moved = [applied(p, jnp.where(moving, u, 0)) for p, u in zip(now, last, strict=True)]
+            return moved, total, last, after
+
+        zeros = [jnp.zeros_like(x) for x in theta]
+        return lax.fori_loop(0, calls, call, (theta, zeros, zeros, state))  # type: ignore[no-any-return]
+
+    def _step(
+        self, theta: Arrays, scales: jax.Array, grads: Arrays, state: Arrays
+    ) -> tuple[Arrays, Arrays]:
+        """Return updates and state after one call."""
+        values = dict(self.graph.constants)
+        values.update(zip([*self.theta_in, *self.grads_in], [*theta, *grads], strict=True))
+        values.update(zip(self.state_in, state, strict=True))
+
+        def scaled(i: int, equation: Equation, ins: Arrays) -> Arrays:
+            ins = [self._literals.get((equation.outs[0], k), x) for k, x in enumerate(ins)]
+            return [
+                x * scales[self._scaled[i, k]].astype(x.dtype) if (i, k) in self._scaled else x
+                for k, x in enumerate(ins)
+            ]
+
+        outs = evaluate(self._equations, values, [*self.updates, *self.after], scaled)
+        for j, site in self._scaled_outs.items():
+            outs[j] = outs[j] * scales[site].astype(outs[j].dtype)
+        outs = [jnp.asarray(x) for x in outs]
+        return outs[: len(theta)], outs[len(theta) :]
+
+
+def applied(param: Any, update: Any) -> Any:
+    """θ + u in the dtype of θ, as `optax.apply_updates` does it."""
+    return jnp.asarray(param + update).astype(param.dtype)
+
+
+def _keeps_linear(equation: Equation, position: int) -> bool:
+    name = equation.primitive.name
+    return name in _LINEAR or name == "mul" or (name == "div" and position == 0)
+
+
+def _ranks(keys: Sequence[Hashable]) -> list[int]:
+    """Number equal keys alike, in the order in which they come."""
+    seen: dict[Hashable, int] = {}
+    return [seen.setdefault(key, len(seen)) for key in keys]
+
+
+def _inputs(graph: Graph, kinds: Sequence[int]) -> list[Value]:
+    """One new value for each kind, given to each of its leaves."""
+    values = {kind: graph.new() for kind in dict.fromkeys(kinds)}
+    return [values[kind] for kind in kinds]
+
+
+def _firsts(kinds: Sequence[int], values: Sequence[Value]) -> list[Value]:
+    first = dict(zip(reversed(kinds), reversed(values), strict=True))
+    return [first[kind] for kind in range(len(first))]
+
+
+def _most(kinds: Sequence[int]) -> int:
+    return max(kinds, default=0)
+
+
+def words_of(path: Any) -> list[str]:
+    """The words of a path in a state: fields and keys."""
+    return [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
+
+
+def _is_count(words: list[str], leaf: Any) -> bool:
+    return (
+        bool(words)
+        and words[-1] in COUNTS
+        and leaf.shape == ()
+        and jnp.issubdtype(leaf.dtype, jnp.integer)
+    )
+
+
+def class_names(state: Any) -> frozenset[str]:
+    """Return the names of all classes of nodes in a state."""
+    found: set[str] = set()
+
+    def look(node: Any) -> bool:
+        found.add(type(node).__name__)
+        return False
+
+    jax.tree.flatten(state, is_leaf=look)
+    return frozenset(found)
+
+
+# As it is.
+
+
+class Plain:
+    """A `Machine` that calls the optimizer itself, each leaf a kind of its own."""
+
+    def __init__(self, optimizer: Any, tree: Any, extra: dict[str, Any]) -> None:
+        """Remember the optimizer; nothing is traced."""
+        self._optimizer, self._extra = optimizer, extra
+        leaves, self._treedef = jax.tree.flatten(tree)
+        self.kinds = tuple(range(len(leaves)))
+        self.shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+        self.sites = 1
+        self.needs: frozenset[str] = frozenset()
+        self.names: frozenset[str] = frozenset()
+
+    def start(self, theta: Arrays) -> Any:
+        """Return the state for these weights."""
+        state = self._optimizer.init(self._tree(theta))
+        self.names = class_names(state)
+        zeros = self._tree([jnp.zeros_like(x) for x in theta])
+
+        def attempt(needs: frozenset[str]) -> Any:
+            return caller(self._optimizer, self._extra, needs)(zeros, state, self._tree(theta))
+
+        _, self.needs = needed_arguments(attempt, self._optimizer)
+        return state
+
+    def at(self, state: Any, count: int) -> Any | None:
+        """Return the state with its step counts set, or None if it names no counts."""
+        named, treedef = jax.tree_util.tree_flatten_with_path(state)
+        hits = [_is_count(words_of(path), jnp.asarray(x)) for path, x in named]
+        if not any(hits):
+            return None
+        leaves = [
+            jnp.asarray(count, jnp.asarray(x).dtype) if hit else x
+            for hit, (_, x) in zip(hits, named, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, leaves)
+
+    def run(
+        self,
+        theta: Arrays,
+        grads: Arrays,
+        state: Any,
+        *,
+        calls: int = 1,
+        scales: Any = 1.0,
+        moving: bool = False,
+        pinned: bool = False,
+    ) -> Run:
+        """Call `update` several times with the same gradients."""
+        update = caller(self._optimizer, self._extra, self.needs)
+        scale = float(np.ravel(scales)[0])
+        total = last = [jnp.zeros_like(x) for x in theta]
+        for _ in range(int(calls)):
+            seen = self._tree([x * jnp.asarray(scale, x.dtype) for x in theta])
+            updates, after = update(self._tree(grads), state, seen)
+            last = jax.tree.leaves(updates)
+            total = [a + b for a, b in zip(total, last, strict=True)]
+            if moving:
+                theta = [applied(p, u) for p, u in zip(theta, last, strict=True)]
+            state = _with_counts_of(state, after) if pinned else after
+        return Run(theta, total, last, state)
+
+    def _tree(self, leaves: Arrays) -> Any:
+        return jax.tree.unflatten(self._treedef, leaves)
+
+
+def _with_counts_of(before: Any, after: Any) -> Any:
+    named, treedef = jax.tree_util.tree_flatten_with_path(after)
+    old = jax.tree.leaves(before)
+    leaves = [
+        was if _is_count(words_of(path), jnp.asarray(now)) else now
+        for (path, now), was in zip(named, old, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def machine(optimizer: optax.GradientTransformation, tree: Any, extra: dict[str, Any]) -> Machine:
+    """Trace an optimizer, or call it as it is where tracing stumbles over concrete values."""
+    try:
+        return Compiled(optimizer, tree, extra)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        return Plain(optimizer, tree, extra)
+
