@@ -18,6 +18,7 @@ from adaptive_cases import ADAPTIVE, hill
 
 import wdjax
 from wdjax import adaptive, anchors, bounds, spectra
+from wdjax._trees import paths
 
 RULES = (("a/kernel", 1.0), ("b/*/kernel", 0.5), ("bias", 0.0))
 MULTIPLIERS = {"a/bias": 0.0, "a/kernel": 1.0, "b/0/kernel": 0.5}
@@ -41,7 +42,7 @@ def flat(tree):
 
 
 def pairs(tree):
-    return zip(wdjax.paths.leaves(tree), jax.tree.leaves(tree), strict=True)
+    return zip(paths.leaves(tree), jax.tree.leaves(tree), strict=True)
 
 
 def build(case, strength=STRENGTH, rules=RULES):

@@ -11,29 +11,21 @@ import radial_cases
 import schedule_cases
 
 import wdjax
-from wdjax import (
-    adaptive,
-    convert_keras,
-    convert_muon,
-    convert_torch,
-    gates,
-    matrices,
-    penalties,
-    radial,
-    schedules,
-)
+from wdjax import adaptive, gates, matrices, penalties, radial, schedules
 
 NAMESPACES = [
     getattr(wdjax, name) for name in wdjax.__all__ if inspect.ismodule(getattr(wdjax, name))
 ]
-NAMESPACES += [convert_keras, convert_muon, convert_torch]  # what wdjax.convert holds
 
 
 def own_functions(module):
+    """What a namespace offers: of a folder all that it lists, of a file what it defines."""
+    listed = getattr(module, "__all__", None)
     return {
         name: value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+        if inspect.isfunction(value) and name[0] != "_"
+        if (name in listed if listed else value.__module__ == module.__name__)
     }
 
 

@@ -14,7 +14,6 @@ for needed in ("mkdocs", "material", "mkdocs_jupyter", "mkdocstrings_handlers.py
     pytest.importorskip(needed, reason="pip install -e '.[docs]'")
 
 ROOT = pathlib.Path(__file__).parents[1]
-ELSEWHERE = {"wdjax.convert_keras", "wdjax.convert_muon", "wdjax.convert_torch"}
 
 
 def public():
@@ -28,8 +27,7 @@ def public():
         else:
             yield f"wdjax.optimizers.{name}"
     for module in NAMESPACES:
-        home = "wdjax.convert" if module.__name__ in ELSEWHERE else module.__name__
-        yield from (f"{home}.{name}" for name in own_functions(module))
+        yield from (f"{module.__name__}.{name}" for name in own_functions(module))
 
 
 @pytest.mark.slow  # half a minute: reads every docstring and notebook

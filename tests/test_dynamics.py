@@ -13,7 +13,8 @@ import optax
 import pytest
 
 import wdjax
-from wdjax import dynamics, radial, relaxation
+from wdjax import dynamics, radial
+from wdjax.dynamics import _relaxation
 
 LR, DECAY = 1e-4, 0.1
 SMALL = LR * DECAY
@@ -272,7 +273,7 @@ def test_decay_in_every_kth_step_has_the_equilibrium_of_a_simulation(k):
 
 
 def test_decay_is_spread_over_the_steps_between_and_no_further():
-    spread = relaxation.spread
+    spread = _relaxation.spread
     live = np.ones(9, bool)
     once = np.array([0, 0, 0.5, 0, 0, 0, 0, 0, 0])
     assert (spread(once, live) == once).all()  # no other decay, so no rhythm

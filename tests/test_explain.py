@@ -11,9 +11,10 @@ import optax
 import pytest
 
 import wdjax
-from wdjax import dynamics, metrics, sentences
-from wdjax.explaining import explain
-from wdjax.sentences import Seen
+from wdjax import dynamics, metrics
+from wdjax.dynamics import _reasons
+from wdjax.dynamics._explain import explain
+from wdjax.dynamics._reasons import Seen
 
 ALL = (("**", 1.0),)
 
@@ -131,24 +132,24 @@ CASES = {
 
 
 def test_every_rule_has_a_case():
-    assert [rule.__name__ for rule in sentences.RULES] == list(CASES)
+    assert [rule.__name__ for rule in _reasons.RULES] == list(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_speaks_when_its_sentence_is_true(name):
     sentence, true, _ = CASES[name]
     for group in true:
-        assert getattr(sentences, name)(group) == sentence
+        assert getattr(_reasons, name)(group) == sentence
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_is_silent_otherwise(name):
     for group in CASES[name][2]:
-        assert getattr(sentences, name)(group) is None
+        assert getattr(_reasons, name)(group) is None
 
 
 def test_decay_that_outlives_the_learning_rate_is_told_from_decay_that_ends_with_it():
-    say = sentences.decay_ends_early
+    say = _reasons.decay_ends_early
     outlives = dynamics.predict(
         dynamics.adam(), until(0.8), weight_decay=1e-3, law=wdjax.fixed, steps=2_000
     )
@@ -163,24 +164,24 @@ def test_decay_that_outlives_the_learning_rate_is_told_from_decay_that_ends_with
 
 
 def test_a_group_that_does_not_decay_is_told_from_one_that_decays_otherwise():
-    found = sentences.other_strength(seen(strength=0.0))
+    found = _reasons.other_strength(seen(strength=0.0))
     assert found == "no decay acted here, though some was predicted: is the multiplier 0?"
 
 
 def test_weights_that_cannot_follow_a_falling_equilibrium_are_told_from_large_ones():
-    found = sentences.cooling_down(seen(FALLING, rms=0.01, expected=0.01, equilibrium=0.001))
+    found = _reasons.cooling_down(seen(FALLING, rms=0.01, expected=0.01, equilibrium=0.001))
     assert found.startswith("weights are above equilibrium: it fell faster than decay can follow")
 
 
 def test_shorter_steps_and_smaller_weights_have_sentences_of_their_own():
-    found = sentences.steps_of_other_length(seen(length=1.2))
+    found = _reasons.steps_of_other_length(seen(length=1.2))
     assert found.endswith("are not noise-dominated, or momentum looks ahead (Nesterov's)")
-    found = sentences.steps_of_other_length(seen(length=0.4))
+    found = _reasons.steps_of_other_length(seen(length=0.4))
     assert found == (
         "steps are 0.4 times as long as predicted: gradients get smaller, come in bursts, or many "
         "are zero"
     )
-    found = sentences.not_noise(seen(rms=0.0079))
+    found = _reasons.not_noise(seen(rms=0.0079))
     assert found.startswith("weights are 0.5 times as large as noise makes them: successive steps")
     assert "cancel" in found
 
@@ -240,8 +241,8 @@ def test_of_lions_first_steps_nothing_is_said_that_its_momentum_explains():
     assert row["measured"] < row["expected"] / 1.15
     assert not any("noise" in sentence for sentence in found.sentences["kernel"])
     small = {"rms": 0.02, "expected": 0.01, "equilibrium": 0.01}
-    assert sentences.not_noise(seen(lion(400), **small)) is None
-    assert "noise" in sentences.not_noise(seen(lion(600), **small))
+    assert _reasons.not_noise(seen(lion(400), **small)) is None
+    assert "noise" in _reasons.not_noise(seen(lion(600), **small))
 
 
 def test_the_same_gradient_again_and_again_is_no_noise():

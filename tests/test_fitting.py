@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from wdjax.fitting import fit
 from wdjax.training import TrainState, make_train_step
+from wdjax.training._loop import fit
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(20, 2)).astype(np.float32)

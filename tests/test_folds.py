@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdjax.folds import Folds, check_folds, holdout, kfold, time_folds
-from wdjax.grids import log_grid
+from wdjax.sweeps import log_grid
 
 
 def parts(folds):

@@ -18,8 +18,9 @@ from sklearn.linear_model import (
 )
 from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit
 
-from wdjax import linear, regression, ridge
+from wdjax import linear
 from wdjax.folds import Folds, kfold, time_folds
+from wdjax.linear import _data, _ridge
 
 LAMS = np.logspace(-2, 4, 7)
 SHAPES = {"tall": (40, 6), "square": (20, 18), "wide": (15, 40), "one feature": (12, 1)}
@@ -935,10 +936,10 @@ def test_second_derivatives_of_the_ridge_path_are_right():
 @pytest.mark.parametrize("intercept", [True, False])
 def test_one_decomposition_for_all_lambda_agrees_with_a_factor_for_each(shape, intercept):
     x, y = (jnp.asarray(a) for a in problem(*shape, targets=2))
-    centred = regression.centred(x, y, jnp.asarray(some_weights(shape[0])), intercept)
-    many = ridge.fits(centred, jnp.asarray(LAMS), intercept)
+    centred = _data.centred(x, y, jnp.asarray(some_weights(shape[0])), intercept)
+    many = _ridge.fits(centred, jnp.asarray(LAMS), intercept)
     for i, lam in enumerate(LAMS):
-        one = ridge.fit(centred, jnp.full(shape[1], lam), intercept)
+        one = _ridge.fit(centred, jnp.full(shape[1], lam), intercept)
         for a, b in zip(one, many, strict=True):
             np.testing.assert_allclose(a, b[i], rtol=1e-8, atol=1e-10)
 

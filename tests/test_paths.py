@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdjax import paths
+from wdjax._trees import paths
 
 ONE = np.ones(1, np.float32)
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdjax import kinds, paths, rules
+from wdjax import rules
+from wdjax._trees import kinds, paths
 from wdjax.rules import RuleError, mask, owners, resolve, standard
 
 F32 = jnp.float32

@@ -15,8 +15,9 @@ import pytest
 import two_devices
 
 import wdjax
-from wdjax import chunks, jobs, runs, schedules, sweeps
+from wdjax import schedules, sweeps
 from wdjax.folds import Folds
+from wdjax.sweeps import _chunks, _functions, _program
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(30, 6))
@@ -146,7 +147,7 @@ def test_short_batches_and_short_folds_count_what_is_there(folds):
 
 def test_every_epoch_sees_every_training_example_once_in_a_new_order():
     folds = sweeps.kfold(30, 4)
-    shared = runs.share(
+    shared = _program.share(
         DATA, folds, epochs=np.array([5]), batch_size=8, seeds=[0, 1], shuffle=True, mesh=None
     )
     orders = np.asarray(shared.rows).transpose(1, 2, 0, 3).reshape(4, 2, 5, -1)
@@ -160,8 +161,8 @@ def test_every_epoch_sees_every_training_example_once_in_a_new_order():
 
 
 def test_orders_repeat_when_the_table_would_grow_too_large(monkeypatch):
-    monkeypatch.setattr(runs, "_ENTRIES", 4 * 24 * 2)
-    shared = runs.share(
+    monkeypatch.setattr(_program, "_ENTRIES", 4 * 24 * 2)
+    shared = _program.share(
         DATA,
         sweeps.kfold(30, 4),
         epochs=np.array([5]),
@@ -188,7 +189,7 @@ def test_a_configuration_alone_equals_its_row_and_chunks_equal_the_whole():
     cut = run(hparams=hparams, chunk=4, **options)  # 4 + 3 + 3
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
     jax.tree.map(same, whole, cut)
-    alone = run(hparams=chunks.take(hparams, np.array([7])), **options)
+    alone = run(hparams=_chunks.take(hparams, np.array([7])), **options)
     np.testing.assert_allclose(alone.val[0], whole.val[7], rtol=2e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[0], b[7], rtol=1e-4, atol=1e-6),
@@ -215,9 +216,9 @@ def test_scores_on_the_way_are_those_of_shorter_runs():
 def test_the_same_functions_and_shapes_compile_once():
     hparams = sweeps.grid(weight_decay=[0.2, 0.3])
     run(hparams=hparams)
-    count = runs.train._cache_size()
+    count = _program.train._cache_size()
     run(hparams=sweeps.grid(weight_decay=[0.4, 0.5]), epochs=3)
-    assert runs.train._cache_size() == count
+    assert _program.train._cache_size() == count
 
 
 # Whatever is swept.
@@ -429,12 +430,14 @@ def test_models_of_every_library_sweep_through_an_optimizer_and_through_a_step(l
 
 def lowered(count, folds=None):
     folds = sweeps.kfold(30, 4) if folds is None else folds
-    job = jobs.optimized(l2_sgd, init, half_square, half_square, keep=False, gaps=jobs.Gaps.SHORT)
-    shared = runs.share(
+    job = _functions.optimized(
+        l2_sgd, init, half_square, half_square, keep=False, gaps=_functions.Gaps.SHORT
+    )
+    shared = _program.share(
         DATA, folds, epochs=np.array([9]), batch_size=8, seeds=[0], shuffle=True, mesh=None
     )
     hparams = {"weight_decay": jnp.ones(count), "learning_rate": jnp.ones(count)}
-    return runs.train.lower(job, None, hparams, None, shared)
+    return _program.train.lower(job, None, hparams, None, shared)
 
 
 def test_temporaries_grow_no_faster_than_the_configurations():
@@ -450,7 +453,7 @@ def test_the_program_neither_shuffles_nor_copies_the_data_for_every_configuratio
 
 def test_a_small_budget_makes_chunks_and_loses_no_configuration(monkeypatch):
     sizes = []
-    train = runs.train
+    train = _program.train
 
     def spy(job, mesh, hparams, carry, shared):
         sizes.append(len(hparams["weight_decay"]))
@@ -459,8 +462,8 @@ def test_a_small_budget_makes_chunks_and_loses_no_configuration(monkeypatch):
     spy.lower = train.lower
     hparams = sweeps.grid(weight_decay=np.linspace(0, 1, 10))
     whole = run(hparams=hparams)
-    monkeypatch.setattr(runs, "train", spy)
-    monkeypatch.setattr(chunks, "_HOST_BUDGET", 3000)
+    monkeypatch.setattr(_program, "train", spy)
+    monkeypatch.setattr(_chunks, "_HOST_BUDGET", 3000)
     cut = run(hparams=hparams)
     assert len(sizes) > 1
     assert len(set(sizes)) == 1
@@ -471,7 +474,8 @@ TWO_DEVICES = """
 import jax, numpy as np
 assert len(jax.local_devices()) == 2
 import test_sweeps as t
-from wdjax import chunks, jobs, runs, sweeps
+from wdjax import sweeps
+from wdjax.sweeps import _chunks, _functions, _program
 hparams = sweeps.grid(weight_decay=np.linspace(0.0, 1.0, 7))  # odd: one repetition fills up
 for limit in (None, 2):
     two = t.run(hparams=hparams, seeds=2, init=t.init_random, keep_params=True, chunk=limit)
@@ -481,15 +485,15 @@ for limit in (None, 2):
     )
     np.testing.assert_allclose(two.val, one.val, rtol=1e-5)
     np.testing.assert_allclose(two.params["kernel"], one.params["kernel"], rtol=1e-4, atol=1e-6)
-mesh = chunks.mesh_over(None, 8)
+mesh = _chunks.mesh_over(None, 8)
 assert mesh.size == 2
-loss, gaps = t.half_square, jobs.Gaps.SHORT
-job = jobs.optimized(t.l2_sgd, t.init, loss, loss, keep=True, gaps=gaps)
-shared = runs.share(
+loss, gaps = t.half_square, _functions.Gaps.SHORT
+job = _functions.optimized(t.l2_sgd, t.init, loss, loss, keep=True, gaps=gaps)
+shared = _program.share(
     t.DATA, sweeps.kfold(30, 4), epochs=np.array([2, 4]), batch_size=8, seeds=[0], shuffle=True,
     mesh=mesh,
 )
-text = runs.train.lower(
+text = _program.train.lower(
     job, mesh, {"weight_decay": np.ones(8, np.float32)}, None, shared
 ).compile().as_text()
 found = [w for w in ("all-reduce", "all-gather", "all-to-all", "permute", "reduce-scatter")
@@ -515,14 +519,14 @@ def test_two_devices_equal_one_without_a_collective():
 KILLED = """
 import os, signal, sys
 import test_sweeps as t
-from wdjax import results
-save, saved = results.Store.save, []
+from wdjax.sweeps import _results
+save, saved = _results.Store.save, []
 def kill(self, rows, arrays):
     save(self, rows, arrays)
     saved.append(rows)
     if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-results.Store.save = kill
+_results.Store.save = kill
 t.long_sweep(sys.argv[1])
 """
 
@@ -543,7 +547,7 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     (folder / "rows-000004-000004.npz").with_suffix(".tmp").write_bytes(b"")
 
     trained = []
-    train = runs.train
+    train = _program.train
 
     def spy(job, mesh, hparams, carry, shared):
         trained.append(np.asarray(hparams["weight_decay"]).item())
@@ -551,13 +555,13 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
 
     spy.lower = train.lower
     spy.trace = train.trace
-    monkeypatch.setattr(runs, "train", spy)
+    monkeypatch.setattr(_program, "train", spy)
     resumed = long_sweep(folder)
     assert trained == [0.5, 0.75, 1.0]
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(_program, "train", train)
     whole = long_sweep(None)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), resumed, whole)
-    monkeypatch.setattr(runs, "train", spy)
+    monkeypatch.setattr(_program, "train", spy)
     again = long_sweep(folder)  # nothing is left to do
     assert len(trained) == 3
     jax.tree.map(np.testing.assert_array_equal, again, resumed)
@@ -633,7 +637,7 @@ def test_halving_trains_survivors_on_as_a_full_sweep_does():
 
 
 def test_halving_compiles_one_program_for_all_rungs():
-    before = runs.train._cache_size()
+    before = _program.train._cache_size()
     sweeps.successive_halving(
         lambda h: optax.sgd(h["learning_rate"]),
         sweeps.grid(learning_rate=np.linspace(0.01, 0.1, 16)),
@@ -644,7 +648,7 @@ def test_halving_compiles_one_program_for_all_rungs():
         epochs=16,
         batch_size=8,
     )
-    assert runs.train._cache_size() == before + 1
+    assert _program.train._cache_size() == before + 1
 
 
 def test_refitting_on_all_examples_reaches_exact_ridge():

@@ -10,7 +10,7 @@ from test_sweeps import DATA, half_square, init, init_random, l2_sgd, run
 
 import wdjax
 from wdjax import sweeps
-from wdjax.usage import used
+from wdjax.sweeps._checks import used
 
 # Weights.
 

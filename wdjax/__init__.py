@@ -54,9 +54,8 @@ if TYPE_CHECKING:
         sweeps,
         tuning,
     )
-    from wdjax.explaining import Explanation, explain
-    from wdjax.fitting import History, fit
-    from wdjax.training import TrainState, make_train_step
+    from wdjax.dynamics import Explanation, explain
+    from wdjax.training import History, TrainState, fit, make_train_step
 
 __all__ = [
     "Audit",
@@ -123,11 +122,11 @@ __all__ = [
 
 # names that are not modules, and where they live
 _LATER = {
-    "Explanation": "explaining",
-    "History": "fitting",
+    "Explanation": "dynamics",
+    "History": "training",
     "TrainState": "training",
-    "explain": "explaining",
-    "fit": "fitting",
+    "explain": "dynamics",
+    "fit": "training",
     "make_train_step": "training",
 }
 

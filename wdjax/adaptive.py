@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdjax import groups
+from wdjax._lift.leaves import Params, check_widths, map_leaves
+from wdjax._lift.memory import Context, lift, map_memory, scalar, total, wide
+from wdjax._lift.place import check_is_early
+from wdjax._trees import groups
+from wdjax._trees.groups import Axes
 from wdjax.anchors import as_anchor
 from wdjax.bounds import Bound, Measure, check_range, sum_squares
-from wdjax.groups import Axes
-from wdjax.leafwise import Params, check_widths, map_leaves
-from wdjax.order import check_is_early
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Strength
-from wdjax.stateful import Context, lift, map_memory, scalar, total, wide
 from wdjax.transforms import Anchor
 
 STANDARD: Rules = standard()

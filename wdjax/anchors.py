@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import paths, stacking
-from wdjax.leafwise import Params, widened
+from wdjax import stacking
+from wdjax._lift.leaves import Params, widened
+from wdjax._trees import paths
 
 
 @dataclasses.dataclass(frozen=True)

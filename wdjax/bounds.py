@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wdjax import groups
-from wdjax.groups import Axes
+from wdjax._trees import groups
+from wdjax._trees.groups import Axes
 
 
 class Measured(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wdjax.given import check_seed
+from wdjax._trees.checks import check_seed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

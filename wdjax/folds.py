@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from wdjax.given import check_seed, check_whole, is_real
-from wdjax.paths import listed
+from wdjax._trees.checks import check_seed, check_whole, is_real
+from wdjax._trees.paths import listed
 
 Array = np.ndarray[Any, Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wdjax.chains import needed_gradient
-from wdjax.groups import Axes, checked_axes, norm, scaled
+from wdjax._lift.place import needed_gradient
+from wdjax._trees.groups import Axes, checked_axes, norm, scaled
 
 Gate = Callable[[jax.Array, jax.Array, Any], jax.Array]
 

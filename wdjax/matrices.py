@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wdjax.groups import abs2, absolute
+from wdjax._trees.groups import abs2, absolute
 from wdjax.penalties import Penalty, _check_positive, _constraint
 
 Split = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # σ -> what is taken off, what is kept

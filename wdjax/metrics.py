@@ -17,8 +17,9 @@ import numpy as np
 import optax
 from jax import lax
 
-from wdjax import paths, stacking
-from wdjax.leafwise import Params, lined_up, require_params, widened
+from wdjax import stacking
+from wdjax._lift.leaves import Params, lined_up, require_params, widened
+from wdjax._trees import paths
 from wdjax.optimizers import STANDARD, Decayed
 from wdjax.rules import Rules, check_rules, label, owners, resolve
 
@@ -211,7 +212,7 @@ def series(history: Any) -> Readings:
         ValueError: the history has no readings.
 
     Example:
-        >>> from wdjax.fitting import History
+        >>> from wdjax import History
         >>> found = {"weight": {"rotation": np.array([0.1, 0.2])}}
         >>> history = History(np.arange(2), {"measured": found}, np.arange(0), {})
         >>> series(history)["weight"]["rotation"]

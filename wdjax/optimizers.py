@@ -6,10 +6,11 @@ from typing import Any
 
 import optax
 
-from wdjax import penalties, preconditioners
-from wdjax.chains import place_instead, remedy
+from wdjax import penalties
+from wdjax._lift import preconditioners
+from wdjax._lift.leaves import Params, lined_up, require_params
+from wdjax._lift.place import place_instead, remedy
 from wdjax.gates import Gate
-from wdjax.leafwise import Params, lined_up, require_params
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Schedule, Strength, lr_scaled

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax import stacking
-from wdjax.groups import (
+from wdjax._lift.leaves import Params, is_off, warn_if_idle, widened
+from wdjax._trees.groups import (
     Axes,
     abs2,
     absolute,
@@ -26,7 +27,6 @@ from wdjax.groups import (
     norm,
     unit,
 )
-from wdjax.leafwise import Params, is_off, warn_if_idle, widened
 from wdjax.rules import Rules, resolve, standard
 
 STANDARD = standard()

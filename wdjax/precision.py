@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdjax.chains import stands_in
-from wdjax.leafwise import Params, require_params, widened
+from wdjax._lift.leaves import Params, require_params, widened
+from wdjax._lift.place import stands_in
 
 
 class CompensatedState(NamedTuple):

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import optax
 
 from wdjax import schedules
+from wdjax._lift.leaves import Params
+from wdjax._lift.place import needed_gradient
+from wdjax._lift.radii import is_zero, lift, radius_keeper, renewed
+from wdjax._trees.groups import Axes, checked_axes, norm, unit
 from wdjax.bounds import check_range
-from wdjax.chains import needed_gradient
-from wdjax.groups import Axes, checked_axes, norm, unit
-from wdjax.groupwise import is_zero, lift, radius_keeper, renewed
-from wdjax.leafwise import Params
 from wdjax.rules import Rules, standard
 from wdjax.schedules import Strength
 

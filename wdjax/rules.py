@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import kinds, paths, stacking
-from wdjax.kinds import Kind
-from wdjax.paths import Leaf
+from wdjax import stacking
+from wdjax._trees import kinds, paths
+from wdjax._trees.kinds import Kind
+from wdjax._trees.paths import Leaf
 
 Selector: TypeAlias = str | re.Pattern[str] | type | Callable[[Leaf], bool] | tuple["Selector", ...]
 Multiplier: TypeAlias = float | jax.Array

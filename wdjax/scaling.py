@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax import paths
-from wdjax.kinds import Kind
+from wdjax._trees import paths
+from wdjax._trees.kinds import Kind
 from wdjax.rules import Rules, owners, resolve, standard
 
 STANDARD: Rules = standard()

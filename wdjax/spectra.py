@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax import paths
+from wdjax._lift.leaves import Params, is_off
+from wdjax._trees import paths
 from wdjax.bounds import check_range
-from wdjax.leafwise import Params, is_off
 from wdjax.rules import Rules, resolve, standard
 
 STANDARD: Rules = standard()

@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
-from wdjax import paths
+from wdjax._trees import paths
 
 _MOST_NUMBERS = 2**14
 

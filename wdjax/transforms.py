@@ -17,10 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdjax import anchors, paths, penalties, schedules
-from wdjax.chains import check_place, is_scheduled
-from wdjax.gates import Gate
-from wdjax.leafwise import (
+from wdjax import anchors, penalties, schedules
+from wdjax._lift.leaves import (
     Params,
     check_gate,
     check_widths,
@@ -30,7 +28,9 @@ from wdjax.leafwise import (
     require_params,
     warn_if_idle,
 )
-from wdjax.order import check_is_early, check_is_last
+from wdjax._lift.place import check_is_early, check_is_last, check_place, is_scheduled
+from wdjax._trees import paths
+from wdjax.gates import Gate
 from wdjax.penalties import Penalty
 from wdjax.rules import Rules, check_rules, resolve, standard
 from wdjax.schedules import Strength

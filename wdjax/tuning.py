@@ -19,12 +19,11 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
-from wdjax.chains import check_place
-from wdjax.given import check_finite, check_whole, common_axis
-from wdjax.leafwise import Params, is_off, lined_up, map_leaves, require_params, widened
+from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, require_params, widened
+from wdjax._lift.place import check_is_last, check_place
+from wdjax._trees.checks import check_finite, check_whole, common_axis
+from wdjax._trees.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.metrics import distinct
-from wdjax.order import check_is_last
-from wdjax.paths import has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
 from wdjax.schedules import Strength

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Figure
-from wdjax.canvas import COLORS, LINES, MARKERS, legend_above
+from wdjax.plots._canvas import COLORS, LINES, MARKERS, legend_above
 
 COLUMNS = 3
 

@@ -61,8 +61,8 @@ def cold(program: Callable[[], Any]) -> Callable[[], Any]:
     """The same, traced and compiled again."""
 
     def run() -> Any:
-        linear._ridge_cv.clear_cache()
-        linear._enet_path.clear_cache()
+        linear._models._ridge_cv.clear_cache()
+        linear._models._enet_path.clear_cache()
         return program()
 
     return run

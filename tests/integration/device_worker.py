@@ -23,7 +23,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import wdjax
-from wdjax import adaptive, anchors, bounds, fitting, gates, matrices, metrics, penalties, radial
+from wdjax import adaptive, anchors, bounds, gates, matrices, metrics, penalties, radial
+from wdjax._trees.devices import cut_rows
+from wdjax.training import _loop
 
 DEVICES = 8
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
@@ -308,10 +310,10 @@ def check_micro_batches_are_spread():
 def fitted(mesh, cut, batches, **options):
     begun = wdjax.TrainState.create(place(host_model(), mesh, *cut), optimizer())
     step = fitting_step()
-    before = fitting._run_chunk._cache_size()
+    before = _loop._run_chunk._cache_size()
     state, history = wdjax.fit(step, begun, batches, progress=False, **options)
     assert not any(x.is_deleted() for x in jax.tree.leaves(begun))
-    assert fitting._run_chunk._cache_size() <= before + 1, "compiled more than once"
+    assert _loop._run_chunk._cache_size() <= before + 1, "compiled more than once"
     return state, history
 
 
@@ -344,9 +346,9 @@ def check_fit_spreads_a_batch():
     mesh = mesh_of(AUTO, x=8)
     state = wdjax.TrainState.create(place(host_model(), mesh), optimizer())
     data, rows = place(host_data(), mesh, "x"), np.arange(32, dtype=np.int32)[None]
-    static = fitting_step(), 0, jax.tree.structure(state), wdjax.devices.cut_rows(data)
+    static = fitting_step(), 0, jax.tree.structure(state), cut_rows(data)
     leaves, rounds = jax.tree.leaves(state), np.array([[1, 0]], np.int32)
-    text = fitting._run_chunk.lower(*static, leaves, data, rows, rounds).compile().as_text()
+    text = _loop._run_chunk.lower(*static, leaves, data, rows, rounds).compile().as_text()
     assert "f64[4,24]" in text
     assert "f64[32,24]" not in text
 
@@ -372,17 +374,18 @@ def check_sweep():
 def _check_sweep():
     import test_sweeps as t
 
-    from wdjax import chunks, jobs, runs, sweeps
+    from wdjax import sweeps
+    from wdjax.sweeps import _chunks, _functions, _program
 
     hparams = sweeps.grid(weight_decay=np.linspace(0.0, 1.0, 13))  # three repetitions fill up
     options = {"hparams": hparams, "seeds": 2, "init": t.init_random, "keep_params": True}
     spread, one = t.run(**options), t.run(**options, devices=jax.local_devices()[:1])
     close((spread.val, spread.params), (one.val, one.params), rtol=1e-4)
-    mesh = chunks.mesh_over(None, 16)
+    mesh = _chunks.mesh_over(None, 16)
     assert mesh.size == DEVICES
     loss = t.half_square
-    job = jobs.optimized(t.l2_sgd, t.init, loss, loss, keep=True, gaps=jobs.Gaps.SHORT)
-    shared = runs.share(
+    job = _functions.optimized(t.l2_sgd, t.init, loss, loss, keep=True, gaps=_functions.Gaps.SHORT)
+    shared = _program.share(
         t.DATA,
         sweeps.kfold(30, 4),
         epochs=np.array([2, 4]),
@@ -392,7 +395,7 @@ def _check_sweep():
         mesh=mesh,
     )
     h = {"weight_decay": np.ones(16, np.float32)}
-    compiled = runs.train.lower(job, mesh, h, None, shared).compile()
+    compiled = _program.train.lower(job, mesh, h, None, shared).compile()
     assert not collectives(compiled)
     assert "f32[4,1,2,6]" in compiled.as_text()  # two of the sixteen on each device
 

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import wdjax
+from wdjax._trees import paths
 
 RULES = wdjax.standard()  # one object for all libraries
 STEPS, KEY = 40, jax.random.key(7)
@@ -78,7 +79,7 @@ def check_only_what_should_decay_shrinks(model: Model) -> None:
     zeros = jax.tree.map(jnp.zeros_like, model.params)
     updates, _ = tx.update(zeros, tx.init(model.params), model.params)
     after = optax.apply_updates(model.params, updates)
-    names = [leaf.path for leaf in wdjax.paths.leaves(model.params)]
+    names = [leaf.path for leaf in paths.leaves(model.params)]
     for name, old, new in zip(names, *map(jax.tree.leaves, (model.params, after)), strict=True):
         want = 0.997 * np.asarray(old) if name in model.decayed else old
         np.testing.assert_allclose(new, want, rtol=1e-6 if name in model.decayed else 0)
@@ -96,7 +97,7 @@ def check_our_loop_learns_and_equals_the_library_s_own(model: Model) -> None:
 
     theirs = model.own_loop(optimizer(), model.batches)
     pairs = zip(*map(jax.tree.leaves, (ours.params, theirs)), strict=True)
-    for leaf, (a, b) in zip(wdjax.paths.leaves(model.params), pairs, strict=True):
+    for leaf, (a, b) in zip(paths.leaves(model.params), pairs, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=leaf.path)
 
 

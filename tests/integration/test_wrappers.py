@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import wdjax
-from wdjax.leafwise import widened
+from wdjax._lift.leaves import widened
 
 PARAMS = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
 ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)

@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax import paths, schedules, stacking
-from wdjax.paths import Leaf
+from wdjax import schedules, stacking
+from wdjax._trees import paths
+from wdjax._trees.paths import Leaf
 from wdjax.rules import RuleError, Rules, Selector, check_rules, is_guess, label, owners
 from wdjax.schedules import Schedule, Strength
 from wdjax.transforms import STANDARD, swallowed_below

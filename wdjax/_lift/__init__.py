@@ -1,0 +1,1 @@
+"""One leaf's formula becomes Optax's transformation."""

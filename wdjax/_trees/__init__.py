@@ -1,0 +1,1 @@
+"""What comes in: leaves and their names, kinds, axes and places; checks of arguments."""

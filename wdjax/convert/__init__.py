@@ -1,0 +1,54 @@
+"""Settings of other frameworks, exactly reproduced: PyTorch, Keras, timm, the AdamW paper.
+
+Each function takes the settings of its source by their names there, with the defaults from there,
+and returns the equal optimiser with an explanation: `record.optimizer` and `print(record)`.
+"""
+
+from wdjax.convert._keras import (
+    keras_adagrad,
+    keras_adam,
+    keras_adamw,
+    keras_l1,
+    keras_l1_l2,
+    keras_l2,
+    keras_nadam,
+    keras_rmsprop,
+    keras_sgd,
+)
+from wdjax.convert._paper import paper_adamw, paper_normalized, paper_sgdw
+from wdjax.convert._pieces import Converted
+from wdjax.convert._timm import timm_layer_decay, timm_weight_decay
+from wdjax.convert._torch import (
+    torch_adagrad,
+    torch_adam,
+    torch_adamw,
+    torch_muon,
+    torch_nadam,
+    torch_rmsprop,
+    torch_sgd,
+)
+
+__all__ = [
+    "Converted",
+    "keras_adagrad",
+    "keras_adam",
+    "keras_adamw",
+    "keras_l1",
+    "keras_l1_l2",
+    "keras_l2",
+    "keras_nadam",
+    "keras_rmsprop",
+    "keras_sgd",
+    "paper_adamw",
+    "paper_normalized",
+    "paper_sgdw",
+    "timm_layer_decay",
+    "timm_weight_decay",
+    "torch_adagrad",
+    "torch_adam",
+    "torch_adamw",
+    "torch_muon",
+    "torch_nadam",
+    "torch_rmsprop",
+    "torch_sgd",
+]

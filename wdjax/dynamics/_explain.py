@@ -1,0 +1,313 @@
+"""What was predicted against what a run showed, per group of weights, and why they differ."""
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from wdjax._trees import paths
+from wdjax.dynamics._predict import Prediction, expected_rms
+from wdjax.dynamics._reasons import RULES, Seen
+from wdjax.dynamics._theory import decay_kept
+
+Row = dict[str, Any]
+Measured = Mapping[str, Any]
+
+_WINDOW = 0.1  # the last part of the run, over which numbers are averaged
+_WIDTH = 100  # of the report
+_SAMPLES = 9  # steps at which rounding is looked at
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Explanation:
+    """Predicted against measured. Its text is the report; `rows` and `sentences` are the data.
+
+    Attributes:
+        rows: one dict per group and quantity: group, quantity ("weight_rms", "rotation" in
+            radians per step, "decay_to_update"), expected (from the start of this run), measured
+            and equilibrium, averages over the last tenth of the run.
+        sentences: group -> the sentences of the rules that fired.
+        headers: group -> length of the run in timescales, and half-life.
+
+    Example:
+        >>> p = dynamics.predict(dynamics.adam(), 1e-3, weight_decay=0.1, steps=1_000)
+        >>> found = explain(p, {"kernel": {"weight_rms": np.full(1_000, 0.05)}})
+        >>> found.sentences["kernel"][0]
+        'decay acts on a 10,000-step timescale; this run has 1,000 steps: all of it takes 10% off'
+    """
+
+    rows: list[Row]
+    sentences: dict[str, list[str]]
+    headers: dict[str, str]
+
+    def __str__(self) -> str:
+        """Return the report."""
+        lines = []
+        for group, header in self.headers.items():
+            rows = [row for row in self.rows if row["group"] == group]
+            lines += [f"{group}: {header}", _line("", "expected", "measured", "equilibrium")]
+            for row in rows:
+                numbers = (_number(row[key]) for key in ("expected", "measured", "equilibrium"))
+                lines.append(_line(row["quantity"], *numbers))
+            lines += [_wrapped(sentence) for sentence in self.sentences[group]]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def explain(
+    predictions: Prediction | Mapping[str, Prediction],
+    measured: Mapping[str, Measured],
+    *,
+    steps: Any = None,
+    dtype: str | None = None,
+) -> Explanation:
+    """Compare what was predicted with what was measured, and say why they differ.
+
+    Numbers are averages over the last tenth of the run. What was to be expected there follows
+    from the RMS that was measured first, step by step; where the weights would settle stands
+    beside it.
+
+    Args:
+        predictions: group -> `dynamics.predict(...)` of T steps; or one for all groups.
+        measured: group -> name -> (N,) values, as `metrics.series` gives. `weight_rms`, before the
+            step, is needed; `rotation`, `effective_learning_rate`, `decay_to_update`, `gated` and
+            `strength` are used if there. What is not finite is left out. Readings that were held,
+            as `measured(every=10)` does, count once, for the step in which they were taken.
+        steps: (N,) which step each value belongs to, from 0; None if N = T.
+        dtype: that the weights have or might get, such as "bfloat16", to hear what it would lose.
+
+    Returns:
+        The explanation: print it, or log its `rows` and `sentences`.
+
+    Raises:
+        TypeError: an argument is something else, such as a `History`, or they are swapped.
+        ValueError: groups differ, `weight_rms` is missing or never finite, or lengths do not fit.
+
+    Example:
+        >>> p = dynamics.predict(dynamics.adam(), 2e-3, weight_decay=0.5, steps=4_000)
+        >>> run = {"weight_rms": [0.01, 0.044, 0.046], "rotation": [0.05, 0.011, 0.010]}
+        >>> explain(p, {"kernel": run}, steps=[0, 2_000, 3_999])
+        kernel: 4,000 steps, 4 timescales, half-life 693 steps
+                               expected     measured  equilibrium
+          weight_rms             0.0445        0.046       0.0445
+          rotation               0.0103         0.01       0.0103
+
+    References:
+        The formulas are in `wdjax.dynamics`.
+    """
+    _check_kinds(predictions, measured)
+    if isinstance(predictions, Prediction):
+        predictions = dict.fromkeys(measured, predictions)
+    _check_groups(predictions, measured)
+    rows, sentences, headers = [], {}, {}
+    for group, values in measured.items():
+        prediction = jax.tree.map(np.asarray, predictions[group])
+        found, seen = _compare(group, prediction, values, steps, dtype)
+        rows += found
+        fired = (rule(seen) for rule in RULES)
+        sentences[group] = [sentence for sentence in fired if sentence]
+        headers[group] = _header(prediction)
+    return Explanation(rows, sentences, headers)
+
+
+def _compare(
+    group: str, p: Prediction, values: Measured, steps: Any, dtype: str | None
+) -> tuple[list[Row], Seen]:
+    """Average both sides over the last tenth of the run."""
+    where, known = _checked(group, p, values, steps)
+    path, first = np.full(len(p.shrink), np.nan), where[known[0]]
+    path[first:] = _path(p, int(first), float(known[1]))
+    read = _read(values, where)
+    late = where >= where[-1] - _WINDOW * len(p.shrink)
+    late = late & read if (late & read).any() else late
+    now = where[late]
+
+    def column(name: str, chosen: np.ndarray = late) -> np.ndarray:
+        found = np.asarray(values.get(name, np.full(len(where), np.nan)), np.float64)
+        of_steps: np.ndarray = found[chosen]
+        return of_steps
+
+    invariant = p.power == 4
+    # RMS of a step at the expected RMS of the weights
+    length = _quotient(p.step_rms[now], path[now] if invariant else 1.0)
+    sides = {
+        "weight_rms": (path[now], p.equilibrium_rms[now]),
+        "rotation": (_quotient(length, path[now]), p.rotation[now]),
+        "decay_to_update": (_quotient(p.shrink[now] * path[now], length), p.decay_to_update[now]),
+    }
+    rows: list[Row] = [
+        {
+            "group": group,
+            "quantity": name,
+            "expected": _mean(expected),
+            "measured": _mean(column(name)),
+            "equilibrium": float(np.mean(equilibrium)),
+        }
+        for name, (expected, equilibrium) in sides.items()
+        if name in values
+    ]
+    taken = column("effective_learning_rate") * column("weight_rms") ** (p.power // 2)
+    seen = Seen(
+        prediction=p,
+        rms=rows[0]["measured"],
+        expected=rows[0]["expected"],
+        equilibrium=rows[0]["equilibrium"],
+        length=_times(taken, p.step_rms[now]),
+        ratio=_mean(column("decay_to_update")),
+        gated=_mean(column("gated")),
+        strength=_times(column("strength", read), p.shrink[where[read]]),
+        dtype=dtype,
+        kept=math.nan if dtype is None else _kept(dtype, p, path, where, values),
+    )
+    return rows, seen
+
+
+def _read(values: Measured, where: np.ndarray) -> np.ndarray:
+    """Which values are readings: those held in between repeat the last one, so n is seen.
+
+    They belong to their own step. Half a reading's time later, η may be another.
+    """
+    changed = np.zeros(len(where), bool)
+    for column in values.values():
+        x = np.asarray(column, np.float64)
+        changed[1:] |= (x[1:] != x[:-1]) & ~(np.isnan(x[1:]) & np.isnan(x[:-1]))
+    holds = not changed[1:].all()
+    n = int(np.gcd.reduce(where[changed])) if holds and changed.any() else 1
+    is_read: np.ndarray = where % max(n, 1) == 0
+    return is_read
+
+
+def _kept(
+    dtype: str, p: Prediction, path: np.ndarray, where: np.ndarray, values: Measured
+) -> float:
+    """What rounding leaves of the decay, from some steps of the run, measured if they were."""
+    length = _quotient(p.step_rms[where], path[where] if p.power == 4 else 1.0)
+    step = values.get("effective_learning_rate", _quotient(length, path[where]))
+    shrink, step = p.shrink[where], np.asarray(step, np.float64)
+    some = np.flatnonzero((shrink > 0) & np.isfinite(step))
+    some = some[np.linspace(0, len(some) - 1, min(_SAMPLES, len(some))).astype(int)]
+    kept = [decay_kept(dtype, shrink[i], step[i]) for i in some]
+    return float(np.average(kept, weights=shrink[some])) if kept else math.nan
+
+
+def _path(p: Prediction, first: int, rms: float) -> np.ndarray:
+    """RMS expected before each step from the `first` on, where it was `rms`."""
+    cut = p._replace(shrink=p.shrink[first:], step_rms=p.step_rms[first:], memory=p.memory[first:])
+    with jax.enable_x64(True):
+        after = np.asarray(expected_rms(cut, rms))
+    return np.append(rms, after[:-1])
+
+
+def _checked(
+    group: str, p: Prediction, values: Measured, steps: Any
+) -> tuple[np.ndarray, tuple[int, float]]:
+    """The step of each value, and the first finite RMS with its place."""
+    if "weight_rms" not in values:
+        raise ValueError(
+            f"`measured` must hold 'weight_rms' for each group; got {sorted(values)} in '{group}'."
+        )
+    rms, count = np.asarray(values["weight_rms"], np.float64), len(p.shrink)
+    where = np.arange(count) if steps is None else np.asarray(steps)
+    if rms.shape != where.shape or where.ndim != 1:
+        raise ValueError(
+            f"`steps` must say which step each value belongs to; got {where.shape} steps for "
+            f"values {rms.shape} of '{group}', and a prediction of {count}."
+        )
+    if not (where[0] >= 0 and where[-1] < count and (np.diff(where) > 0).all()):
+        raise ValueError(
+            f"`steps` must rise within 0 ... {count - 1}, the steps of the prediction; got "
+            f"{where[0]} ... {where[-1]}."
+        )
+    finite = np.flatnonzero(np.isfinite(rms))
+    if not len(finite):
+        raise ValueError(f"`weight_rms` of '{group}' must have a finite value; got none.")
+    return where, (int(finite[0]), float(rms[finite[0]]))
+
+
+def _check_kinds(predictions: Any, measured: Any) -> None:
+    of_each = {"each": predictions} if isinstance(predictions, Prediction) else predictions
+    if not _maps_to(Prediction, of_each):
+        raise TypeError(
+            "`predictions` must be of dynamics.predict, one or group -> prediction; got "
+            f"{_shown(predictions)}. Pass it first, and metrics.series(history) second."
+        )
+    if not _maps_to(Mapping, measured):
+        raise TypeError(
+            f"`measured` must be group -> name -> values; got {_shown(measured)}. Pass "
+            "metrics.series(history)."
+        )
+
+
+def _maps_to(kind: type, groups: Any) -> bool:
+    return isinstance(groups, Mapping) and all(isinstance(x, kind) for x in groups.values())
+
+
+def _shown(groups: Any) -> str:
+    name = type(groups).__name__
+    if not isinstance(groups, Mapping):
+        return f"a {name}"
+    kinds = sorted({type(value).__name__ for value in groups.values()})
+    return f"a {name} of {' and '.join(kinds)}"
+
+
+def _check_groups(predictions: Mapping[str, Prediction], measured: Mapping[str, Measured]) -> None:
+    differing = sorted(set(predictions) ^ set(measured))
+    if differing or not measured:
+        raise ValueError(
+            "`predictions` and `measured` must have the same groups, at least one; they differ in "
+            f"{paths.listed(map(repr, differing)) or 'none'}."
+        )
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is finite, or NaN."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def _times(measured: np.ndarray, predicted: np.ndarray) -> float:
+    """What was measured as a multiple of what was predicted, over the values that are finite."""
+    finite = np.isfinite(measured)
+    return float(_quotient(_mean(measured), _mean(predicted[finite])))
+
+
+def _quotient(x: Any, y: Any) -> Any:
+    """Divide; what is over 0 is not finite, and left out of means."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(x, y)
+
+
+def _header(p: Prediction) -> str:
+    """How long the run is beside the decay."""
+    if not p.budget > 0:
+        return f"{len(p.shrink):,} steps, no decay"
+    scales = f"{float(p.budget):.2g}"
+    ending = "" if scales == "1" else "s"
+    return (
+        f"{len(p.shrink):,} steps, {scales} timescale{ending}, half-life "
+        f"{float(p.half_life):,.0f} steps"
+    )
+
+
+def _wrapped(sentence: str) -> str:
+    return textwrap.fill(
+        f"! {sentence}",
+        _WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _line(*cells: str) -> str:
+    return f"  {cells[0]:<16}" + "".join(f"{cell:>13}" for cell in cells[1:])

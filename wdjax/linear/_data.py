@@ -1,0 +1,342 @@
+"""The data of a linear regression: checked, centred, weighted, and its precision.
+
+Values are checked where they are at hand: traced arrays pass.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wdjax._trees.checks import check_finite, is_real
+from wdjax._trees.devices import at_hand
+
+
+class Centred(NamedTuple):
+    """A weighted least-squares problem without weights and intercept.
+
+    Attributes:
+        x: (n, p), √s (X − x̄).
+        y: (n, t), √s (y − ȳ).
+        root: (n,), √s.
+        mean_x: (p,), x̄, weighted; 0 without an intercept.
+        mean_y: (t,), ȳ.
+        constant: (n,), √s / ‖√s‖, the direction that the intercept takes; 0 without one.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    root: jax.Array
+    mean_x: jax.Array
+    mean_y: jax.Array
+    constant: jax.Array
+
+
+def centred(x: jax.Array, y: jax.Array, weights: jax.Array, intercept: bool) -> Centred:
+    """Take out the intercept and the weights: Σ s (y − b − Xw)² = ‖y' − X'w‖² at the best b."""
+    both, shift = joined(x, y, weights / jnp.sum(weights), intercept)
+    p = x.shape[1]
+    near = centred_near(both, shift, p, weights, intercept)
+    return near._replace(mean_x=near.mean_x + shift[:p], mean_y=near.mean_y + shift[p:])
+
+
+def joined(
+    x: jax.Array, y: jax.Array, share: jax.Array, intercept: bool
+) -> tuple[jax.Array, jax.Array]:
+    """[X y] (n, p + t) less their means, and these: one array is half of what is to be compiled.
+
+    What rounding leaves of a mean matters where data lie far from 0; it is taken out by whoever
+    centres next.
+    """
+    both = jnp.concatenate([x, y[:, None] if y.ndim == 1 else y], axis=1)
+    shift = share @ both if intercept else jnp.zeros_like(both[0])
+    return both - shift[None], shift
+
+
+def centred_near(
+    both: jax.Array, shift: jax.Array, p: int, weights: jax.Array, intercept: bool
+) -> Centred:
+    """`centred` of data from `joined`, or of some of their rows; the first p columns are X."""
+    root = jnp.sqrt(weights)
+    mean, constant = jnp.zeros_like(both[0]), jnp.zeros_like(root)
+    if intercept:
+        share = weights / jnp.sum(weights)
+        constant = jnp.sqrt(share)
+        mean = share @ both
+        both = both - mean[None]
+        largest = jnp.max(jnp.where(share[:, None] > 0, jnp.abs(both), 0), axis=0)
+        noise = 16 * np.finfo(both.dtype).eps * jnp.abs(shift + mean)
+        # a constant column becomes exactly 0: a small λ would blow noise up
+        both = jnp.where((largest > noise)[None], both, 0)
+    both = both * root[:, None]
+    return Centred(both[:, :p], both[:, p:], root, mean[:p], mean[p:], constant)
+
+
+def near_zero(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, Any, Any, Any]:
+    """X and y less their means, and these: in float64, where what follows is in float32.
+
+    A feature far from 0, such as a time stamp, has its digits in what is left. Without an
+    intercept, and for values that are not at hand, nothing is taken off.
+    """
+    arrays = [at_hand(a) if known(a) else a for a in (x, y, weights)]
+    is_here = all(isinstance(a, np.ndarray) for a in arrays)
+    narrow = jax.dtypes.canonicalize_dtype(x.dtype)
+    if not (intercept and is_here) or narrow == np.float64:
+        return x, y, 0.0, 0.0
+    share = arrays[2].astype(np.float64) / arrays[2].sum(dtype=np.float64)
+
+    def less(a: Any) -> tuple[Any, Any]:
+        wide = a.astype(np.float64)
+        mean = share @ wide
+        rest = wide - mean
+        used = np.abs(rest[share > 0]).max(axis=0)
+        # a constant column becomes exactly 0, not what rounding leaves of it
+        rest = np.where(used > 16 * np.finfo(np.float64).eps * np.abs(mean), rest, 0)
+        return rest.astype(narrow), mean.astype(narrow)
+
+    (x, mean_x), (y, mean_y) = less(arrays[0]), less(arrays[1])
+    return x, y, mean_x, mean_y
+
+
+def offset(coef: Any, mean_x: Any, mean_y: Any) -> Any:
+    """What an intercept lacks where data came from `near_zero`: ȳ − w x̄, for coef (L, p, ...)."""
+    if not np.ndim(mean_x):
+        return 0.0
+    along = jnp.tensordot(coef, mean_x, axes=(1, 0), precision="highest")
+    return jnp.broadcast_to(mean_y, along.shape) - along
+
+
+def targets(y: jax.Array, *results: jax.Array) -> Any:
+    """The results without their last axis, of targets, where y has none."""
+    return tuple(result[..., 0] for result in results) if y.ndim == 1 else results
+
+
+def intercept_of(problem: Centred, coef: jax.Array) -> jax.Array:
+    """(..., T) b = ȳ − x̄ᵀw."""
+    mean_y = problem.mean_y.reshape((1,) * (coef.ndim - 2) + problem.mean_y.shape)
+    return mean_y - jnp.einsum("p,...pt->...t", problem.mean_x, coef)
+
+
+def known(*values: Any) -> bool:
+    """Whether the values are at hand, not traced."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """`program(*arrays, **options)`, computed in float64 where all values are at hand.
+
+    The floating-point results come back in the dtype that the first array has in JAX: without x64
+    float32. Inner products square the ratio of the largest to the smallest singular value, and for
+    that float32 has too few digits. A TPU has no float64 of use: there, and for traced values, the
+    program runs in the dtype it is given. What is at hand inside a traced function is computed when
+    that is traced: a program in float64 cannot be part of one without x64.
+
+    Args:
+        program: a function under `jax.jit`.
+        arrays: of floats and ints, or pytrees of them.
+        options: static, hashable.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(arrays[0].dtype)
+    is_traced = not known(*jax.tree.leaves(arrays))
+    if is_traced or dtype == np.float64 or jax.default_backend() == "tpu":
+        return program(*arrays, **options)
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return _in_float64(arrays, program, tuple(options.items()), dtype)
+
+
+def on_any_scales(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    """`in_float64`, and once more, slower, where much was lost by inner products.
+
+    Args:
+        program: also takes `exact` and a `tolerance`, and returns beside its result whether inner
+            products may be off by more than that.
+        arrays: as for `in_float64`.
+        options: as for `in_float64`.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(arrays[0].dtype)
+    options["tolerance"] = max(1e-9, float(np.finfo(dtype).eps) / 8)
+    result, is_lost = in_float64(program, *arrays, exact=False, **options)
+    if known(is_lost) and is_lost and jax.default_backend() != "tpu":
+        result, _ = in_float64(program, *arrays, exact=True, **options)
+    return result
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _in_float64(arrays: Any, program: Callable[..., Any], options: Any, dtype: Any) -> Any:
+    return _floats_as(dtype, program(*_floats_as(np.float64, arrays), **dict(options)))
+
+
+def _floats_as(dtype: Any, tree: Any) -> Any:
+    def one(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def array(name: str, value: Any) -> Any:
+    """As a floating-point array, at least float32; on the host what is there: cheaper by far.
+
+    NumPy's float64 stays, for `in_float64`; elsewhere `jax.jit` makes of it what JAX allows.
+    """
+    numbers = value if isinstance(value, jax.Array) else np.asarray(value)
+    if numbers.dtype.kind in "OSUMm":
+        raise TypeError(f"`{name}` must be an array of numbers; got {numbers.dtype}.")
+    if jnp.issubdtype(numbers.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must be real; got {numbers.dtype}.")
+    whole = not jnp.issubdtype(numbers.dtype, jnp.floating)
+    narrow = whole or numbers.dtype.itemsize < 4
+    return _as(numbers, np.float64) if narrow or numbers.dtype.itemsize > 8 else numbers
+
+
+def _as(numbers: Any, dtype: Any) -> Any:
+    """In this dtype; JAX's own in the one that it allows."""
+    if isinstance(numbers, jax.Array):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return numbers.astype(dtype, copy=False)
+
+
+def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
+    """X (n, p), y (n,) or (n, T), and weights (n,), checked and of one dtype."""
+    check_bool("intercept", intercept)
+    x, y = array("x", x), array("y", y)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(
+            f"`x` must have shape (n, p), examples by features; got {x.shape}. For one feature "
+            "pass x[:, None]."
+        )
+    n = x.shape[0]
+    if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
+        raise ValueError(
+            f"`y` must have shape ({n},) or ({n}, T), one row for each of x; got {y.shape}."
+        )
+    if n < 2:
+        raise ValueError(f"`x` must have at least two examples; got {n}.")
+    check_finite("x", x)
+    check_finite("y", y)
+    s = _weights(weights, n)
+    if intercept and known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and (x == x[:1]).all():
+        raise ValueError(
+            "`x` must have a feature that varies; all are constant, which only an intercept fits."
+        )
+    dtype = np.result_type(*(array.dtype for array in ((x, y) if weights is None else (x, y, s))))
+    return tuple(_as(array, dtype) for array in (x, y, s))
+
+
+def _weights(weights: Any, n: int) -> Any:
+    if weights is None:
+        return np.ones(n, np.float32)
+    s = array("weights", weights)
+    if s.shape != (n,):
+        raise ValueError(f"`weights` must have shape ({n},), one for each row of x; got {s.shape}.")
+    check_finite("weights", s)
+    if known(s):
+        values = np.asarray(s)
+        if (values < 0).any():
+            raise ValueError(f"`weights` must be >= 0; got {values.min()}.")
+        if (values > 0).sum() < 2:
+            raise ValueError(
+                f"`weights` must be > 0 for at least two examples; got {(values > 0).sum()}."
+            )
+    return s
+
+
+def check_fold_weights(folds: Any, weights: Any) -> None:
+    """Refuse a part of a fold whose weights are all 0."""
+    if not known(weights):
+        return
+    s = np.asarray(weights)
+    for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True)):
+        sums = {"train": s[train] @ train_weights, "val": s[val] @ val_weights}
+        for part, total in sums.items():
+            if not total > 0:
+                raise ValueError(
+                    f"`weights` must be > 0 for an example in every part of `method`; {part} of "
+                    f"fold {index} has none. Make the folds of the rows with weight > 0."
+                )
+
+
+def lowest(score: jax.Array, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The λ (t,) with the smallest score (L, t), of equal ones the largest; whether at an end."""
+    usable = jnp.where(jnp.isfinite(score), score, jnp.inf)
+    least = usable <= jnp.min(usable, axis=0, keepdims=True)
+    lam = jnp.max(jnp.where(least, lams[:, None], 0), axis=0)
+    return lam, (lam == jnp.min(lams)) | (lam == jnp.max(lams))
+
+
+def check_score(score: jax.Array) -> None:
+    """Refuse scores that tell no λ from another; −∞, of a y without variance, is no accident."""
+    if known(score) and not (np.asarray(score) < np.inf).any(axis=0).all():
+        raise ValueError(
+            f"`x` and `y` must have squares that {score.dtype} can hold; no λ has a finite score. "
+            "Divide them by their largest value."
+        )
+
+
+def grid(lams: Any, x: Any, *, width: int | None = None, zero: bool) -> Any:
+    """The grid, (L,) or with groups (L, width), in the dtype of x."""
+    values = _as(array("lams", lams), x.dtype)
+    shape = "(L,)" if width is None else f"(L, {width})"
+    inner = () if width is None else (width,)
+    if values.ndim == 0 or values.shape[1:] != inner or values.shape[0] == 0:
+        raise ValueError(f"`lams` must have shape {shape} with L >= 1; got {values.shape}.")
+    check_finite("lams", values)
+    if known(values):
+        smallest = np.asarray(values).min()
+        if smallest < 0 or (smallest == 0 and not zero):
+            raise ValueError(f"`lams` must be {'>= 0' if zero else '> 0'}; got {smallest}.")
+    return values
+
+
+def numbered(groups: Any, p: int) -> tuple[Any, int]:
+    """The group of every feature, and the number of groups."""
+    if groups is None:
+        return None, 0
+    labels = np.asarray(groups)
+    if labels.shape != (p,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"`groups` must hold an int for each of the {p} features; got shape {labels.shape}, "
+            f"{labels.dtype}."
+        )
+    count = int(labels.max()) + 1
+    missing = sorted(set(range(count)) - set(labels.tolist()))
+    if labels.min() < 0 or missing:
+        raise ValueError(
+            f"`groups` must number the groups 0, 1, ... without a gap; got {labels.min()} as the "
+            f"smallest, and none of {missing[:5]}."
+        )
+    return labels, count
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...], other: str = "") -> None:
+    """Refuse what is not among the choices."""
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(choices) + (f", {other}" if other else "")
+        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}.")
+
+
+def check_bool(name: str, value: Any) -> None:
+    """Refuse what is neither true nor false by itself, such as the word "no"."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False; got {value!r}.")
+
+
+def positive(name: str, value: Any) -> float:
+    """Return the number > 0."""
+    if not (known(value) and is_real(value) and value > 0):
+        raise ValueError(f"`{name}` must be a number > 0, not traced; got {value!r}.")
+    return float(value)
+
+
+def check_ratio(l1_ratio: Any) -> None:
+    """Refuse what is no share of the L1 part."""
+    if known(l1_ratio) and not (is_real(l1_ratio) and 0 < l1_ratio <= 1):
+        raise ValueError(f"`l1_ratio` must be in (0, 1]; got {l1_ratio!r}. For 0 call ridge_path.")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is not an int >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be an int >= 1; got {value!r}.")

@@ -1,0 +1,400 @@
+"""Choosing a configuration from a sweep, and looking at the evidence: curve, map, table.
+
+A configuration is judged by the mean of its validation score over folds, seeds averaged first:
+
+    m = mean over folds,   se = sd over folds / √K
+
+One run that is not finite puts its configuration out: it never wins. Lower is better.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from wdjax._trees.checks import kind_of, named_leaves
+from wdjax._trees.paths import listed
+from wdjax.sweeps._grids import row
+from wdjax.sweeps._results import SweepResult
+
+PyTree = Any
+Array = np.ndarray[Any, Any]
+Rule = str | Callable[[Array], int]
+Preference = str | Callable[[PyTree], Any]
+
+
+class Selection(NamedTuple):
+    """The chosen configuration and why.
+
+    Args:
+        index: row of the chosen configuration.
+        hparams: its hyperparameters, Python numbers.
+        epoch: the epochs after which it was judged.
+        best: row with the lowest mean, which `rule="min"` chooses.
+        mean: (C,) mean over folds; ∞ for a configuration that diverged.
+        se: (C,) standard error of the mean over folds; NaN with a single fold.
+        eligible: (C,) bool, those among which the rule chose.
+        edge: names of the hyperparameters whose chosen or best value is the smallest or largest
+            that was tried, so that a better one may lie outside.
+        diverged: number of configurations with a score that is not finite.
+
+    Example:
+        >>> Selection._fields[:4]
+        ('index', 'hparams', 'epoch', 'best')
+    """
+
+    index: int  # type: ignore[assignment]  # shadows tuple.index
+    hparams: PyTree
+    epoch: int
+    best: int
+    mean: Array
+    se: Array
+    eligible: Array
+    edge: tuple[str, ...]
+    diverged: int
+
+
+class Curve(NamedTuple):
+    """Scores along one hyperparameter; at each value the best setting of the others.
+
+    Args:
+        name: the hyperparameter.
+        x: (L,) its values, increasing.
+        mean: (L,) mean validation score; ∞ where everything diverged.
+        se: (L,) its standard error.
+        train: (L,) mean training score.
+        index: (L,) the row of the sweep at each value.
+
+    Example:
+        >>> Curve._fields
+        ('name', 'x', 'mean', 'se', 'train', 'index')
+    """
+
+    name: str
+    x: Array
+    mean: Array
+    se: Array
+    train: Array
+    index: Array  # type: ignore[assignment]  # shadows tuple.index
+
+
+class HeatMap(NamedTuple):
+    """Scores over two hyperparameters; in each cell the best setting of the others.
+
+    Args:
+        names: of the two axes, x and y.
+        x: (X,) values of the first, increasing.
+        y: (Y,) values of the second, increasing.
+        mean: (Y, X) mean validation score; NaN where nothing was tried or everything diverged.
+        diverged: (Y, X) bool, cells in which everything that was tried diverged.
+
+    Example:
+        >>> HeatMap._fields
+        ('names', 'x', 'y', 'mean', 'diverged')
+    """
+
+    names: tuple[str, str]
+    x: Array
+    y: Array
+    mean: Array
+    diverged: Array
+
+
+def select(
+    result: SweepResult,
+    rule: Rule = "min",
+    *,
+    prefer: Preference = "weight_decay",
+    at: str = "last",
+) -> Selection:
+    """Choose a configuration.
+
+        min          the lowest mean; of equal ones the most regularised
+        1se          the most regularised one with mean ≤ min + se(min)
+        paired-1se   the most regularised one whose loss to the best, fold by fold, has a mean ≤ its
+                     own standard error
+
+    The lowest mean is the best guess for prediction: in ridge regression the one-standard-error
+    rule cost three to six times its excess risk. Use 1-SE for simpler, sparser models. The folds
+    share most of their training data, so standard errors are rough.
+
+    Args:
+        result: of a sweep.
+        rule: "min", "1se", "paired-1se", or a function of the scores (C, K), seeds averaged, ∞
+            where a configuration diverged, that returns a row.
+        prefer: what more regularised means: a name, of which larger is more, or a function of the
+            hyperparameters that gives (C,) numbers. The 1-SE rules need it, and never choose less
+            than the best configuration has.
+        at: "last" judges by the end of training, "best" each configuration by the epoch with its
+            lowest mean over folds, which is early stopping without a look at single folds.
+
+    Returns:
+        The `Selection`.
+
+    Raises:
+        TypeError: a function returned no whole number; `result` is of successive halving, whose
+            last rung is its `final`.
+        ValueError: an unknown rule, name or `at`; every configuration diverged; a 1-SE rule with a
+            single fold; `prefer` gave NaN.
+
+    Warns:
+        UserWarning: the chosen or best value of a hyperparameter is at the edge of what was tried.
+
+    Example:
+        >>> val = np.array([[1.0, 1.2], [0.9, 1.1], [1.0, 1.1], [2.0, 2.0]])[:, :, None, None]
+        >>> hparams = {"weight_decay": np.array([0.0, 0.1, 1.0, 10.0])}
+        >>> result = SweepResult(hparams, val, val, np.array([10]))
+        >>> select(result).hparams, select(result, "1se").hparams
+        ({'weight_decay': 0.1}, {'weight_decay': 1.0})
+
+    References:
+        Breiman, Friedman, Olshen and Stone, *Classification and Regression Trees*, 1984, section
+        3.4.3 (1-SE); Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning*,
+        2009, section 7.10.
+    """
+    scores, epochs = _scores(result, at)
+    mean = scores.mean(axis=1)
+    se = _standard_error(scores, result.repeats)
+    if not np.isfinite(mean).any():
+        raise ValueError(
+            f"`result` must have a configuration that did not diverge; all {len(mean)} did. Lower "
+            "the learning rates."
+        )
+    more = _preference(result.hparams, prefer, len(mean), needed=rule in ("1se", "paired-1se"))
+    best = _most(more, mean == mean.min(), mean)
+    eligible = _eligible(rule, scores, mean, se, best, result.repeats)
+    if callable(rule):
+        index = int(np.flatnonzero(eligible)[0])
+    else:
+        eligible &= more >= more[best]
+        index = _most(more, eligible, mean)
+    tried = result.hparams if result.tried is None else result.tried
+    edge = _edges(tried, row(result.hparams, index), row(result.hparams, best))
+    if edge:
+        warnings.warn(
+            f"the choice is at the edge of what was tried for {listed(edge)}: a better value may "
+            "lie outside. Widen the grid there.",
+            stacklevel=2,
+        )
+    diverged = int(np.sum(~np.isfinite(mean)))
+    chosen = row(result.hparams, index)
+    epoch = int(epochs[index])
+    return Selection(index, chosen, epoch, best, mean, se, eligible, edge, diverged)
+
+
+def validation_curve(result: SweepResult, name: str, *, at: str = "last") -> Curve:
+    """Follow the scores along one hyperparameter, the others at their best for each value.
+
+    Args:
+        result: of a sweep.
+        name: of the hyperparameter; parts of a nested one are joined by "/".
+        at: "last" or "best", as in `select`.
+
+    Returns:
+        The `Curve`.
+
+    Raises:
+        TypeError: `result` is no SweepResult.
+        ValueError: there is no such hyperparameter, or an unknown `at`.
+
+    Example:
+        >>> val = np.array([3.0, 1.0, 2.0])[:, None, None, None]
+        >>> result = SweepResult({"weight_decay": np.array([1.0, 0.1, 0.0])}, val, val, [1])
+        >>> validation_curve(result, "weight_decay").mean
+        array([2., 1., 3.])
+    """
+    scores, epochs = _scores(result, at)
+    values = _axis(result.hparams, name, "name")
+    mean = scores.mean(axis=1)
+    x = np.unique(values)
+    # the first of the lowest: argmin over the rows that have this value
+    index = np.array([min(np.flatnonzero(values == v), key=mean.__getitem__) for v in x])
+    se = _standard_error(scores, result.repeats)
+    train = _train_mean(result, epochs)
+    return Curve(name, x, mean[index], se[index], train[index], index)
+
+
+def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap:
+    """Lay the scores out over two hyperparameters, the others at their best in each cell.
+
+    Args:
+        result: of a sweep.
+        x: name of the hyperparameter from left to right.
+        y: name of the one from bottom to top.
+        at: "last" or "best", as in `select`.
+
+    Returns:
+        The `HeatMap`.
+
+    Raises:
+        TypeError: `result` is no SweepResult.
+        ValueError: there is no such hyperparameter, or an unknown `at`.
+
+    Example:
+        >>> hparams = {"a": np.array([0.0, 0.0, 1.0]), "b": np.array([0.0, 1.0, 1.0])}
+        >>> val = np.array([1.0, 2.0, np.inf])[:, None, None, None]
+        >>> found = heatmap(SweepResult(hparams, val, val, [1]), "a", "b")
+        >>> found.mean, found.diverged.sum()
+        (array([[ 1., nan],
+               [ 2., nan]]), np.int64(1))
+    """
+    scores, _ = _scores(result, at)
+    across, up = _axis(result.hparams, x, "x"), _axis(result.hparams, y, "y")
+    columns, column = np.unique(across, return_inverse=True)
+    levels, level = np.unique(up, return_inverse=True)
+    lowest = np.full((len(levels), len(columns)), np.inf)
+    tried = np.zeros(lowest.shape, bool)
+    np.minimum.at(lowest, (level, column), scores.mean(axis=1))
+    tried[level, column] = True
+    finite = np.isfinite(lowest)
+    return HeatMap((x, y), columns, levels, np.where(finite, lowest, np.nan), tried & ~finite)
+
+
+def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
+    """List all configurations, the best first.
+
+    Args:
+        result: of a sweep.
+        at: "last" or "best", as in `select`.
+
+    Returns:
+        A dict for each configuration: its hyperparameters by name, `mean`, `se` and `train` (mean
+        scores), `epoch`, and `diverged`, the number of its runs that are not finite.
+
+    Raises:
+        ValueError: an unknown `at`.
+
+    Example:
+        >>> val = np.array([2.0, 1.0])[:, None, None, None]
+        >>> rows = table(SweepResult({"weight_decay": np.array([0.0, 0.1])}, val, val, [5]))
+        >>> rows[0]["weight_decay"], rows[0]["mean"], rows[0]["epoch"]
+        (0.1, 1.0, 5)
+    """
+    scores, epochs = _scores(result, at)
+    mean, se = scores.mean(axis=1), _standard_error(scores, result.repeats)
+    train = _train_mean(result, epochs)
+    diverged = (~result.finite).sum(axis=(1, 2))
+    names = dict(named_leaves(result.hparams))
+    return [
+        {name: np.asarray(values)[i].tolist() for name, values in names.items()}
+        | {"mean": float(mean[i]), "se": float(se[i]), "train": float(train[i])}
+        | {"epoch": int(epochs[i]), "diverged": int(diverged[i])}
+        for i in np.argsort(mean, kind="stable")
+    ]
+
+
+def _scores(result: Any, at: str) -> tuple[Array, Array]:
+    """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
+    if not isinstance(result, SweepResult):
+        advice = " Give its last rung, `.final`." if hasattr(result, "final") else ""
+        raise TypeError(
+            f"`result` must be a SweepResult, from sweep; got {kind_of(result)}.{advice}"
+        )
+    if at not in ("last", "best"):
+        raise ValueError(f'`at` must be "last" or "best"; got {at!r}.')
+    val = np.asarray(result.val, np.float64).mean(axis=2)
+    val = np.where(np.isfinite(val).all(axis=1, keepdims=True), val, np.inf)
+    last = np.full(len(val), val.shape[2] - 1)
+    when = last if at == "last" else val.mean(axis=1).argmin(axis=1)
+    return np.take_along_axis(val, when[:, None, None], 2)[..., 0], np.asarray(result.epochs)[when]
+
+
+def _train_mean(result: SweepResult, epochs: Array) -> Array:
+    when = np.searchsorted(np.asarray(result.epochs), epochs)
+    train = np.asarray(result.train, np.float64).mean(axis=(1, 2))
+    return np.take_along_axis(train, when[:, None], 1)[:, 0]
+
+
+def _standard_error(scores: Array, repeats: int) -> Array:
+    """Error sd / √K over the last axis; repeats count as one, for they are not new data."""
+    count = scores.shape[-1]
+    if count < 2:
+        return np.full(scores.shape[:-1], np.nan)
+    finite: Array = np.asarray(np.isfinite(scores).all(axis=-1))
+    sd = np.where(finite[..., None], scores, 0.0).std(axis=-1, ddof=1)
+    return np.where(finite, sd / np.sqrt(count / repeats), np.nan)
+
+
+def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repeats: int) -> Array:
+    """(C,) bool: the configurations that are as good as the best by this rule."""
+    finite = np.isfinite(mean)
+    if callable(rule):
+        index = rule(scores)
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise TypeError(f"`rule` must return the row it chooses; got {index!r}.")
+        if not 0 <= index < len(mean) or not finite[index]:
+            raise ValueError(
+                f"`rule` must choose a row in [0, {len(mean)}) that did not diverge; got {index}."
+            )
+        return np.asarray(np.arange(len(mean)) == index)
+    if rule == "min":
+        return np.asarray(mean == mean[best])
+    if rule not in ("1se", "paired-1se"):
+        raise ValueError(f'`rule` must be "min", "1se", "paired-1se" or a function; got {rule!r}.')
+    if scores.shape[1] < 2:
+        raise ValueError(
+            f"`rule` {rule!r} needs a standard error, so at least two folds; got one. "
+            'Use kfold, or rule="min".'
+        )
+    if rule == "1se":
+        return np.asarray(mean <= mean[best] + se[best])
+    loss = np.where(finite[:, None], scores, np.inf) - scores[best]
+    return np.asarray(finite & (loss.mean(axis=1) <= _standard_error(loss, repeats)))
+
+
+def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -> Array:
+    """(C,) numbers, larger where more regularised; all equal where nothing says."""
+    if callable(prefer):
+        more = np.asarray(prefer(hparams), np.float64)
+        if more.shape != (count,):
+            raise ValueError(
+                f"`prefer` must give one number for each of the {count} "
+                f"configurations; got shape {more.shape}."
+            )
+        if np.isnan(more).any():
+            raise ValueError(
+                f"`prefer` must give numbers that can be compared; got nan for row "
+                f"{np.isnan(more).argmax()}."
+            )
+        return more
+    if prefer == "weight_decay" and prefer not in dict(named_leaves(hparams)) and not needed:
+        return np.zeros(count)
+    return np.asarray(_axis(hparams, prefer, "prefer"), np.float64)
+
+
+def _most(more: Array, among: Array, mean: Array) -> int:
+    """The most regularised one, then the lowest mean, then the first."""
+    rows = np.flatnonzero(among)
+    return int(min(rows, key=lambda i: (-more[i], mean[i], i)))
+
+
+def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
+    names = []
+    of_each = zip(*(jax.tree.leaves(one) for one in chosen), strict=True)
+    for (name, leaf), own in zip(named_leaves(tried), of_each, strict=True):
+        values = np.asarray(leaf)
+        if values.ndim != 1 or values.dtype == bool or values.min() == values.max():
+            continue
+        # at 0 as the least there is no edge: nothing is smaller than none
+        ends = {float(values.min())} - {0.0} | {float(values.max())}
+        if ends & {float(value) for value in own}:
+            names.append(name)
+    return tuple(names)
+
+
+def _axis(hparams: PyTree, name: str, argument: str) -> Array:
+    leaves = dict(named_leaves(hparams))
+    if name not in leaves:
+        raise ValueError(
+            f"`{argument}` must be one of the hyperparameters, {listed(map(repr, leaves))}; got "
+            f"{name!r}."
+        )
+    values = np.asarray(leaves[name])
+    if values.ndim != 1:
+        raise ValueError(
+            f"`{argument}` must be a hyperparameter with one number for each "
+            f"configuration; {name!r} has shape {values.shape}."
+        )
+    return values
