@@ -28,6 +28,7 @@ _LINEAR = {  # of one argument: f(2x) = 2 f(x)
     *("expand_dims", "copy", "copy_p", "reduce_precision", "rev", "slice"),
 }
 _MOST_SITES = 8
+_BLOCK = 264  # steps visited at once
 _MISSING = re.compile(r"missing \d+ required (?:keyword-only|positional) arguments?: (.*)")
 _FROM_GRADIENTS = {"value", "grad", "value_fn"}  # what a loss ⟨g, θ⟩ tells
 
@@ -203,6 +204,11 @@ class Compiled:
         self._counts = tuple(
             kind for kind, i in enumerate(firsts) if _is_count(words_of(named[i][0]), named[i][1])
         )
+        self._rates = tuple(
+            kind
+            for kind, i in enumerate(firsts)
+            if words_of(named[i][0])[-2:] == ["hyperparams", "learning_rate"]
+        )
         self.kinds = tuple(self._theta)
         leaf = {kind: leaves[i] for i, kind in reversed(list(enumerate(self.kinds)))}
         self.shapes = tuple(
@@ -210,13 +216,13 @@ class Compiled:
         )
         self._find_sites()
         self._literals: dict[tuple[Value, int], Any] = {}
-        self._jitted = jax.jit(self._loop)
+        self._jitted, self._visited = jax.jit(self._loop), jax.jit(self._visit)
 
     def with_literals(self, literals: dict[tuple[Value, int], Any]) -> "Compiled":
         """Return the same machine with other numbers for some operands: (result, position) -> it."""
         other = copy.copy(self)
         other._literals = literals
-        other._jitted = jax.jit(other._loop)
+        other._jitted, other._visited = jax.jit(other._loop), jax.jit(other._visit)
         return other
 
     # which leaves are of a kind
@@ -285,7 +291,7 @@ class Compiled:
 
         return run(values)
 
-    def at(self, state: Arrays, count: int) -> Arrays | None:
+    def at(self, state: Arrays, count: Any) -> Arrays | None:
         """Return the state with its step counts set, or None if it names no counts."""
         if not self._counts:
             return None
@@ -293,6 +299,12 @@ class Compiled:
         for kind in self._counts:
             moved[kind] = jnp.asarray(count, state[kind].dtype)
         return moved
+
+    def with_rate(self, state: Arrays, factor: float) -> Arrays | None:
+        """Return the state with injected learning rates multiplied, or None if there are none."""
+        if not self._rates:
+            return None
+        return [x * factor if kind in self._rates else x for kind, x in enumerate(state)]
 
     def run(
         self,
@@ -317,6 +329,35 @@ class Compiled:
 
         ones = jnp.ones(self.sites)
         return jax.jvp(total, (ones,), (ones,))[1]  # type: ignore[no-any-return]
+
+    def fractions(
+        self, theta: Arrays, grads: Arrays, state: Arrays, counts: np.ndarray, *, calls: int
+    ) -> np.ndarray:
+        """Return f = −⟨U(2θ) − U(θ), θ⟩ / ⟨θ, θ⟩ at each of these steps, (steps, kinds)."""
+        blocks = [
+            self._visited(theta, grads, state, jnp.asarray(part, jnp.int32), calls)
+            for part in padded(counts, _BLOCK)
+        ]
+        found: np.ndarray = np.concatenate(jax.device_get(blocks))[: len(counts)]
+        return found.astype(np.float64)
+
+    def _visit(
+        self, theta: Arrays, grads: Arrays, state: Arrays, counts: jax.Array, calls: jax.Array
+    ) -> jax.Array:
+        def at(count: jax.Array) -> jax.Array:
+            moved = self.at(state, count)
+            once, twice = (
+                self._loop(theta, s * jnp.ones(self.sites), grads, moved, calls, False, False)[1]
+                for s in (1.0, 2.0)
+            )
+            return jnp.array(
+                [
+                    -jnp.real(jnp.vdot(x, b - a)) / jnp.maximum(jnp.real(jnp.vdot(x, x)), 1e-30)
+                    for a, b, x in zip(once, twice, theta, strict=True)
+                ]
+            )
+
+        return jax.vmap(at)(counts)
 
     def _loop(
         self,
@@ -362,6 +403,13 @@ class Compiled:
             outs[j] = outs[j] * scales[site].astype(outs[j].dtype)
         outs = [jnp.asarray(x) for x in outs]
         return outs[: len(theta)], outs[len(theta) :]
+
+
+def padded(counts: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut into blocks of one size; the last is filled with its last step."""
+    size = min(size, -(-len(counts) // 33) * 33)
+    blocks = [counts[i : i + size] for i in range(0, len(counts), size)]
+    return [np.pad(block, (0, size - len(block)), mode="edge") for block in blocks]
 
 
 def applied(param: Any, update: Any) -> Any:

@@ -57,14 +57,15 @@ class Response(NamedTuple):
 
 def fraction(once: np.ndarray, twice: np.ndarray, theta: np.ndarray) -> float:
     """f = −⟨U(2θ) − U(θ), θ⟩ / ⟨θ, θ⟩."""
-    return -_dot(twice - once, theta) / _dot(theta, theta)
+    length = _dot(theta, theta)
+    return -_dot(twice - once, theta) / length if length else 0.0  # integers, empty leaves
 
 
 def response(points: Points, theta: np.ndarray) -> Response:
     """Answer of one kind of leaf."""
     once, twice, minus = points
     f = fraction(once, twice, theta)
-    change, length = _norm(twice - once), _norm(theta)
+    change, length = _norm(twice - once), _norm(theta) or 1.0
     odd = (once - minus) / 2
     return Response(
         fraction=f,
@@ -141,6 +142,11 @@ class Probe:
         each = zip(once, twice, self.weights, strict=True)
         return np.array([fraction(*points) for points in each])
 
+    def sizes(self, state: Any) -> np.ndarray:
+        """Return ‖U‖ / ‖θ‖ of each kind at zero gradients."""
+        once = self.summed(state, self.zeros)
+        return np.array([_norm(u) / (_norm(w) or 1.0) for u, w in zip(once, self.weights, strict=True)])
+
     def slopes(self, state: Any, grads: Arrays) -> np.ndarray | None:
         """Return f of each kind by automatic differentiation: independent of differences."""
         if not isinstance(self.machine, Compiled):
@@ -154,7 +160,7 @@ class Probe:
             return None
         return np.array(
             [
-                -_dot((a + b) / 2, theta) / _dot(theta, theta)
+                fraction(np.zeros_like(theta), (a + b) / 2, theta)
                 for a, b, theta in zip(*both, self.weights, strict=True)
             ]
         )
@@ -173,7 +179,7 @@ class Walk(NamedTuple):
 
     Attributes:
         moved: gradients change the update.
-        pulled: f of the single call.
+        pulled: without gradients, the call moves weights one way and their opposites the other.
     """
 
     moved: np.ndarray
@@ -196,13 +202,21 @@ def walk(probe: Probe, state: Any) -> Walk:
         minus = run(probe.theta, [-g for g in grads], state)
         pairs = zip(as_float64(plus.total), as_float64(minus.total), strict=True)
         moved.append([bool((a != b).any()) for a, b in pairs])
-        pulled.append(probe.fractions(state, calls=1))
+        pulled.append(_pulled(probe, state))
         state = plus.state
         times = np.sum(moved, axis=0)
         if len(moved) >= 4 and ((times >= 2) | (times == 0)).all() and times.any():
             if len(moved) >= 4 * max(1, _longest_gap(moved)):
                 break
     return Walk(np.array(moved).T, np.array(pulled).T)
+
+
+def _pulled(probe: Probe, state: Any) -> list[bool]:
+    plus, minus = (probe.summed(state, probe.zeros, s, calls=1) for s in (1.0, -1.0))
+    return [
+        abs(_dot(a - b, w)) > 1e-6 * _norm(a - b) * _norm(w) > 0
+        for a, b, w in zip(plus, minus, probe.weights, strict=True)
+    ]
 
 
 def _longest_gap(moved: list[list[bool]]) -> int:

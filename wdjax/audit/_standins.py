@@ -70,7 +70,9 @@ def prepared(optimizer: Any, tree: Any, extra: dict[str, Any]) -> list[Measured]
     return [found.get(i, Measured(None, 0, shape[i])) for i in range(len(large.kinds))]
 
 
-def resized(tree: Any, cap: int | None, *, keep: Iterable[int] = ()) -> Any:
+def resized(
+    tree: Any, cap: int | None, *, keep: Iterable[int] = (), own_dtypes: bool = False
+) -> Any:
     """Return the tree's shapes with axes cut to about `cap`, in float32 where dtypes are narrower.
 
     The order of a leaf's axes by size stays, and equal ones stay equal.
@@ -78,7 +80,10 @@ def resized(tree: Any, cap: int | None, *, keep: Iterable[int] = ()) -> Any:
     leaves, treedef = jax.tree.flatten(tree)
     keep = set(keep)
     small = [
-        jax.ShapeDtypeStruct(x.shape if i in keep else cut(x.shape, cap), widened(x.dtype))
+        jax.ShapeDtypeStruct(
+            x.shape if i in keep else cut(x.shape, cap),
+            x.dtype if own_dtypes else widened(x.dtype),
+        )
         for i, x in enumerate(leaves)
     ]
     return jax.tree.unflatten(treedef, small)
