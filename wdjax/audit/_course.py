@@ -155,9 +155,12 @@ class _Course:
     def _fractions(self, counts: np.ndarray) -> np.ndarray:
         machine, probe = self.probe.machine, self.probe
         if isinstance(machine, Compiled):
-            return machine.fractions(
-                probe.theta, probe.zeros, probe.state, counts, calls=probe.period
-            )
+            each = [
+                machine.fractions(probe.theta, g, probe.state, counts, calls=probe.period)
+                for g in probe.quiet
+            ]
+            mean: np.ndarray = np.mean(each, axis=0)
+            return mean
         return np.array([probe.fractions(self._at(int(c))) for c in counts])
 
     def _fractions_of_few(self, counts: np.ndarray) -> np.ndarray:
@@ -241,11 +244,10 @@ class _Course:
 
     def _history(self, kind: int, seen: Seen) -> str:
         """Say where steps that were taken differ from steps that were visited."""
-        if seen.acts not in ("weights", "point"):
+        if seen.acts not in ("weights", "point") or seen.gated:
             return ""
         taken, sizes = (x[:, kind] for x in self.first)
-        rounding = 1e-6 * (1 + sizes)
-        near = 1e-4 * np.abs(taken) + np.minimum(rounding, 0.01 * np.abs(taken).max())
+        near = 1e-4 * np.abs(taken) + np.minimum(1e-6 * (1 + sizes), 0.01 * np.abs(taken).max())
         if any((np.abs(taken - v[:, kind]) <= near).all() for v in self.visited_first):
             return ""
         return "its strength changes with the state, not with a step count that has a name"
@@ -274,7 +276,7 @@ class _Course:
             calls = (self.steps or 0) * probe.period
             if calls <= _MOST_SIMULATED and sum(w.size for w in probe.weights) * calls <= 2**30:
                 ran = probe.machine.run(
-                    probe.theta, probe.zeros, probe.state, calls=calls, moving=True
+                    probe.theta, probe.quiet[0], probe.state, calls=calls, moving=True
                 )
                 self._ends = np.array(
                     [
@@ -356,7 +358,7 @@ def swallowed(machine: Machine, findings: Sequence[Finding]) -> list[bool]:
         state = probe.machine.at(probe.state, known.step or 0)
         ran = machine.run(
             probe.theta,
-            probe.zeros,
+            probe.quiet[0],
             probe.state if state is None else state,
             calls=calls,
             moving=True,

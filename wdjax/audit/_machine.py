@@ -30,6 +30,7 @@ _LINEAR = {  # of one argument: f(2x) = 2 f(x)
 _MOST_SITES = 8
 _BLOCK = 264  # steps visited at once
 _MISSING = re.compile(r"missing \d+ required (?:keyword-only|positional) arguments?: (.*)")
+_PROVIDED = re.compile(r"(\w+)`? must be provided")
 _FROM_GRADIENTS = {"value", "grad", "value_fn"}  # what a loss ⟨g, θ⟩ tells
 
 
@@ -120,8 +121,8 @@ def caller(optimizer: Any, extra: dict[str, Any], needs: frozenset[str]) -> Call
 
 def missing_arguments(error: Exception) -> list[str]:
     """Return the names that a TypeError says are missing."""
-    found = _MISSING.search(str(error))
-    return re.findall(r"'(\w+)'", found[1]) if isinstance(error, TypeError) and found else []
+    found = _MISSING.search(str(error)) if isinstance(error, TypeError) else None
+    return re.findall(r"'(\w+)'", found[1]) if found else _PROVIDED.findall(str(error))
 
 
 def needed_arguments(
@@ -130,7 +131,7 @@ def needed_arguments(
     """Try without extra arguments; supply those that the gradients tell; name the others."""
     try:
         return attempt(frozenset()), frozenset()
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         names = missing_arguments(error)
         if not names:
             raise

@@ -167,7 +167,7 @@ def missed_by_rules(facts: Facts) -> str | None:
 
 def unseen_by_search(facts: Facts) -> str | None:
     """A line search compares losses without the penalty."""
-    moved = _which(facts, lambda leaf: True)
+    moved = [leaf for leaf in facts.leaves if leaf.decays or leaf.found.pull]
     if not facts.search or not moved:
         return None
     return (
