@@ -159,9 +159,7 @@ OPTAX = {
         for n in ("acprop", "ademamix", "galore", "simplified_ademamix")
     },
     **{
-        n: Case(
-            functools.partial(getattr(contrib, n), ETA, weight_decay=LAM), UNKNOWN, UNKNOWN
-        )
+        n: Case(functools.partial(getattr(contrib, n), ETA, weight_decay=LAM), UNKNOWN, UNKNOWN)
         for n in _UNREAD
     },
     # the trust ratio of lamb and lars makes of decay alone a step as long as η times the weights
@@ -305,9 +303,7 @@ OURS = {
     "lionw": Case(lambda: wdjax.lionw(ETA, weight_decay=LAM), ("weights", BOTH)),
     "adagradw": Case(lambda: wdjax.adagradw(ETA, weight_decay=LAM), ("weights", BOTH)),
     "muonw": Case(lambda: wdjax.muonw(ETA, weight_decay=LAM), ("weights", BOTH)),
-    "decayed": Case(
-        lambda: wdjax.decayed(optax.rmsprop)(ETA, weight_decay=LAM), ("weights", BOTH)
-    ),
+    "decayed": Case(lambda: wdjax.decayed(optax.rmsprop)(ETA, weight_decay=LAM), ("weights", BOTH)),
     "compensated": Case(
         lambda: wdjax.compensated(wdjax.adamw(ETA, weight_decay=LAM)), ("weights", BOTH)
     ),
@@ -318,9 +314,7 @@ OURS = {
     "metrics.measured": Case(
         lambda: wdjax.metrics.measured(wdjax.adamw(ETA, weight_decay=LAM)), ("weights", BOTH)
     ),
-    "adaptive.cpr": Case(
-        lambda: last(adaptive.cpr(bounds.dependent(0.9), strength=LAM)), UNKNOWN
-    ),
+    "adaptive.cpr": Case(lambda: last(adaptive.cpr(bounds.dependent(0.9), strength=LAM)), UNKNOWN),
     "adaptive.cumulative_l1": Case(lambda: last(adaptive.cumulative_l1(LAM)), ("constant", None)),
     "adaptive.swd": Case(
         lambda: adaptive.with_grad(optax.chain(optax.adam(ETA), adaptive.swd(1e-3))), UNKNOWN
@@ -335,9 +329,7 @@ OURS = {
     "radial.radial_brake": Case(lambda: last(radial.radial_brake(0.5)), NONE, says=_NOTHING),
     "radial.project_radial": Case(lambda: last(radial.project_radial(LAM)), ("weights", LAM)),
     "radial.update_floor": Case(lambda: last(radial.update_floor(0.1)), NONE, says=_NOTHING),
-    "radial.relative_update": Case(
-        lambda: last(radial.relative_update(LAM)), NONE, says=_NOTHING
-    ),
+    "radial.relative_update": Case(lambda: last(radial.relative_update(LAM)), NONE, says=_NOTHING),
     "tuning.hyper_decay": Case(
         lambda: tuning.hyper_decay(
             LAM, lambda p, b: jnp.sum(p["a"]["kernel"] * b[0, 0]), jnp.ones((8, 4))
@@ -375,9 +367,7 @@ WRONG = {
     "adam, then +λθ": wrong(_GROWS, lambda: last(PLUS())),
     "sgd, then +λθ": wrong(_GROWS, lambda: optax.chain(sgd(), PLUS())),
     "momentum, then +λθ": wrong(_GROWS, lambda: optax.chain(sgd(momentum=0.9), PLUS())),
-    "injected sgd, then +λθ": wrong(
-        _GROWS, lambda: optax.chain(inject(optax.sgd)(ETA), PLUS())
-    ),
+    "injected sgd, then +λθ": wrong(_GROWS, lambda: optax.chain(inject(optax.sgd)(ETA), PLUS())),
     "adafactor, then +λθ": wrong(_GROWS, lambda: optax.chain(optax.adafactor(ETA), PLUS())),
     "muon, then +λθ": wrong(_GROWS, lambda: optax.chain(contrib.muon(ETA), PLUS())),
     "fromage, then +λθ": wrong(_GROWS, lambda: optax.chain(optax.fromage(ETA), PLUS())),
@@ -392,9 +382,7 @@ WRONG = {
     "−λθ before sgd": wrong(_GROWS, lambda: optax.chain(bare(), sgd())),
     "−λθ before momentum": wrong(_GROWS, lambda: optax.chain(bare(), sgd(momentum=0.9))),
     "−λθ before adam": wrong(_GROWS, lambda: optax.chain(bare(), optax.adam(ETA))),
-    "−λθ before masked sgd": wrong(
-        _GROWS, lambda: optax.chain(bare(), optax.masked(sgd(), TRUE))
-    ),
+    "−λθ before masked sgd": wrong(_GROWS, lambda: optax.chain(bare(), optax.masked(sgd(), TRUE))),
     "−λθ before partition": wrong(
         _GROWS,
         lambda: optax.chain(bare(), optax.partition({"x": sgd(), "y": optax.sgd(0.2)}, LABELS)),
@@ -412,18 +400,14 @@ WRONG = {
     "add_decayed_weights after sgd": wrong(_GROWS, lambda: optax.chain(sgd(), A())),
     "decay_weights before sgd": wrong(_GROWS, lambda: optax.chain(D(), sgd())),
     # more often than steps
-    "after MultiSteps": wrong(
-        _TIMES, lambda: optax.chain(optax.MultiSteps(sgd(), 4), bare())
-    ),
+    "after MultiSteps": wrong(_TIMES, lambda: optax.chain(optax.MultiSteps(sgd(), 4), bare())),
     "after MultiSteps of adam": wrong(
         _TIMES, lambda: optax.chain(optax.MultiSteps(optax.adam(ETA), 2), bare())
     ),
     "a chain of somebody after MultiSteps": wrong(
         _TIMES, lambda: user_chain(optax.MultiSteps(sgd(), 4), D())
     ),
-    "after apply_every": wrong(
-        _TIMES, lambda: optax.chain(optax.apply_every(3), sgd(), bare())
-    ),
+    "after apply_every": wrong(_TIMES, lambda: optax.chain(optax.apply_every(3), sgd(), bare())),
     "after a class of somebody": wrong(_TIMES, lambda: optax.chain(EverySecond(sgd()), D())),
     "after conditionally_mask": wrong(
         _TIMES,
@@ -443,9 +427,7 @@ WRONG = {
     ),
     "after a rate of 0 of a part": wrong(
         _FROZEN,
-        lambda: optax.chain(
-            optax.partition({"x": sgd(), "y": optax.sgd(0.0)}, LABELS), bare()
-        ),
+        lambda: optax.chain(optax.partition({"x": sgd(), "y": optax.sgd(0.0)}, LABELS), bare()),
     ),
     "after a function that stops a part": wrong(
         _FROZEN,
@@ -493,9 +475,7 @@ WRONG = {
         ),
     ),
     "decay, decay": wrong(_TWICE, lambda: optax.chain(sgd(), bare(), bare())),
-    "L2, then sgdw": wrong(
-        _TWICE, lambda: optax.chain(PLUS(), wdjax.sgdw(ETA, weight_decay=LAM))
-    ),
+    "L2, then sgdw": wrong(_TWICE, lambda: optax.chain(PLUS(), wdjax.sgdw(ETA, weight_decay=LAM))),
     "L2 before momentum, then decay": wrong(
         _TWICE, lambda: optax.chain(PLUS(), sgd(momentum=0.9), bare())
     ),
@@ -504,9 +484,7 @@ WRONG = {
     "a mask with a typing error": wrong(
         _NOTHING,
         lambda: masked_adamw(
-            lambda p: jax.tree_util.tree_map_with_path(
-                lambda path, _: path[-1].key == "kernal", p
-            )
+            lambda p: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernal", p)
         ),
     ),
     "adamw without a mask": wrong(_BIAS, lambda: optax.adamw(ETA)),
@@ -526,9 +504,7 @@ WRONG = {
         lambda: optax.adamw(1e-3, weight_decay=0.1, mask=KERNELS),
         params=NARROW,
     ),
-    "bfloat16 decay": wrong(
-        _SWALLOWED, lambda: optax.chain(sgd(), bare(1e-4)), params=NARROW
-    ),
+    "bfloat16 decay": wrong(_SWALLOWED, lambda: optax.chain(sgd(), bare(1e-4)), params=NARROW),
     "bfloat16 prox": wrong(_SWALLOWED, lambda: wdjax.prox_weights(1e-4), params=NARROW),
     "bfloat16 L2": wrong(
         _SWALLOWED,
@@ -604,15 +580,11 @@ RIGHT = {
         lambda: optax.adamw(WARMUP, weight_decay=LAM, mask=KERNELS), ("weights", BOTH), steps=200
     ),
     "injected warm-up": right(
-        lambda: inject(optax.adamw, static_args=("mask",))(
-            WARMUP, weight_decay=LAM, mask=KERNELS
-        ),
+        lambda: inject(optax.adamw, static_args=("mask",))(WARMUP, weight_decay=LAM, mask=KERNELS),
         ("weights", BOTH),
         steps=200,
     ),
-    "decay inside MultiSteps": right(
-        lambda: optax.MultiSteps(optax.chain(sgd(), D()), 4)
-    ),
+    "decay inside MultiSteps": right(lambda: optax.MultiSteps(optax.chain(sgd(), D()), 4)),
     "adamw inside MultiSteps, warm-up": right(
         lambda: optax.MultiSteps(optax.adamw(WARMUP, weight_decay=LAM, mask=KERNELS), 3),
         ("weights", BOTH),
@@ -649,14 +621,10 @@ RIGHT = {
     "a chain in a chain": right(
         lambda: optax.chain(optax.chain(optax.clip(1.0), optax.adam(ETA)), optax.chain(D()))
     ),
-    "masked decay": right(
-        lambda: optax.chain(sgd(), optax.masked(bare(), KERNELS))
-    ),
+    "masked decay": right(lambda: optax.chain(sgd(), optax.masked(bare(), KERNELS))),
     "a chain of somebody": right(lambda: user_chain(sgd(), D())),
     "written by hand": right(lambda: optax.chain(sgd(), bare_masked())),
-    "a class of somebody": right(
-        lambda: EverySecond(optax.chain(sgd(), bare_masked()), 1)
-    ),
+    "a class of somebody": right(lambda: EverySecond(optax.chain(sgd(), bare_masked()), 1)),
     "L2 before sgd": right(
         lambda: optax.chain(optax.add_decayed_weights(LAM, KERNELS), sgd()), ("weights", BOTH)
     ),
@@ -681,13 +649,13 @@ RIGHT = {
         lambda: contrib.muon(ETA, weight_decay=LAM, weight_decay_mask=KERNELS),
         ("weights", BOTH),
     ),
-    "galore": right(
-        lambda: contrib.galore(ETA, weight_decay=LAM, mask=KERNELS), ("weights", BOTH)
-    ),
+    "galore": right(lambda: contrib.galore(ETA, weight_decay=LAM, mask=KERNELS), ("weights", BOTH)),
     "reduce_on_plateau after adamw": right(
         lambda: optax.chain(masked_adamw(KERNELS), contrib.reduce_on_plateau()), ("weights", BOTH)
     ),
-    "flatten": right(lambda: optax.flatten(sgd_then_minus()), ("weights", LAM), bias=("weights", LAM), says=_BIAS),
+    "flatten": right(
+        lambda: optax.flatten(sgd_then_minus()), ("weights", LAM), bias=("weights", LAM), says=_BIAS
+    ),
     "ema of weights beside": right(
         lambda: optax.chain(sgd(), D(), optax.snapshot("u", lambda u: u))
     ),
@@ -705,9 +673,7 @@ RIGHT = {
         lambda: optax.chain(sgd(), wdjax.decay_weights(0.02)), ("weights", 0.02), params=NARROW
     ),
     "a cautious gate": right(lambda: last(D(gate=gates.cautious))),
-    "towards the start and towards zero": right(
-        lambda: last(D(anchor="init")), ("point", LAM)
-    ),
+    "towards the start and towards zero": right(lambda: last(D(anchor="init")), ("point", LAM)),
     "rules of one's own": right(
         lambda: optax.chain(sgd(), wdjax.decay_weights(LAM, rules=(("bias", 0.0), ("**", 1.0)))),
         rules=(("bias", 0.0), ("**", 1.0)),

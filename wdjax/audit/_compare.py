@@ -87,7 +87,9 @@ def _unlike(leaf: Leaf, schedule: Any, rtol: float) -> str | None:
     found = leaf.found
     counts = np.asarray(found.counts, np.int32)
     wanted = leaf.multiplier * np.asarray(
-        schedules.sampled(schedule, counts) if len(counts) else schedules.sampled(schedule, np.zeros(1, np.int32))
+        schedules.sampled(schedule, counts)
+        if len(counts)
+        else schedules.sampled(schedule, np.zeros(1, np.int32))
     )
     if found.acts == "none":
         return f"nothing is taken off, and {wanted.max():.6g} is declared" if wanted.any() else None

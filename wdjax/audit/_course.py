@@ -142,7 +142,7 @@ class _Course:
             return np.zeros(1, int), self.probe.fractions(self.probe.state)[None]
         few = np.unique(self._few())
         curve = self._fractions_of_few(few)
-        still = np.ptp(curve, 0) <= 1e-6 * np.abs(curve).max(0)
+        still = np.ptp(curve, 0) <= 1e-5 * np.abs(curve).max(0)
         if still.all() or self.steps is None:
             return few, curve
         counts = sampled_counts(self.steps, self._most())
@@ -185,9 +185,12 @@ class _Course:
         noise, machine = self.probe.noise(), self.probe.machine
         sizes = np.array(
             [
-                [float(jnp.abs(x).sum()) for x in machine.run(
-                    self.probe.theta, noise, self._at(int(c)), calls=self.probe.period
-                ).total]
+                [
+                    float(jnp.abs(x).sum())
+                    for x in machine.run(
+                        self.probe.theta, noise, self._at(int(c)), calls=self.probe.period
+                    ).total
+                ]
                 for c in few
             ]
         )
@@ -218,7 +221,7 @@ class _Course:
             curve = curve * (shrink / here)  # momentum, once settled, multiplies every step alike
             top = int(np.abs(curve).argmax())
             shrink = float(curve[top])
-            varies = np.ptp(curve) > 1e-6 * abs(shrink)
+            varies = np.ptp(curve) > 1e-5 * abs(shrink)
             step = int(self.counts[top]) if varies else None
         elif seen.acts != "none":
             curve = np.full(len(curve), math.nan)
@@ -316,9 +319,10 @@ def _per_step(pulled: np.ndarray, moved: np.ndarray) -> int:
 def _skipped(probe: Probe, state: Any) -> list[bool]:
     """Tell which kinds decay in a step in which one NaN keeps all gradients out."""
     noise = probe.noise()
-    poisoned = [[_with_nan(g) if i == 0 else g for i, g in enumerate(gs)] for gs in (
-        noise, [-g for g in noise]
-    )]
+    poisoned = [
+        [_with_nan(g) if i == 0 else g for i, g in enumerate(gs)]
+        for gs in (noise, [-g for g in noise])
+    ]
     if noise[0].size < 2 and len(noise) == 1:
         return [False]
     plus, minus = (probe.summed(state, g) for g in poisoned)

@@ -28,7 +28,7 @@ _LAST_COUNT = np.iinfo(np.int32).max
 def declared(tree: Any, strength: Strength, rules: Rules, steps: int | None) -> Audit:
     """Show what `decay_weights` with the l2 penalty does by this strength and these rules.
 
-        shrink = max_t s(t) m;  half-life = ln 2 / −ln(1 − shrink);  left = Π_{t<T} (1 − s(t) m)
+    shrink = max_t s(t) m;  half-life = ln 2 / −ln(1 − shrink);  left = Π_{t<T} (1 − s(t) m)
     """
     schedule = schedules.as_schedule(strength)
     steps = None if steps is None else checked_steps(steps)

@@ -110,7 +110,9 @@ def caller(optimizer: Any, extra: dict[str, Any], needs: frozenset[str]) -> Call
 
     def update(grads: Any, state: Any, params: Any) -> Any:
         def loss(at: Any) -> Any:
-            return sum(jnp.sum(g * x) for g, x in zip(*map(jax.tree.leaves, (grads, at)), strict=True))
+            return sum(
+                jnp.sum(g * x) for g, x in zip(*map(jax.tree.leaves, (grads, at)), strict=True)
+            )
 
         made = {"grad": lambda: grads, "value_fn": lambda: loss, "value": lambda: loss(params)}
         supplied = {name: made[name]() for name in sorted(needs)}
@@ -555,4 +557,3 @@ def machine(optimizer: optax.GradientTransformation, tree: Any, extra: dict[str,
         return Compiled(optimizer, tree, extra)
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
         return Plain(optimizer, tree, extra)
-

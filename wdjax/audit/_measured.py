@@ -83,9 +83,7 @@ def measure(
         laws = _laws(on, findings, optimizers, tree, steps, extra)
     decided = decisions_of(tree, rules)
     leaves = [
-        _verdicts.Leaf(
-            leaf.path, str(leaf.dtype), label(selector), is_guess(selector), m, finding
-        )
+        _verdicts.Leaf(leaf.path, str(leaf.dtype), label(selector), is_guess(selector), m, finding)
         for (leaf, selector, m), finding in zip(decided, findings, strict=True)
     ]
     asked = {name for each in on if each.machine for name in each.machine.needs}
@@ -229,9 +227,7 @@ def _laws(
     """How shrink follows the rate: by a factory of it, or where the optimizer was injected."""
     if len(optimizers) == 2:
         twice = _found(prepared(optimizers[1], tree, extra), steps)
-        return [
-            _law(a.shrink, b.shrink) for a, b in zip(findings, twice, strict=True)
-        ]
+        return [_law(a.shrink, b.shrink) for a, b in zip(findings, twice, strict=True)]
     machines = {id(each.machine): each.machine for each in on}
     laws = {
         key: _course.injected_laws(found) if isinstance(found, Compiled) else None

@@ -106,7 +106,9 @@ class Probe:
         """Make stand-ins and start."""
         self.machine = machine
         self._draw = np.random.default_rng(0)
-        self.theta = theta or [self._like(x, lambda n: self._draw.uniform(1, 2, n)) for x in machine.shapes]
+        self.theta = theta or [
+            self._like(x, lambda n: self._draw.uniform(1, 2, n)) for x in machine.shapes
+        ]
         self.quiet = [[jnp.zeros_like(x) for x in self.theta]]
         self.weights = [np.asarray(x, np.result_type(x.dtype, np.float64)) for x in self.theta]
         self.state = machine.start(self.theta)
@@ -124,7 +126,9 @@ class Probe:
             return jnp.zeros(shape.shape, shape.dtype)
         return jnp.asarray(values(shape.shape), shape.dtype)
 
-    def summed(self, state: Any, grads: Arrays, scales: Any = 1.0, calls: int | None = None) -> list[np.ndarray]:
+    def summed(
+        self, state: Any, grads: Arrays, scales: Any = 1.0, calls: int | None = None
+    ) -> list[np.ndarray]:
         """Return U for each kind."""
         ran = self.machine.run(self.theta, grads, state, calls=calls or self.period, scales=scales)
         return as_float64(ran.total)
@@ -146,7 +150,9 @@ class Probe:
         at = [1.0, 1.0 + factor, 1.0 - 2.0 * factor]
         sums = [[self.summed(state, g, scale) for g in signs] for scale in at]
         if settled:  # the state knows these weights already
-            states = [self.machine.run(self.theta, signs[0], state, scales=x, pinned=True) for x in at]
+            states = [
+                self.machine.run(self.theta, signs[0], state, scales=x, pinned=True) for x in at
+            ]
             sums = [
                 [self.summed(ran.state, g, scale) for g in signs]
                 for ran, scale in zip(states, at, strict=True)
@@ -172,7 +178,9 @@ class Probe:
     def sizes(self, state: Any) -> np.ndarray:
         """Return ‖U‖ / ‖θ‖ of each kind at zero gradients."""
         once = self.summed(state, self.quiet[0])
-        return np.array([_norm(u) / (_norm(w) or 1.0) for u, w in zip(once, self.weights, strict=True)])
+        return np.array(
+            [_norm(u) / (_norm(w) or 1.0) for u, w in zip(once, self.weights, strict=True)]
+        )
 
     def slopes(self, state: Any, grads: Arrays) -> np.ndarray | None:
         """Return f of each kind by automatic differentiation: independent of differences."""
@@ -305,20 +313,18 @@ def _answers(z: Response) -> bool:
 def _silent(z: Response, r: Response) -> Seen:
     """Judge a kind that does not move without gradients."""
     noise = 10 * _ROUNDING * (1 + r.size)
-    depends = r.aside < 0.5 and abs(r.fraction) > noise and r.finite
-    if depends or (r.pull * r.odd > 0 and abs(r.odd) > max(noise, 0.3 * r.mean)):
+    depends = r.aside < 0.05 and abs(r.fraction) > noise and r.finite
+    if depends or (r.pull * r.odd > 0 and abs(r.odd) > max(noise, 0.95 * r.mean)):
         return Seen("unknown", None, "its strength depends on the gradients", r.odd)
     return Seen("none", 0.0)
 
 
-def _judge(
-    z: Response, r: Response, slope: float | None, memory: float, next_pull: float
-) -> Seen:
+def _judge(z: Response, r: Response, slope: float | None, memory: float, changed: float) -> Seen:
     """Judge one kind by its answers at zero gradients, z, and at random ones, r."""
     if not z.finite:
         return Seen("unknown", None, "its update without a gradient is no number")
     if z.change <= _ALIKE * abs(z.odd):  # the length of the weights plays no part
-        if memory == 0 and abs(z.odd - r.odd) <= 0.05 * abs(z.odd):
+        if memory == 0 and abs(z.odd - r.odd) <= 0.3 * abs(z.odd):
             return Seen("constant", None, "it takes off lengths, not fractions", z.odd)
         return Seen("gradient", None, "the optimizer normalises it", z.odd)
     noise = _ROUNDING * (1 + r.size)
@@ -341,22 +347,17 @@ def _judge(
         return Seen("gradient", None, "gradients change its strength", z.odd)
     if slope is not None and abs(slope - z.fraction) > 0.01 * abs(z.fraction) + noise:
         return Seen("unknown", None, "two ways to measure it disagree", z.odd)
-    elsewhere = z.even > _ALIKE * abs(z.odd)
-    stays = abs(next_pull - z.pull) < 0.3 * abs(z.odd - z.pull)  # noise does not
-    return Seen("point" if elsewhere and stays else "weights", z.fraction, pull=z.odd)
+    to_a_point = z.even > _ALIKE * abs(z.odd) and changed < 0.3 * z.even  # noise does not stay
+    return Seen("point" if to_a_point else "weights", z.fraction, pull=z.odd)
 
 
 def _elsewhere(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
     """Look also at much shorter and much longer weights."""
     why = "it acts only on weights that are much shorter or longer than most"
+    here, short, long = (probe.still(state, scale) for scale in (1.0, 1e-2, 1e2))
     pulled = [
-        any(_dot(u, w) * sign < -1e-6 * _norm(u) * _norm(w) for u in us)
-        for *us, w, sign in zip(
-            *(probe.still(state, scale) for scale in (1e-2, 1e2)),
-            probe.weights,
-            [1] * len(seen),
-            strict=True,
-        )
+        any(-_dot(u - h, w) > 1e-6 * _norm(u - h) * _norm(w) > 0 for u in (a, b))
+        for h, a, b, w in zip(here, short, long, probe.weights, strict=True)
     ]
     return [
         Seen("unknown", None, why) if s.acts == "none" and hit else s
@@ -365,17 +366,28 @@ def _elsewhere(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
 
 
 def _memory(probe: Probe, state: Any, factor: Any = 1.0) -> list[tuple[float, float]]:
-    """How much a step at twice the weights adds to the pull of the next one; and that pull."""
+    """How much a step at twice the weights adds to the pull of the next one; how much it changes.
+
+    Of each kind: f of the next update by the weights of this one, and ‖U⁺(θ) − U(θ)‖ / ‖θ‖.
+    """
     run = probe.machine.run
     after = [
         run(
-            probe.theta, probe.quiet[0], state, calls=probe.period, scales=1.0 + s * factor, pinned=True
+            probe.theta,
+            probe.quiet[0],
+            state,
+            calls=probe.period,
+            scales=1.0 + s * factor,
+            pinned=True,
         ).state
         for s in (0.0, 1.0)
     ]
     once, twice = (probe.still(x) for x in after)
-    each = list(zip(once, twice, probe.weights, strict=True))
-    return [(fraction(*x), -_dot(x[0], x[2]) / (_dot(x[2], x[2]) or 1.0)) for x in each]
+    before = probe.still(state)
+    return [
+        (fraction(a, b, w), _norm(a - u) / (_norm(w) or 1.0))
+        for u, a, b, w in zip(before, once, twice, probe.weights, strict=True)
+    ]
 
 
 def _settled(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
@@ -395,9 +407,7 @@ def _settled(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
         if settled or calls >= _MOST_SETTLING:
             break
         before, calls = now, 2 * calls
-    return [
-        s._replace(fraction=float(now[i])) if i in linear else s for i, s in enumerate(seen)
-    ]
+    return [s._replace(fraction=float(now[i])) if i in linear else s for i, s in enumerate(seen)]
 
 
 def _by_places(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> list[Seen]:
@@ -414,8 +424,7 @@ def _by_places(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> lis
         for one in np.eye(sites)
     ]
     return [
-        _with_places(s, [(z[i], r[i], m[i][0]) for z, r, m in each])
-        for i, s in enumerate(seen)
+        _with_places(s, [(z[i], r[i], m[i][0]) for z, r, m in each]) for i, s in enumerate(seen)
     ]
 
 

@@ -71,9 +71,7 @@ class Graph:
         """Add a program that starts from these values; return its results."""
         return self._add(closed.jaxpr, map(self.constant, closed.consts), ins)
 
-    def _add(
-        self, jaxpr: core.Jaxpr, consts: Iterable[Value], ins: Iterable[Value]
-    ) -> list[Value]:
+    def _add(self, jaxpr: core.Jaxpr, consts: Iterable[Value], ins: Iterable[Value]) -> list[Value]:
         values = dict(zip(jaxpr.constvars, consts, strict=True))
         values.update(zip(jaxpr.invars, ins, strict=True))
 
@@ -112,9 +110,7 @@ class Graph:
         outs = []
         for choice in zip(*results, strict=True):
             same = len(set(choice)) == 1
-            outs += (
-                choice[:1] if same else self.apply(lax.select_n_p, {}, (index, *choice), 1)
-            )
+            outs += choice[:1] if same else self.apply(lax.select_n_p, {}, (index, *choice), 1)
         return outs
 
     def apply(

@@ -60,7 +60,9 @@ def prepared(optimizer: Any, tree: Any, extra: dict[str, Any]) -> list[Measured]
         if not rest:
             break
         if cap is None:
-            rest = [i for i in rest if math.prod(large.shapes[large.kinds[i]].shape) <= _MOST_OF_ONE]
+            rest = [
+                i for i in rest if math.prod(large.shapes[large.kinds[i]].shape) <= _MOST_OF_ONE
+            ]
             stand_ins = resized(tree, _CAPS[-1], keep=set(_one_of_each(large, rest)))
         else:
             stand_ins = resized(tree, cap)
@@ -186,7 +188,9 @@ class _Comparison:
     def _look(self, pair: Any) -> tuple[str, list[Any]]:
         """Compare one pair by itself; return the pairs that must agree, too."""
         (where, a), (_, b) = pair
-        large, small = (side.origin(where, value) for side, value in zip(self._sides, (a, b), strict=True))
+        large, small = (
+            side.origin(where, value) for side, value in zip(self._sides, (a, b), strict=True)
+        )
         if large[0] != small[0]:
             return "other", []
         if large[0] == "constant":
@@ -214,9 +218,7 @@ class _Comparison:
             both = x in constants[0] and y in constants[1]
             if both and _same_constant(constants[0][x], constants[1][y]) == "literals":
                 self.literals[small.outs[0], k] = constants[0][x]
-        return "same", [
-            ((where, x), (where, y)) for x, y in zip(large.ins, small.ins, strict=True)
-        ]
+        return "same", [((where, x), (where, y)) for x, y in zip(large.ins, small.ins, strict=True)]
 
 
 class _Side:

@@ -115,10 +115,13 @@ def _header(found: Audit) -> list[str]:
     guesses = sum(row["guess"] for row in found.rows)
     guessed = [f"{_plural(guesses, 'array')} decided by shape only (marked ?)"] if guesses else []
     measured = "measured: " if found.rows and "acts" in found.rows[0] else ""
+    strength = f"strength {found.strength:.3g} {when}"
+    if not found.strength and any(row["shrink"] is None for row in found.rows):
+        strength = "what is taken off in a step is no fraction of the weights"
     return [
         f"{_plural(len(found.rows), kind)}, {_plural(found.total, 'number')}, "
         f"{found.decayed:,} of them decayed ({share:.1%})",
-        f"{measured}strength {found.strength:.3g} {when}",
+        f"{measured}{strength}",
         *guessed,
     ]
 

@@ -257,4 +257,4 @@ def notes(facts: Facts) -> tuple[str, ...]:
     for leaf in facts.leaves:
         if leaf.found.why:
             reasons.setdefault(leaf.found.why, []).append(leaf)
-    return tuple(f"no number for {_named(leaves)}: {why}" for why, leaves in reasons.items())
+    return tuple(f"{_named(leaves)}: {why}" for why, leaves in reasons.items())
