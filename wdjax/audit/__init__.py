@@ -70,15 +70,16 @@ def audit(
         >>> import jax.numpy as jnp
         >>> import optax
         >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
-        >>> audit(params, optax.adamw(0.1, weight_decay=0.1), steps=100)
+        >>> found = audit(params, optax.adamw(0.1, weight_decay=0.1), steps=100)
+        >>> print(str(found).partition("!")[0].strip())
         2 float32 arrays, 9 numbers, 9 of them decayed (100.0%)
         measured: strength 0.01 at each of 100 steps
-                                                         shrink   half    left
-        path    shape  numbers  rule    mult  acts        /step   life  at end
-        kernel  2x3          6  weight     1  weights  1.00e-02   69.0   0.366
-        bias    3            3  bias       0  weights  1.00e-02   69.0   0.366
-        ! decays against wdjax.standard(): bias, a bias or gain, has multiplier 0; give the optimizer
-          these rules, or mask=wdjax.mask(rules)
+                                                         shrink  half    left
+        path    shape  numbers  rule    mult  acts        /step  life  at end
+        kernel  2x3          6  weight     1  weights  1.00e-02  69.0   0.366
+        bias    3            3  bias       0  weights  1.00e-02  69.0   0.366
+        >>> found.warnings[0]
+        'decays against wdjax.standard(): bias, a bias or gain, has multiplier 0; ...'
         >>> audit(params, strength=0.01, steps=100).rows[1]["left"]
         0.366...
     """

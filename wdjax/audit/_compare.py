@@ -150,8 +150,8 @@ def same_decay(
         >>> print(same_decay(params, optax.adamw(0.1), wdjax.adamw(0.1, weight_decay=1e-4)))
         bias: 1e-05 is taken off in a step by the first, nothing by the second
     """
-    both = [measure(params, each, None, steps, extra or {}) for each in (theirs, ours)]
-    return Difference(_joined(_differences(*both, rtol)))
+    first, second = (measure(params, each, None, steps, extra or {}) for each in (theirs, ours))
+    return Difference(_joined(_differences(first, second, rtol)))
 
 
 def _differences(one: Measurement, other: Measurement, rtol: float) -> list[tuple[str, str]]:
@@ -170,10 +170,7 @@ def _difference(one: Finding, other: Finding, rtol: float) -> str | None:
     if one.acts != other.acts or (one.shrink is None) != (other.shrink is None):
         return f"{_told(one)} by the first, {_told(other)} by the second"
     if one.shrink is None:
-        lefts = (one.left, other.left)
-        if None in lefts or np.isclose(*lefts, rtol=max(rtol, 1e-3)):
-            return None
-        return f"{one.left:.4g} is left after the first, {other.left:.4g} after the second"
+        return _other_ends(one, other, rtol)
     if _same_curve(one, other, rtol):
         if one.repeats != other.repeats:
             return f"decays {one.repeats} times per real step, against {other.repeats}"
@@ -181,6 +178,15 @@ def _difference(one: Finding, other: Finding, rtol: float) -> str | None:
     if one.shrink != other.shrink and not np.isclose(one.shrink, other.shrink or 0.0, rtol=rtol):
         return f"{_told(one)} by the first, {_told(other)} by the second"
     return "as strong at their peaks, but not at other steps: schedules or laws differ"
+
+
+def _other_ends(one: Finding, other: Finding, rtol: float) -> str | None:
+    """Compare what is left, where there is no fraction to compare."""
+    if one.left is None or other.left is None:
+        return None
+    if np.isclose(one.left, other.left, rtol=max(rtol, 1e-3)):
+        return None
+    return f"{one.left:.4g} is left after the first, {other.left:.4g} after the second"
 
 
 def _same_curve(one: Finding, other: Finding, rtol: float) -> bool:

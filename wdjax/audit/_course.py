@@ -12,8 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax.audit._machine import Compiled, Machine
-from wdjax.audit._probe import Probe, Seen, Walk, judged, walk
+from wdjax.audit._compiled import Compiled
+from wdjax.audit._judge import Seen, judged
+from wdjax.audit._machine import Machine
+from wdjax.audit._probe import Probe, Walk, walk
 
 _FIRST = 4  # real steps that are really taken
 _FEW = 33  # visits that tell whether the step plays a part
@@ -307,8 +309,9 @@ def left_of(curve: Sequence[float], steps: int) -> float:
 
 
 def _relative(x: np.ndarray) -> np.ndarray:
-    x = np.nan_to_num(x)
-    return x / np.maximum(x.max(0, keepdims=True), 1e-300)
+    finite = np.nan_to_num(x)
+    share: np.ndarray = finite / np.maximum(finite.max(0, keepdims=True), 1e-300)
+    return share
 
 
 def _per_step(pulled: np.ndarray, moved: np.ndarray) -> int:
@@ -373,7 +376,7 @@ def swallowed(machine: Machine, findings: Sequence[Finding]) -> list[bool]:
 
 
 def injected_laws(machine: Compiled) -> list[float] | None:
-    """By how much f grows if an injected rate is doubled; None where there is none, or no effect."""
+    """By how much f grows if an injected rate is doubled; None where nothing was injected."""
     probe = Probe(machine)
     twice = machine.with_rate(probe.state, 2.0)
     if twice is None:

@@ -1,5 +1,6 @@
 """The audit of an optimizer: run on stand-ins, and put into rows."""
 
+import dataclasses
 import inspect
 import math
 import warnings as python_warnings
@@ -9,16 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from wdjax import stacking
 from wdjax._trees import paths
 from wdjax.audit import _course, _verdicts
+from wdjax.audit._compiled import Compiled, machine
 from wdjax.audit._course import Finding
 from wdjax.audit._declared import checked_steps, decisions_of, half_life_of
-from wdjax.audit._machine import Compiled, Machine, machine
+from wdjax.audit._machine import Machine
 from wdjax.audit._standins import Measured, prepared, resized
 from wdjax.audit._table import Audit, Row
+from wdjax.audit._wrapped import on_leaves, slow_weights_of
 from wdjax.rules import Rules, is_guess, label
 
 _RATES = (1e-3, 2e-3)  # at which a factory of the rate is tried
@@ -73,11 +75,18 @@ def measure(
     tree: Any, optimizer: Any, rules: Rules | None, steps: int | None, extra: dict[str, Any]
 ) -> Measurement:
     """Return what is found of every leaf, before it is put into rows."""
-    optimizers = _checked(optimizer)
-    tree, optimizers = _as_leaves(tree, optimizers)
+    tree, optimizers = on_leaves(tree, _checked(optimizer))
     paths.leaves(tree)  # raises where a leaf is no array
-    with _asked(optimizers[0], tree):
-        on = prepared(optimizers[0], tree, extra)
+    with _asked(tree):
+        try:
+            on = prepared(optimizers[0], tree, extra)
+        except AttributeError as error:
+            if "'fast'" not in str(error):
+                raise
+            optimizers = [slow_weights_of(each) for each in optimizers]
+            on = prepared(optimizers[0], tree, extra)
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
         findings = _found(on, steps)
         findings = _with_narrow(findings, optimizers[0], tree, extra)
         laws = _laws(on, findings, optimizers, tree, steps, extra)
@@ -120,41 +129,21 @@ def _takes_a_rate_only(factory: Callable[..., Any]) -> bool:
         return False
 
 
-def _as_leaves(tree: Any, optimizers: list[Any]) -> tuple[Any, list[Any]]:
-    """Give an optimizer of stacks one of leaves around it."""
-    if not stacking.is_stacked(tree):
-        return tree, optimizers
-
-    def of_leaves(inner: Any) -> optax.GradientTransformationExtraArgs:
-        def init(params: Any) -> Any:
-            return inner.init(stacking.stack_like(params, tree))
-
-        def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-            stacks = (stacking.stack_like(x, tree) for x in (grads, params))
-            grads, params = stacks
-            updates, state = inner.update(grads, state, params, **extra)
-            return stacking.unstack(updates), state
-
-        return optax.GradientTransformationExtraArgs(init, update)
-
-    return stacking.unstack(tree), [of_leaves(each) for each in optimizers]
-
-
 @contextmanager
-def _asked(optimizer: Any, tree: Any) -> Iterator[None]:
+def _asked(tree: Any) -> Iterator[None]:
     """Silence what the optimizer warns of, and say of its errors where they come from."""
-    del optimizer
-    shapes = {x.shape for x in jax.tree.leaves(tree)}
+    leaves = jax.tree.leaves(tree)
+    shapes = sorted({tuple(x.shape) for x in leaves})[:1]
     try:
         with python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore")
             yield
     except Exception as error:
         error.add_note(
-            "wdjax.audit: raised by the optimizer when it was run on stand-ins for "
-            f"{len(jax.tree.leaves(tree))} parameters, of shapes such as {min(shapes, default=())}. "
-            "If it was made for another tree, pass that tree; else try optimizer.init(params) "
-            "and optimizer.update(grads, state, params) by hand."
+            f"wdjax.audit: the optimizer raised this when it was run on stand-ins for "
+            f"{len(leaves)} parameters, of shapes such as {shapes}. If it was made for another "
+            "tree, pass that tree; else try optimizer.init(params) and "
+            "optimizer.update(grads, state, params) by hand."
         )
         raise
 
@@ -205,15 +194,9 @@ def _with_narrow(
     nothing = Finding("none", 0.0)
     lost = _course.swallowed(own, [of_kind.get(k, nothing) for k in range(len(own.shapes))])
     return [
-        finding if not decays else _swallowed(finding, lost[own.kinds[i]])
+        dataclasses.replace(finding, swallowed=decays and lost[own.kinds[i]])
         for i, (finding, decays) in enumerate(zip(findings, decaying, strict=True))
     ]
-
-
-def _swallowed(finding: Finding, lost: bool) -> Finding:
-    import dataclasses
-
-    return dataclasses.replace(finding, swallowed=lost)
 
 
 def _laws(

@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax.audit._machine import Arrays, Compiled, Machine
+from wdjax.audit._compiled import Compiled
+from wdjax.audit._machine import Arrays, Machine
 
-_ROUNDING = 3e-7  # of a sum of updates, in float32
 _TINY = 1e-3  # gradients in place of zeros
-_ALIKE = 1e-3  # two measured fractions within this are one
 _MOST_CALLS = 130  # looked at for a real step
-_MOST_SETTLING = 2**14
 
 
 class Points(NamedTuple):
@@ -59,36 +57,38 @@ class Response(NamedTuple):
 
 
 def fraction(once: np.ndarray, twice: np.ndarray, theta: np.ndarray) -> float:
-    """f = −⟨U(2θ) − U(θ), θ⟩ / ⟨θ, θ⟩."""
-    length = _dot(theta, theta)
-    return -_dot(twice - once, theta) / length if length else 0.0  # integers, empty leaves
+    """Return f = −⟨U(2θ) − U(θ), θ⟩ / ⟨θ, θ⟩."""
+    length = dot(theta, theta)
+    return -dot(twice - once, theta) / length if length else 0.0  # integers, empty leaves
 
 
 def response(points: Points, theta: np.ndarray, size: float) -> Response:
     """Answer of one kind of leaf; `size` is ‖U(θ)‖."""
     once, twice, minus = points
     f = fraction(once, twice, theta)
-    change, length = _norm(twice - once), _norm(theta) or 1.0
+    change, length = norm(twice - once), norm(theta) or 1.0
     odd = (once - minus) / 2
     return Response(
         fraction=f,
-        aside=_norm(twice - once + f * theta) / change if change else 0.0,
+        aside=norm(twice - once + f * theta) / change if change else 0.0,
         change=change / length,
-        odd=-_dot(odd, theta) / length**2,
-        pull=-_dot(once, theta) / length**2,
-        even=_norm(once + minus) / 2 / length,
-        mean=_norm(once) / length,
+        odd=-dot(odd, theta) / length**2,
+        pull=-dot(once, theta) / length**2,
+        even=norm(once + minus) / 2 / length,
+        mean=norm(once) / length,
         size=size / length,
         finite=bool(np.isfinite(once).all() and np.isfinite(twice).all()),
     )
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> float:
+def dot(a: np.ndarray, b: np.ndarray) -> float:
+    """Return ⟨a, b⟩."""
     return float(np.real(np.vdot(a, b)))
 
 
-def _norm(a: np.ndarray) -> float:
-    return math.sqrt(_dot(a, a))
+def norm(a: np.ndarray) -> float:
+    """Return ‖a‖."""
+    return math.sqrt(dot(a, a))
 
 
 class Probe:
@@ -157,8 +157,8 @@ class Probe:
                 [self.summed(ran.state, g, scale) for g in signs]
                 for ran, scale in zip(states, at, strict=True)
             ]
-        means = [[sum(x) / len(signs) for x in zip(*each, strict=True)] for each in sums]
-        sizes = [max(_norm(u) for u in each) for each in zip(*sums[0], strict=True)]
+        means: list[Any] = [[sum(x) / len(signs) for x in zip(*each, strict=True)] for each in sums]
+        sizes = [max(norm(u) for u in each) for each in zip(*sums[0], strict=True)]
         return [
             response(Points(*each), theta, size)
             for *each, theta, size in zip(*means, self.weights, sizes, strict=True)
@@ -167,7 +167,8 @@ class Probe:
     def still(self, state: Any, scales: Any = 1.0, calls: int | None = None) -> list[np.ndarray]:
         """Return U of each kind without gradients."""
         sums = [self.summed(state, g, scales, calls) for g in self.quiet]
-        return [sum(x) / len(sums) for x in zip(*sums, strict=True)]
+        means: list[np.ndarray] = [np.mean(x, axis=0) for x in zip(*sums, strict=True)]
+        return means
 
     def fractions(self, state: Any, calls: int | None = None) -> np.ndarray:
         """Return f of each kind at zero gradients."""
@@ -179,7 +180,7 @@ class Probe:
         """Return ‖U‖ / ‖θ‖ of each kind at zero gradients."""
         once = self.summed(state, self.quiet[0])
         return np.array(
-            [_norm(u) / (_norm(w) or 1.0) for u, w in zip(once, self.weights, strict=True)]
+            [norm(u) / (norm(w) or 1.0) for u, w in zip(once, self.weights, strict=True)]
         )
 
     def slopes(self, state: Any, grads: Arrays) -> np.ndarray | None:
@@ -223,8 +224,7 @@ class Walk(NamedTuple):
     @property
     def period(self) -> int:
         """Calls from one real step to the next, the longest of all kinds."""
-        gaps = [int(np.diff(np.flatnonzero(row)).max(initial=0)) for row in self.moved]
-        return max([1, *gaps])
+        return longest_gap(self.moved)
 
 
 def walk(probe: Probe, state: Any) -> Walk:
@@ -240,207 +240,20 @@ def walk(probe: Probe, state: Any) -> Walk:
         pulled.append(_pulled(probe, state))
         state = plus.state
         times = np.sum(moved, axis=0)
-        if len(moved) >= 4 and ((times >= 2) | (times == 0)).all() and times.any():
-            if len(moved) >= 4 * max(1, _longest_gap(moved)):
-                break
+        twice = times.any() and ((times >= 2) | (times == 0)).all()
+        if twice and len(moved) >= 4 * longest_gap(np.array(moved).T):
+            break
     return Walk(np.array(moved).T, np.array(pulled).T)
 
 
 def _pulled(probe: Probe, state: Any) -> list[bool]:
     plus, minus = (probe.still(state, s, calls=1) for s in (1.0, -1.0))
     return [
-        abs(_dot(a - b, w)) > 1e-6 * _norm(a - b) * _norm(w) > 0
+        abs(dot(a - b, w)) > 1e-6 * norm(a - b) * norm(w) > 0
         for a, b, w in zip(plus, minus, probe.weights, strict=True)
     ]
 
 
-def _longest_gap(moved: list[list[bool]]) -> int:
-    rows = np.array(moved).T
-    return max([1, *(int(np.diff(np.flatnonzero(row)).max(initial=0)) for row in rows)])
-
-
-# Judging one kind at one state.
-
-
-class Seen(NamedTuple):
-    """What is seen of one kind of leaf at one state.
-
-    Attributes:
-        acts: how decay acts there.
-        fraction: taken off in a real step; None where it is no number.
-        why: why it is none, for people.
-        pull: positive shrinks weights without gradients, negative grows them.
-        places: at how many places decay enters.
-        gated: only some entries decay at a time.
-    """
-
-    acts: str
-    fraction: float | None
-    why: str = ""
-    pull: float = 0.0
-    places: int = 1
-    gated: bool = False
-
-
-def judged(probe: Probe, state: Any) -> list[Seen]:
-    """Say of each kind how decay acts from this state on."""
-    noise = probe.noise()
-    still, moving = probe.responses(state), probe.responses(state, noise)
-    memory = _memory(probe, state)
-    slopes = probe.slopes(state, noise) if any(map(_answers, still)) else None
-    seen = []
-    for i, (z, r) in enumerate(zip(still, moving, strict=True)):
-        slope = None if slopes is None else float(slopes[i])
-        seen.append(_judge(z, r, slope, *memory[i]) if _answers(z) else _silent(z, r))
-    if any(s.acts == "unknown" and not _answers(z) for s, z in zip(seen, still, strict=True)):
-        again = probe.responses(state, noise, settled=True)  # lbfgs looks at how weights moved
-        seen = [
-            s if _answers(z) else _silent(z, r) for s, z, r in zip(seen, still, again, strict=True)
-        ]
-    if any(s.acts == "none" for s in seen):
-        seen = _elsewhere(probe, state, seen)
-    if any(s.acts == "gradient" and s.fraction is not None for s in seen):
-        seen = _settled(probe, state, seen)
-    return _by_places(probe, state, noise, seen)
-
-
-def _answers(z: Response) -> bool:
-    """Tell whether updates without gradients depend on the weights, rounding apart."""
-    straight = z.change > 0 and not (z.change < 1e-6 and z.aside > 0.5)
-    return not z.finite or straight or (z.pull * z.odd > 0 and abs(z.odd) > 1e-3 * z.size)
-
-
-def _silent(z: Response, r: Response) -> Seen:
-    """Judge a kind that does not move without gradients."""
-    noise = 10 * _ROUNDING * (1 + r.size)
-    depends = r.aside < 0.05 and abs(r.fraction) > noise and r.finite
-    if depends or (r.pull * r.odd > 0 and abs(r.odd) > max(noise, 0.95 * r.mean)):
-        return Seen("unknown", None, "its strength depends on the gradients", r.odd)
-    return Seen("none", 0.0)
-
-
-def _judge(z: Response, r: Response, slope: float | None, memory: float, changed: float) -> Seen:
-    """Judge one kind by its answers at zero gradients, z, and at random ones, r."""
-    if not z.finite:
-        return Seen("unknown", None, "its update without a gradient is no number")
-    if z.change <= _ALIKE * abs(z.odd):  # the length of the weights plays no part
-        if memory == 0 and abs(z.odd - r.odd) <= 0.3 * abs(z.odd):
-            return Seen("constant", None, "it takes off lengths, not fractions", z.odd)
-        return Seen("gradient", None, "the optimizer normalises it", z.odd)
-    noise = _ROUNDING * (1 + r.size)
-    remembers = abs(memory) > 0.01 * noise + _ALIKE * abs(z.fraction)
-    if z.aside > 0.01:
-        if remembers:
-            return Seen("gradient", None, "the optimizer normalises it", z.odd)
-        return Seen("unknown", None, "its pull is not along the weights", z.odd)
-    if abs(z.odd - z.fraction) > 0.01 * abs(z.fraction):
-        if z.odd > z.fraction > 0:
-            return Seen("constant", z.fraction, "a part of it takes off lengths", z.odd)
-        return Seen("unknown", None, "its pull depends on the length of the weights", z.odd)
-    same = abs(z.fraction - r.fraction) <= _ALIKE * abs(z.fraction) + noise
-    if remembers and memory * z.fraction > 0:
-        why = "" if same else "gradients change its strength"
-        return Seen("gradient", z.fraction if same else None, why, z.odd)
-    if not same:
-        if 0.3 < r.fraction / z.fraction < 1.7 and r.aside < 0.5:
-            return Seen("weights", z.fraction, pull=z.odd, gated=True)
-        return Seen("gradient", None, "gradients change its strength", z.odd)
-    if slope is not None and abs(slope - z.fraction) > 0.01 * abs(z.fraction) + noise:
-        return Seen("unknown", None, "two ways to measure it disagree", z.odd)
-    to_a_point = z.even > _ALIKE * abs(z.odd) and changed < 0.3 * z.even  # noise does not stay
-    return Seen("point" if to_a_point else "weights", z.fraction, pull=z.odd)
-
-
-def _elsewhere(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
-    """Look also at much shorter and much longer weights."""
-    why = "it acts only on weights that are much shorter or longer than most"
-    here, short, long = (probe.still(state, scale) for scale in (1.0, 1e-2, 1e2))
-    pulled = [
-        any(-_dot(u - h, w) > 1e-6 * _norm(u - h) * _norm(w) > 0 for u in (a, b))
-        for h, a, b, w in zip(here, short, long, probe.weights, strict=True)
-    ]
-    return [
-        Seen("unknown", None, why) if s.acts == "none" and hit else s
-        for s, hit in zip(seen, pulled, strict=True)
-    ]
-
-
-def _memory(probe: Probe, state: Any, factor: Any = 1.0) -> list[tuple[float, float]]:
-    """How much a step at twice the weights adds to the pull of the next one; how much it changes.
-
-    Of each kind: f of the next update by the weights of this one, and ‖U⁺(θ) − U(θ)‖ / ‖θ‖.
-    """
-    run = probe.machine.run
-    after = [
-        run(
-            probe.theta,
-            probe.quiet[0],
-            state,
-            calls=probe.period,
-            scales=1.0 + s * factor,
-            pinned=True,
-        ).state
-        for s in (0.0, 1.0)
-    ]
-    once, twice = (probe.still(x) for x in after)
-    before = probe.still(state)
-    return [
-        (fraction(a, b, w), _norm(a - u) / (_norm(w) or 1.0))
-        for u, a, b, w in zip(before, once, twice, probe.weights, strict=True)
-    ]
-
-
-def _settled(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
-    """Hold the weights until momentum has settled, and measure then."""
-    run = probe.machine.run
-    ends = [(s, state) for s in (1.0, 2.0)]
-    linear = [i for i, s in enumerate(seen) if s.acts == "gradient" and s.fraction is not None]
-    before, calls = np.zeros(len(seen)), 16 * probe.period
-    while True:
-        ends = [
-            (s, run(probe.theta, probe.quiet[0], x, calls=calls, scales=s, pinned=True).state)
-            for s, x in ends
-        ]
-        once, twice = (probe.still(x, s) for s, x in ends)
-        now = np.array([fraction(*x) for x in zip(once, twice, probe.weights, strict=True)])
-        settled = (np.abs(now - before) <= 1e-8 * np.abs(now))[linear].all()
-        if settled or calls >= _MOST_SETTLING:
-            break
-        before, calls = now, 2 * calls
-    return [s._replace(fraction=float(now[i])) if i in linear else s for i, s in enumerate(seen)]
-
-
-def _by_places(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> list[Seen]:
-    """Look at each place at which weights enter by itself."""
-    sites = probe.machine.sites
-    if sites == 1:
-        return seen
-    each = [
-        (
-            probe.responses(state, None, one),
-            probe.responses(state, noise, one),
-            _memory(probe, state, one),
-        )
-        for one in np.eye(sites)
-    ]
-    return [
-        _with_places(s, [(z[i], r[i], m[i][0]) for z, r, m in each]) for i, s in enumerate(seen)
-    ]
-
-
-def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> Seen:
-    """Count the places; tell "both" from "gradient"."""
-    if seen.acts not in ("weights", "gradient"):
-        return seen
-    direct, through = [], []
-    for z, r, memory in places:
-        if not (z.finite and _answers(z)):
-            continue
-        plain = z.aside < 0.01 and abs(z.fraction - r.fraction) <= 0.01 * abs(z.fraction)
-        remembers = abs(memory) > 0.01 * abs(z.odd)
-        (direct if plain and not remembers else through).append(z.fraction)
-    if any(abs(f) > 0.5 for f in direct):  # c − θ: parts of one step
-        return seen
-    if seen.acts == "gradient" and direct and through:
-        return seen._replace(acts="both", places=len(direct) + len(through))
-    return seen._replace(places=max(1, len(direct)) if seen.acts == "weights" else 1)
+def longest_gap(moved: np.ndarray) -> int:
+    """Calls from one that moves to the next, at most, of (kinds, calls)."""
+    return max([1, *(int(np.diff(np.flatnonzero(row)).max(initial=0)) for row in moved)])

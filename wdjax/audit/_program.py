@@ -77,7 +77,8 @@ class Graph:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, core.Literal):
-                return self.constant(np.asarray(atom.val, atom.aval.dtype))
+                aval: Any = atom.aval
+                return self.constant(np.asarray(atom.val, aval.dtype))
             return values[atom]
 
         for equation in jaxpr.eqns:
@@ -107,7 +108,7 @@ class Graph:
         else:  # as cond does, keep the index in its range
             low, high = self.constant(np.int32(0)), self.constant(np.int32(len(results) - 1))
             (index,) = self.apply(lax.clamp_p, {}, (low, index, high), 1)
-        outs = []
+        outs: list[Value] = []
         for choice in zip(*results, strict=True):
             same = len(set(choice)) == 1
             outs += choice[:1] if same else self.apply(lax.select_n_p, {}, (index, *choice), 1)

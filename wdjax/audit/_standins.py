@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax.audit._machine import Compiled, Machine, Plain, machine
+from wdjax.audit._compiled import Compiled, machine
+from wdjax.audit._machine import Machine, Plain, shape_of
 from wdjax.audit._program import Equation, Graph, Value
 
 _MOST_NUMBERS = 2**16  # of all different shapes together, that are measured as they are
@@ -82,7 +83,7 @@ def resized(
     leaves, treedef = jax.tree.flatten(tree)
     keep = set(keep)
     small = [
-        jax.ShapeDtypeStruct(
+        shape_of(
             x.shape if i in keep else cut(x.shape, cap),
             x.dtype if own_dtypes else widened(x.dtype),
         )
@@ -106,7 +107,7 @@ def cut(shape: tuple[int, ...], cap: int | None) -> tuple[int, ...]:
 
 def widened(dtype: Any) -> Any:
     """Return float32 for narrower floats: stand-ins are to round away nothing."""
-    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32  # type: ignore[no-untyped-call]
     return np.dtype("float32") if narrow else dtype
 
 

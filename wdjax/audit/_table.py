@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-
 Row = dict[str, Any]
 
 _WIDTH = 100  # of the table, unless long shapes leave a path less than this
