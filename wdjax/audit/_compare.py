@@ -59,6 +59,9 @@ def check_decay(
         rtol: how far, as a fraction, measured and declared may be apart.
         extra: as in `audit`.
 
+    Returns:
+        None: decay is as declared.
+
     Raises:
         AssertionError: somewhere they differ; the message names the paths.
         TypeError: as in `audit`.

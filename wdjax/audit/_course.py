@@ -15,7 +15,7 @@ import numpy as np
 from wdjax.audit._compiled import Compiled
 from wdjax.audit._judge import Seen, judged
 from wdjax.audit._machine import Machine
-from wdjax.audit._probe import Probe, Walk, walk
+from wdjax.audit._probe import Probe, Response, Walk, walk
 
 _FIRST = 4  # real steps that are really taken
 _FEW = 33  # visits that tell whether the step plays a part
@@ -34,6 +34,9 @@ _NOT_READ = {  # class of a state -> why its decay cannot be read from the updat
     "COCOBState": "cocob computes weights from sums of gradients and the first weights",
     "SAMState": "sam alternates between two kinds of steps",
 }
+
+
+_UNNAMED = "its strength changes with the state, not with a step count that has a name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,15 +172,14 @@ class _Course:
         """The same without compiling a program for many."""
         return np.array([self.probe.fractions(self._at(int(c))) for c in counts])
 
-    def _first_steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Fractions at the first real steps, with the states that training has there; sizes."""
-        probe, state, found, sizes = self.probe, self.probe.state, [], []
+    def _first_steps(self) -> list[list[Response]]:
+        """Answers at the first real steps, with the states that training has there."""
+        probe, state, found = self.probe, self.probe.state, []
         for _ in range(_FIRST):
-            found.append(probe.fractions(state))
-            sizes.append(probe.sizes(state))
+            found.append(probe.along(state))
             noise = probe.noise()
             state = probe.machine.run(probe.theta, noise, state, calls=probe.period).state
-        return np.array(found), np.array(sizes)
+        return found
 
     def _telling_count(self) -> int:
         """Return the step at which decay and gradients show most."""
@@ -216,6 +218,9 @@ class _Course:
     # findings
 
     def _finding(self, kind: int, seen: Seen, count: int, skipped: bool) -> Finding:
+        history = self._history(kind, seen)
+        if seen.acts == "none" and history:
+            seen = Seen("unknown", None)
         curve = self.curve[:, kind]
         here = float(self.probe.fractions(self._at(count))[kind])
         shrink, step = seen.fraction, None
@@ -236,7 +241,7 @@ class _Course:
             seen.acts,
             shrink,
             step,
-            why=seen.why or self._history(kind, seen),
+            why=seen.why or history,
             pull=seen.pull,
             places=seen.places,
             repeats=_per_step(pulled, moved) if each else 1,
@@ -249,13 +254,18 @@ class _Course:
 
     def _history(self, kind: int, seen: Seen) -> str:
         """Say where steps that were taken differ from steps that were visited."""
-        if seen.acts not in ("weights", "point") or seen.gated:
+        taken = [answers[kind] for answers in self.first]
+        if seen.acts not in ("none", "weights", "point") or seen.gated:
             return ""
-        taken, sizes = (x[:, kind] for x in self.first)
-        near = 1e-4 * np.abs(taken) + np.minimum(1e-6 * (1 + sizes), 0.01 * np.abs(taken).max())
-        if any((np.abs(taken - v[:, kind]) <= near).all() for v in self.visited_first):
+        fractions = np.array([answer.fraction for answer in taken])
+        rounding = 1e-6 * np.array([1 + answer.size for answer in taken])
+        if seen.acts == "none":  # a trust ratio points along the momentum, decay along the weights
+            along = np.array([answer.aside < 0.05 for answer in taken])
+            return _UNNAMED if (along & (np.abs(fractions) > rounding)).any() else ""
+        near = 1e-4 * np.abs(fractions) + np.minimum(rounding, 0.01 * np.abs(fractions).max())
+        if any((np.abs(fractions - v[:, kind]) <= near).all() for v in self.visited_first):
             return ""
-        return "its strength changes with the state, not with a step count that has a name"
+        return _UNNAMED
 
     def _with_left(self, kind: int, found: Finding) -> Finding:
         if self.steps is None:
@@ -263,14 +273,14 @@ class _Course:
         if found.acts == "none":
             return dataclasses.replace(found, left=1.0)
         if found.acts in ("weights", "point") and not found.why:
-            return dataclasses.replace(found, left=left_of(found.curve, self.steps))
+            return dataclasses.replace(found, left=left_of(found, self.steps))
         if found.acts == "unknown":
             return found
         ends = self._simulated()
         if ends is not None:
             return dataclasses.replace(found, left=float(ends[kind]))
         if found.shrink is not None and not found.why:
-            return dataclasses.replace(found, left=left_of(found.curve, self.steps))
+            return dataclasses.replace(found, left=left_of(found, self.steps))
         return found
 
     def _simulated(self) -> np.ndarray | None:
@@ -300,12 +310,15 @@ def sampled_counts(steps: int, most: int) -> np.ndarray:
     return np.minimum(parts * (steps / most), steps - 1).astype(int)
 
 
-def left_of(curve: Sequence[float], steps: int) -> float:
-    """Π_t (1 − f(t)) = exp(T · mean ln |1 − f|): exact if every step is there."""
-    kept = np.abs(1 - np.asarray(curve))
+def left_of(found: Finding, steps: int) -> float:
+    """Π_t (1 − f(t)) = exp(T · mean ln |1 − f|): exact if every step is there.
+
+    Where k calls of a real step decay, each takes f / k off.
+    """
+    kept = np.abs(1 - np.asarray(found.curve) / found.repeats)
     if (kept == 0).any():
         return 0.0
-    return math.exp(min(steps * float(np.log(kept).mean()), 700.0))
+    return math.exp(min(steps * found.repeats * float(np.log(kept).mean()), 700.0))
 
 
 def _relative(x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wdjax import stacking
 from wdjax._trees import paths
 from wdjax.audit import _course, _verdicts
 from wdjax.audit._compiled import Compiled, machine
@@ -32,11 +31,13 @@ class Measurement(NamedTuple):
     """What was found of every leaf.
 
     Attributes:
-        leaves: with what is wanted of them.
+        described: the leaves.
+        leaves: with what is wanted and what is found of them.
         search: the optimizer asks for the loss.
         laws: for each leaf, or None.
     """
 
+    described: list[paths.Leaf]
     leaves: list[_verdicts.Leaf]
     search: bool
     laws: list[str | None]
@@ -49,11 +50,7 @@ def measured(
     steps = None if steps is None else checked_steps(steps)
     found = measure(tree, optimizer, rules, steps, extra)
     facts = _verdicts.Facts(found.leaves, steps, rules is not None, found.search)
-    described = paths.leaves(stacking.unstack(tree))
-    rows = [
-        _row(leaf, known, law)
-        for leaf, known, law in zip(described, found.leaves, found.laws, strict=True)
-    ]
+    rows = [_row(*each) for each in zip(found.described, found.leaves, found.laws, strict=True)]
     top = max(
         (leaf.found for leaf in found.leaves if leaf.found.shrink),
         key=lambda f: abs(f.shrink or 0.0),
@@ -96,7 +93,8 @@ def measure(
         for (leaf, selector, m), finding in zip(decided, findings, strict=True)
     ]
     asked = {name for each in on if each.machine for name in each.machine.needs}
-    return Measurement(leaves, "value_fn" in asked or "value_fn" in extra, laws)
+    described = [leaf for leaf, _, _ in decided]
+    return Measurement(described, leaves, "value_fn" in asked or "value_fn" in extra, laws)
 
 
 # What comes in.

@@ -176,12 +176,13 @@ class Probe:
         each = zip(once, twice, self.weights, strict=True)
         return np.array([fraction(*points) for points in each])
 
-    def sizes(self, state: Any) -> np.ndarray:
-        """Return ‖U‖ / ‖θ‖ of each kind at zero gradients."""
-        once = self.summed(state, self.quiet[0])
-        return np.array(
-            [norm(u) / (norm(w) or 1.0) for u, w in zip(once, self.weights, strict=True)]
-        )
+    def along(self, state: Any) -> list[Response]:
+        """Answer of each kind at θ and 2θ alone."""
+        once, twice = (self.still(state, s) for s in (1.0, 2.0))
+        return [
+            response(Points(a, b, -a), w, norm(a))
+            for a, b, w in zip(once, twice, self.weights, strict=True)
+        ]
 
     def slopes(self, state: Any, grads: Arrays) -> np.ndarray | None:
         """Return f of each kind by automatic differentiation: independent of differences."""

@@ -92,6 +92,8 @@ class Graph:
         if body is not None:
             closed = body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ())
             return self.add(closed, ins)
+        if equation.primitive.name == "stop_gradient":  # the value is the same
+            return ins
         if equation.primitive.name == "cond" and not equation.effects:
             return self._either(equation, ins)
         return self.apply(

@@ -188,7 +188,8 @@ def _line(group: list[Row], path: str) -> Row:
 
 def _order(line: Row) -> tuple[float, ...]:
     if "acts" in line:
-        return -abs(line["shrink"] or 0.0), -(line["acts"] not in ("none",)), -line["numbers"]
+        shrink = float(f"{abs(line['shrink'] or 0.0):.3g}")
+        return -shrink, line["acts"] == "none", -line["numbers"]
     return -line["multiplier"], -line["numbers"]
 
 
