@@ -1,15 +1,25 @@
-"""Every page of the site, made from what exists: README, METHODS.md, notebooks, docstrings."""
+"""The pages of the site: README, guide, notebooks and METHODS.md as they are; the reference.
+
+Files keep the places that they have in the repository, so one link works on GitHub and here.
+"""
 
 import ast
 import json
+import posixpath
+import re
 from collections import defaultdict
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("README.md", "METHODS.md", "figures/*.png", "notebooks/*.ipynb")
+GUIDE = (
+    *("which", "how_strongly", "where", "before_and_after", "choosing", "from_other_frameworks"),
+    *("devices", "low_precision", "checkpoints", "small_leaves", "speed", "pitfalls"),
+)
+COPIED = ("README.md", "METHODS.md", "docs/*.md", "figures/*.png", "notebooks/*.ipynb")
 OBJECT = "::: wdjax.{path}\n    options: {{heading: wdjax.{name}, heading_level: {level}}}\n"
 
 
@@ -51,17 +61,21 @@ def copied() -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in found]
 
 
-def title(notebook: str) -> str:
-    """Return the heading of a notebook."""
-    first = json.loads((ROOT / notebook).read_text())["cells"][0]["source"]
-    return "".join(first).splitlines()[0].removeprefix("# ")
+def title(path: str) -> str:
+    """Return the first heading of a page or notebook."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".ipynb"):
+        text = "".join(json.loads(text)["cells"][0]["source"])
+    return text.splitlines()[0].removeprefix("# ")
 
 
 def on_config(config: MkDocsConfig) -> None:
     """List the pages."""
+    guide = [f"docs/{name}.md" for name in GUIDE]
     tutorials = [path for path in copied() if path.endswith(".ipynb")]
     config.nav = [
         {"Home": "README.md"},
+        {"Guide": [{title(path): path} for path in guide]},
         {"Tutorials": [{title(path): path} for path in tutorials]},
         {"Reference": [{name: f"reference/{name}.md"} for name in reference()]},
         {"Methods": "METHODS.md"},
@@ -69,12 +83,28 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Make the pages."""
+    """Add the pages."""
     for path in copied():
-        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+        file = File(path, str(ROOT), config.site_dir, config.use_directory_urls)
+        file.inclusion = InclusionLevel.INCLUDED  # those of docs/ are left out where mkdocs looks
+        files.append(file)
     for name, text in reference().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Read a page as GitHub does: links to other files, and | in the code of tables."""
+    here = posixpath.dirname(page.file.src_uri)
+    if not page.parent:  # without neighbours there is nothing to list beside it
+        page.meta["hide"] = ["navigation"]
+
+    def target(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(here, link[1]))
+        is_elsewhere = files.get_file_from_path(path) is None and (ROOT / path).is_file()
+        return f"]({config.repo_url}/blob/main/{path})" if is_elsewhere else link[0]
+
+    return re.sub(r"\]\(([\w./-]+)\)", target, markdown).replace("\\|", "|")
 
 
 on_files.mkdocs_priority = 100  # before the plugin that turns notebooks into pages

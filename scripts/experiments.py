@@ -94,7 +94,7 @@ def settle(
 
 
 def quadratic(steps: int, lambdas: Sequence[float]) -> list[dict[str, Any]]:
-    """Minimise ½(x − 2)² from 0 and from 4, at a constant learning rate of 0.1."""
+    """Minimize ½(x − 2)² from 0 and from 4, at a constant learning rate of 0.1."""
     start, optimum = jnp.array([0.0, 4.0]), jnp.array([2.0, 2.0])
 
     def loss_fn(x: Any, optimum: Any) -> jax.Array:
@@ -215,7 +215,7 @@ def noisy_loss(params: Params, batch: Params, key: jax.Array) -> Any:
 
 
 def start(seed: int, width: int) -> Params:
-    """He's initialisation."""
+    """He's initialization."""
     draw, sizes = jax.nn.initializers.he_normal(), (64, width, width, 10)
     keys = jax.random.split(jax.random.key(seed), 3)
     return {

@@ -2,7 +2,7 @@
 
     python scripts/memory.py [--devices N] [--group G] [--store mixed|float32]
 
-Per device: bytes held for parameters, gradients and optimiser state, and bytes sent by the ring
+Per device: bytes held for parameters, gradients and optimizer state, and bytes sent by the ring
 algorithms in a step. Activations and buffers come on top. GB is 10⁹ bytes.
 
 Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020,
@@ -27,7 +27,7 @@ class Store(NamedTuple):
     Args:
         params: p, what the model computes with, and what is gathered.
         grads: g, what is reduced.
-        state: s, the optimiser's, with a float32 copy or residual of narrow parameters.
+        state: s, the optimizer's, with a float32 copy or residual of narrow parameters.
     """
 
     params: float
@@ -127,7 +127,7 @@ class Extra(NamedTuple):
     """What a method adds, in bytes and in float32 numbers.
 
     Args:
-        per_param: bytes per parameter, divided among the devices as the optimiser's state.
+        per_param: bytes per parameter, divided among the devices as the optimizer's state.
         per_group: bytes per group of weights that has a number of its own.
         sums: and largest entries, per group, that are all-reduced in a step wherever several
             devices share a group.

@@ -73,7 +73,7 @@ def zeros(features: int) -> Callable[[jax.Array], Any]:
 
 
 def half_square(params: Any, data: Any, weights: jax.Array) -> jax.Array:
-    """1/(2n) Σ (x w + b − y)²: with λ/2 ‖w‖² what ridge regression minimises."""
+    """1/(2n) Σ (x w + b − y)²: with λ/2 ‖w‖² what ridge regression minimizes."""
     residual = dense(params, data["x"])[:, 0] - data["y"]
     return 0.5 * jnp.sum(weights * residual**2) / jnp.sum(weights)
 
@@ -193,7 +193,7 @@ JOBS = {"line": line, "polynomial": polynomial, "diabetes": diabetes, "digits": 
 def ridge_scores(job: Job, weight_decays: np.ndarray, folds: sweeps.Folds) -> np.ndarray:
     """Cross-validated scores (L,) of exact ridge on the same folds, in float64.
 
-    With centred X and y:  w = (XᵀX/n + λ I)⁻¹ Xᵀy/n,  b = mean(y) − mean(X) w.
+    With centered X and y:  w = (XᵀX/n + λ I)⁻¹ Xᵀy/n,  b = mean(y) − mean(X) w.
     """
     x, y = job.data.train["x"].astype(np.float64), job.data.train["y"].astype(np.float64)
     scores = np.empty((len(weight_decays), len(folds.train)))

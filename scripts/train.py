@@ -83,7 +83,7 @@ def weights(params: Any) -> np.ndarray:
 
 
 def regression(data: datasets.Dataset) -> Task:
-    """Linear regression from zero, loss 1/(2n) Σ (x w + b − y)²: what ridge and lasso minimise."""
+    """Linear regression from zero, loss 1/(2n) Σ (x w + b − y)²: what ridge and lasso minimize."""
 
     def init(key: jax.Array) -> Any:
         del key
@@ -294,7 +294,7 @@ def linear_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000) 
     learning_rate = wdjax.inverse_sqrt(init_value, gamma)
     report = Report("1. A line by SGD with L2 in the gradient, against exact ridge")
     report.say(
-        "minimise 1/(2n) Σ (x w + b − y)² + λ/2 w², the bias b is free; λ = {weight_decay}\n"
+        "minimize 1/(2n) Σ (x w + b − y)² + λ/2 w², the bias b is free; λ = {weight_decay}\n"
         "learning rate {init_value} / sqrt(1 + {gamma}² t); {epochs} epochs, mini-batches of "
         "{batch_size}",
         weight_decay=weight_decay,
@@ -332,9 +332,9 @@ def linear_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000) 
 
 
 def ridge(part: datasets.Arrays, weight_decay: float) -> tuple[np.ndarray, float]:
-    """Minimise 1/(2n) ‖X w + b − y‖² + λ/2 ‖w‖² exactly, in float64; the bias b is free.
+    """Minimize 1/(2n) ‖X w + b − y‖² + λ/2 ‖w‖² exactly, in float64; the bias b is free.
 
-    With centred X and y:  w = (XᵀX/n + λ I)⁻¹ Xᵀy/n,  b = mean(y) − mean(X) w.
+    With centered X and y:  w = (XᵀX/n + λ I)⁻¹ Xᵀy/n,  b = mean(y) − mean(X) w.
     """
     x, y = part["x"].astype(np.float64), part["y"].astype(np.float64)
     mean_x, mean_y = x.mean(axis=0), y.mean()
@@ -393,7 +393,7 @@ def diabetes_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000
     count = len(part["y"])
     report = Report("2. Diabetes: L1 by proximal steps, against L2")
     report.say(
-        "minimise 1/(2n) ‖X w + b − y‖² + λ R(w), R = ‖w‖₁ or ½‖w‖²; λ = {weight_decay}\n"
+        "minimize 1/(2n) ‖X w + b − y‖² + λ R(w), R = ‖w‖₁ or ½‖w‖²; λ = {weight_decay}\n"
         "full batches, learning rate {learning_rate}, {epochs} steps",
         weight_decay=weight_decay,
         learning_rate=learning_rate,
@@ -570,7 +570,7 @@ def _given(value: Any, default: Any) -> Any:
 
 
 def finite_json(node: Any) -> Any:
-    """Replace what is not finite by None: JSON has no word for it."""
+    """Replace what is not finite by None: JSON cannot express it."""
     if isinstance(node, dict):
         return {name: finite_json(value) for name, value in node.items()}
     if isinstance(node, list):

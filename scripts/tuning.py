@@ -60,7 +60,7 @@ def split(seed: int) -> Split:
 
 
 def start(seed: int) -> Params:
-    """He's initialisation."""
+    """He's initialization."""
     keys = jax.random.split(jax.random.key(seed), 3)
     shapes = {"pixels": (64, 64), "noise": (64, 64), "output": (64, 10)}
     params = {
@@ -107,7 +107,7 @@ def given(decays: jax.Array, parts: Split, params: Params, steps: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "every", "batch"))
-def learnt(parts: Split, params: Params, steps: int, every: int, batch: int | None = None) -> Any:
+def learned(parts: Split, params: Params, steps: int, every: int, batch: int | None = None) -> Any:
     """Train while learning λ; return validation loss, test loss and λ (steps, groups)."""
     unit = wdjax.lr_scaled(1.0, rate(steps))
     decay = tuning.hyper_decay(
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (1, None, 1),
         (5, 100, 2),
     ):
-        program = functools.partial(learnt, steps=longer * steps, every=every, batch=batch)
+        program = functools.partial(learned, steps=longer * steps, every=every, batch=batch)
         name = f"hyper_decay, every {every}" + (f", batches of {batch}" if batch else "")
         name += f", {longer} times the steps" if longer > 1 else ""
         run = lambda i, p, w, program=program: float(program(p, w)[1])
@@ -205,10 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     options.out.mkdir(parents=True, exist_ok=True)
     figure, axes = new_figure(1)
-    path = np.asarray(learnt(parts, params, steps, 5)[2])
+    path = np.asarray(learned(parts, params, steps, 5)[2])
     for i, name in enumerate(GROUPS):
         axes.semilogy(path[:, i], plots.LINES[i], color=plots.COLORS[i], label=name)
-    axes.set(xlabel="step", ylabel="λ", title="λ learnt while training, every 5 steps")
+    axes.set(xlabel="step", ylabel="λ", title="λ learned while training, every 5 steps")
     axes.legend()
     figure.savefig(options.out / "tuning.png")
     text = json.dumps({"rows": rows}, indent=1, ensure_ascii=False)

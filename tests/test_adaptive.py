@@ -322,10 +322,10 @@ def test_a_bad_strength_fails_as_early_as_it_is_known(case):
     for bad in (-1.0, float("nan"), jnp.asarray(jnp.inf)):
         with pytest.raises(ValueError, match=r"`strength` must be a finite number >= 0, or a sch"):
             build(case, bad)
-    with pytest.raises(TypeError, match=r"`strength` must be a number >= 0 or a schedule; got"):
+    with pytest.raises(TypeError, match="`strength` must be a finite number >= 0, or a schedule"):
         build(case, "0.1")
     falling = build(case, optax.linear_schedule(0.1, -0.1, 100))
-    with pytest.raises(ValueError, match=r"finite and >= 0 at every step; got -0.0\d+ at step 5"):
+    with pytest.warns(UserWarning, match=r"is negative from step 5\d on and counts as 0 there"):
         falling.init(tree(0))
 
 

@@ -388,34 +388,31 @@ def test_groups_that_differ_are_named():
 def test_a_history_and_swapped_arguments_are_told_what_to_pass():
     readings = {"w": {"weight_rms": np.ones(2_000)}}
     history = wdjax.History(np.arange(2_000), {"measured": readings}, np.arange(0), {})
-    advice = r"Pass metrics\.series\(history\)"
-    with pytest.raises(TypeError, match=rf"`measured` must be group .* got a History\. {advice}"):
+    advice = r"Call explain\(dynamics\.predict\(\.\.\.\), metrics\.series\(history\)\)"
+    with pytest.raises(TypeError, match=rf"`measured` must be .* got \['History'\]\. {advice}"):
         explain(predicted(), history)
-    with pytest.raises(TypeError, match=rf"`measured` must be .* got a dict of ndarray\. {advice}"):
+    with pytest.raises(TypeError, match=rf"`measured` must be .* got \['ndarray'\]\. {advice}"):
         explain(predicted(), readings["w"])
-    first = (
-        r"`predictions` must be of dynamics\.predict.* got a dict of dict\. Pass it first, and met"
-    )
-    with pytest.raises(TypeError, match=first):
+    with pytest.raises(TypeError, match=rf"`predictions` must .* got \['dict'\]\. {advice}"):
         explain(readings, predicted())
     assert explain(predicted(), metrics.series(history)).rows
 
 
 def test_a_group_without_its_rms_is_named():
-    with pytest.raises(ValueError, match=r"must hold 'weight_rms' for each group; got \['norm'\]"):
+    with pytest.raises(ValueError, match=r"must hold 'weight_rms' of each group.*; got \['norm'\]"):
         explain(predicted(), {"w": {"norm": np.ones(2_000)}})
-    with pytest.raises(ValueError, match="`weight_rms` of 'w' must have a finite value; got none"):
+    with pytest.raises(ValueError, match=r"with a finite value; got \['weight_rms'\] in 'w'"):
         explain(predicted(), {"w": {"weight_rms": np.full(2_000, np.nan)}})
 
 
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        (None, r"got \(2000,\) steps for values \(3,\) of 'w', and a prediction of 2000"),
-        ([0, 1], r"got \(2,\) steps for values \(3,\) of 'w'"),
-        ([0, 5, 2_000], r"must rise within 0 \.\.\. 1999, .* got 0 \.\.\. 2000"),
-        ([0, 5, 5], r"must rise within 0 \.\.\. 1999, .* got 0 \.\.\. 5"),
-        ([-1, 5, 6], r"must rise within 0 \.\.\. 1999, .* got -1 \.\.\. 6"),
+        (None, r"got \[ +0 +1 .* 1999\] for 3 values in 'w'"),
+        ([0, 1], r"got \[0 1\] for 3 values in 'w'"),
+        ([0, 5, 2_000], r"rising within 0 \.\.\. 1999, .* got \[ +0 +5 2000\]"),
+        ([0, 5, 5], r"rising within 0 \.\.\. 1999, .* got \[0 5 5\]"),
+        ([-1, 5, 6], r"rising within 0 \.\.\. 1999, .* got \[-1  5  6\]"),
     ],
 )
 def test_steps_that_do_not_fit_say_what_was_passed(steps, message):

@@ -625,21 +625,25 @@ def test_a_skipped_step_holds_the_last_reading():
 
 @pytest.mark.parametrize("every", [0, -1, 2.5, True, "2"])
 def test_a_bad_interval_is_refused(every):
-    with pytest.raises(ValueError, match=r"`every` must be a whole number of steps >= 1; got"):
+    with pytest.raises((TypeError, ValueError), match=r"`every` must be a whole number >= 1; got"):
         measured(sgd(), every=every)
 
 
 def test_a_bad_grouping_is_refused():
-    with pytest.raises(ValueError, match='`per` must be "rule" or "leaf"; got \'layer\''):
+    with pytest.raises(ValueError, match="`per` must be one of 'rule', 'leaf'; got 'layer'"):
         measured(sgd(), per="layer")
 
 
 @pytest.mark.parametrize(
     ("wrong", "shown"),
-    [(optax.adam, "adam"), (optax.MultiSteps(sgd(), 2), "a MultiSteps"), (None, "a NoneType")],
+    [
+        (optax.adam, "an Optax optimizer; got the function adam. Call it: adam"),
+        (optax.MultiSteps(sgd(), 2), "what goes into optax.MultiSteps; got a MultiSteps"),
+        (None, "an Optax optimizer; got None"),
+    ],
 )
 def test_what_is_no_optimizer_is_refused(wrong, shown):
-    with pytest.raises(TypeError, match=f"`optimizer` must be an Optax optimizer; got {shown}"):
+    with pytest.raises(TypeError, match=f"`optimizer` must be {shown}"):
         measured(wrong)
 
 
@@ -657,7 +661,6 @@ def test_rules_that_do_not_fit_are_refused_at_init():
 def test_a_state_without_readings_is_refused():
     with pytest.raises(ValueError, match=r"`opt_state` must hold the readings .* MaskedState"):
         latest(optax.masked(optax.sgd(0.1), True).init(PARAMS))
-    assert metrics.collected(optax.sgd(0.1).init(PARAMS)) == {}
 
 
 def test_a_history_without_readings_is_refused():
@@ -673,9 +676,7 @@ def test_the_name_of_the_readings_is_taken():
     def loss_fn(params, batch):
         return jnp.sum(params["kernel"]), {"measured": jnp.ones(())}
 
-    with pytest.raises(
-        ValueError, match="must not use the names that the step adds; got 'measured"
-    ):
+    with pytest.raises(ValueError, match="leave out names that the step adds; got 'measured"):
         wdjax.make_train_step(loss_fn, measured(sgd()))(state, BATCH)
 
 

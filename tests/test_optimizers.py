@@ -226,7 +226,7 @@ def test_the_signature_shows_both_argument_lists():
         (lambda: wdjax.adamw(1e-3, weight_decay=0.1, bogus=1), r"unexpected keyword .*'bogus'"),
         (
             lambda: wdjax.decayed(optax.adafactor)(None, weight_decay=0.1),
-            r"`learning_rate` must be a number >= 0 or a schedule; got None",
+            r"`learning_rate` must be a finite number >= 0, or a schedule; got None",
         ),
     ],
 )

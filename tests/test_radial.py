@@ -316,15 +316,15 @@ def test_bad_numbers_fail_when_built(case):
         with pytest.raises(ValueError, match=rf"`{case.swept}` must be .*or a schedule; got"):
             build(case, bad)
     for bad in ("0.1", True):
-        with pytest.raises(TypeError, match=rf"`{case.swept}` must be a number >= 0 or a schedule"):
+        with pytest.raises(TypeError, match=rf"`{case.swept}` must be .*or a schedule; got"):
             build(case, bad)
 
 
 @methods
-def test_a_schedule_that_turns_negative_fails_at_init(case):
+def test_a_schedule_that_turns_negative_is_warned_of_at_init(case):
     tx = build(case, optax.linear_schedule(0.1, -0.1, 100))
-    message = rf"`{case.swept}` must be .* at every step; got -0.0\d+ at step 5\d. Check the sched"
-    with pytest.raises(ValueError, match=message):
+    message = rf"`{case.swept}` is negative from step 5\d on and counts as 0 there"
+    with pytest.warns(UserWarning, match=message):
         tx.init(tree(0))
 
 

@@ -69,17 +69,6 @@ def test_the_square_root_rule_for_the_rate_gives_nanochat_s_decay(batch, data):
     assert np.isclose(got, 0.2 * np.sqrt(batch) / data, rtol=1e-12)
 
 
-def test_power_lines_give_the_published_weight_decay():
-    """λ = B TPP^0.527 / (c η D), from the definition of τ_EMA."""
-    rate, batch, tokens, params = 1.6e-2, 500_000, 20e9, 1e9
-    timescale = scaling.power_lines(tokens / params) * (tokens / batch)
-    got = scaling.timescale_to_weight_decay(timescale, rate)
-    want = batch * (tokens / params) ** 0.527 / (1.084 * rate * tokens)
-    assert np.isclose(got, want, rtol=1e-12)
-    slope = np.log(scaling.power_lines(400) / scaling.power_lines(40)) / np.log(10)
-    assert np.isclose(slope, -0.527)
-
-
 def test_normalized_decay_is_the_square_root_over_all_batches():
     """The authors' code divides by √(batches per epoch × epochs)."""
     batches, epochs = 50_000 / 128, 100
@@ -91,9 +80,8 @@ def test_the_numbers_may_be_arrays_and_may_be_traced():
     rates = jnp.array([1e-3, 2e-3])
     got = jax.jit(jax.vmap(lambda lr: scaling.timescale_to_weight_decay(1_000.0, lr)))(rates)
     assert np.allclose(got, [1.0, 0.5])
-    assert np.allclose(
-        scaling.power_lines(np.array([20.0, 80.0])), 1.084 / np.array([20, 80]) ** 0.527
-    )
+    got = scaling.weight_decay_to_timescale(np.array([0.1, 0.2]), 0.01)
+    assert np.allclose(got, [1_000, 500])
     got = jax.jit(lambda b: scaling.at_constant_timescale(0.1, batch=b))(4.0)
     assert np.isclose(got, 0.4)
     traced = lambda b: scaling.from_normalized(0.05, batch_size=b, examples=512, epochs=4)
@@ -207,12 +195,6 @@ def test_a_single_array_has_no_path_and_still_a_rule():
     assert resolve(rules, jnp.ones((4, 4))) == 4.0
 
 
-def test_two_parameters_of_one_path_are_refused_where_they_would_change():
-    params = {"a/kernel": jnp.ones((2, 2)), "a": {"kernel": jnp.ones((4, 4))}}
-    with pytest.raises(ValueError, match=r"`params` must not have two parameters of one path"):
-        scaling.width_rules((("**", 4.0),), params, power=1)
-
-
 def test_a_width_rule_that_matches_nothing_is_refused():
     with pytest.raises(RuleError, match="matches no parameter"):
         scaling.width_rules((("block/kernel", 4.0), ("**", 1.0)), linen(8), power=1)
@@ -288,7 +270,7 @@ def test_the_two_places_of_decay_take_the_powers_of_the_table(before, after, exp
         (
             lambda: scaling.weight_decay_to_timescale(0.1, lambda count: 0.1),
             TypeError,
-            r"`learning_rate` must be a number > 0; got .* of a schedule, its peak",
+            r"`learning_rate` must be a finite number > 0; got .* Of a schedule, pass the peak",
         ),
         (lambda: scaling.at_constant_timescale(0.1, batch=None), TypeError, r"`batch` .* got None"),
         (lambda: scaling.at_constant_timescale(0.1, data=-2), ValueError, r"`data` .* got -2"),
@@ -297,8 +279,12 @@ def test_the_two_places_of_decay_take_the_powers_of_the_table(before, after, exp
             ValueError,
             r"`weight_decay` .* >= 0; got -0.1",
         ),
-        (lambda: scaling.power_lines("20"), TypeError, r"`tokens_per_parameter` .* got '20'"),
-        (lambda: scaling.power_lines(np.array([1.0, -1.0])), ValueError, r"got \[ 1. -1.\]"),
+        (lambda: scaling.weight_decay_to_timescale("1", 1.0), TypeError, r"got '1'"),
+        (
+            lambda: scaling.weight_decay_to_timescale(np.array([1.0, -1.0]), 1.0),
+            ValueError,
+            r"got array\(\[ 1., -1.\]\)",
+        ),
         (
             lambda: scaling.from_normalized(0.05, batch_size=0, examples=1, epochs=1),
             ValueError,

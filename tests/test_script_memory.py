@@ -78,10 +78,10 @@ def test_decay_by_entries_adds_nothing_and_sums_are_small():
         assert script.sent_by(extra, 70e9 / 8192, 1024) < sent / 1000
 
 
-def test_the_readme_shows_the_table():
+def test_the_page_on_devices_shows_the_table():
     """If this fails: paste what `python scripts/memory.py` prints first."""
     table = script.models_table(script.STORES["mixed"], script.DEVICES, script.GROUP)
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert table in (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
     assert len(table.splitlines()) == 2 + 5
 
 

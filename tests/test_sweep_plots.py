@@ -172,5 +172,5 @@ def test_the_numbers_of_non_zero_coefficients_stand_above_the_curve():
     ax = plots.validation_curve(found, nonzeros=np.arange(len(found.x)) * 2)
     shown = {float(t.get_position()[0]): t.get_text() for t in ax.texts}
     assert shown == {float(x): str(2 * i) for i, x in enumerate(found.x)}
-    with pytest.raises(ValueError, match="`nonzeros` must be a number for each value"):
+    with pytest.raises(ValueError, match="`nonzeros` must be a number for each value; got 1 for"):
         plots.validation_curve(found, nonzeros=[1])

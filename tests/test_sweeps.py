@@ -17,7 +17,7 @@ import two_devices
 import wdjax
 from wdjax import schedules, sweeps
 from wdjax.folds import Folds
-from wdjax.sweeps import _chunks, _functions, _program
+from wdjax.sweeps import _chunks, _functions, _program, _results
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(30, 6))
@@ -189,7 +189,7 @@ def test_a_configuration_alone_equals_its_row_and_chunks_equal_the_whole():
     cut = run(hparams=hparams, chunk=4, **options)  # 4 + 3 + 3
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
     jax.tree.map(same, whole, cut)
-    alone = run(hparams=_chunks.take(hparams, np.array([7])), **options)
+    alone = run(hparams=jax.tree.map(lambda x: x[7:8], hparams), **options)
     np.testing.assert_allclose(alone.val[0], whole.val[7], rtol=2e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[0], b[7], rtol=1e-4, atol=1e-6),
@@ -437,7 +437,7 @@ def lowered(count, folds=None):
         DATA, folds, epochs=np.array([9]), batch_size=8, seeds=[0], shuffle=True, mesh=None
     )
     hparams = {"weight_decay": jnp.ones(count), "learning_rate": jnp.ones(count)}
-    return _program.train.lower(job, None, hparams, None, shared)
+    return _program.train.lower(job, None, hparams, shared)
 
 
 def test_temporaries_grow_no_faster_than_the_configurations():
@@ -455,9 +455,9 @@ def test_a_small_budget_makes_chunks_and_loses_no_configuration(monkeypatch):
     sizes = []
     train = _program.train
 
-    def spy(job, mesh, hparams, carry, shared):
+    def spy(job, mesh, hparams, shared):
         sizes.append(len(hparams["weight_decay"]))
-        return train(job, mesh, hparams, carry, shared)
+        return train(job, mesh, hparams, shared)
 
     spy.lower = train.lower
     hparams = sweeps.grid(weight_decay=np.linspace(0, 1, 10))
@@ -494,17 +494,12 @@ shared = _program.share(
     mesh=mesh,
 )
 text = _program.train.lower(
-    job, mesh, {"weight_decay": np.ones(8, np.float32)}, None, shared
+    job, mesh, {"weight_decay": np.ones(8, np.float32)}, shared
 ).compile().as_text()
 found = [w for w in ("all-reduce", "all-gather", "all-to-all", "permute", "reduce-scatter")
          if w in text]
 assert not found, found
 assert "f32[4,1,4,6]" in text  # four of the eight configurations on each device
-halving = sweeps.successive_halving(
-    t.l2_sgd, hparams, t.DATA, init=t.init, loss=t.half_square, folds=sweeps.kfold(30, 4),
-    epochs=4, batch_size=8, eta=2, rungs=2,
-)
-assert len(halving.final.val) == 4
 print("equal")
 """
 
@@ -543,15 +538,16 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(folder.glob("rows-*.npz"))) == 2
-    (folder / ".rows-000002-000002.npz.1").write_bytes(b"half of a file")
-    (folder / "rows-000004-000004.npz").with_suffix(".tmp").write_bytes(b"")
+    (first, _) = sorted(folder.glob("rows-*.npz"))
+    (folder / f".{first.name}.1").write_bytes(b"half of a file")
+    first.with_suffix(".tmp").write_bytes(b"")
 
     trained = []
     train = _program.train
 
-    def spy(job, mesh, hparams, carry, shared):
+    def spy(job, mesh, hparams, shared):
         trained.append(np.asarray(hparams["weight_decay"]).item())
-        return train(job, mesh, hparams, carry, shared)
+        return train(job, mesh, hparams, shared)
 
     spy.lower = train.lower
     spy.trace = train.trace
@@ -565,9 +561,46 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     again = long_sweep(folder)  # nothing is left to do
     assert len(trained) == 3
     jax.tree.map(np.testing.assert_array_equal, again, resumed)
-    (folder / "rows-000000-000000.npz").write_bytes(b"half of a file")
-    with pytest.raises(ValueError, match=r"rows-000000-000000.npz' is none: .* Remove this file"):
+    first.write_bytes(b"half of a file")
+    with pytest.raises(ValueError, match=r"0-000000.npz' is damaged: .* Remove this file"):
         long_sweep(folder)
+
+
+def test_rows_of_another_sweep_are_never_taken(tmp_path):
+    other = {"x": DATA["x"], "y": 3 * DATA["y"]}
+    run(folder=tmp_path, data=other)
+    (tmp_path / "sweep.json").unlink()
+    np.testing.assert_array_equal(run(folder=tmp_path).val, run().val)
+
+
+def test_of_two_sweeps_that_begin_a_folder_at_once_one_is_refused(tmp_path, monkeypatch):
+    """Neither sees the record of the other before it writes its own."""
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: False)
+    run(folder=tmp_path)
+    with pytest.raises(ValueError, match="other hparams"):
+        run(folder=tmp_path, hparams=sweeps.grid(weight_decay=[0.5]))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3"])
+def test_a_damaged_record_is_named_and_costs_no_row(text, tmp_path):
+    found = run(folder=tmp_path)
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(ValueError, match=r"sweep.json' is damaged. Remove this file"):
+        run(folder=tmp_path)
+    (tmp_path / "sweep.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")}
+    np.testing.assert_array_equal(run(folder=tmp_path).val, found.val)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("rows-*")}
+
+
+def test_an_interrupt_while_writing_leaves_no_file_behind(tmp_path):
+    def fill(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _results._write(tmp_path / "rows.npz", fill)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_another_sweep_is_refused_and_says_what_differs(tmp_path):
@@ -610,45 +643,7 @@ def test_progress_without_tqdm_says_what_to_install(monkeypatch):
         run(progress=True)
 
 
-# Halving and refitting.
-
-
-def test_halving_trains_survivors_on_as_a_full_sweep_does():
-    hparams = sweeps.grid(weight_decay=[0.0, 0.1], learning_rate=[1e-4, 0.01, 0.1, 50.0])
-    build = lambda h: optax.chain(
-        wdjax.add_decayed_weights(h["weight_decay"], rules=RULES),
-        optax.sgd(wdjax.inverse_sqrt(h["learning_rate"], 0.1), momentum=0.9),
-    )
-    common = {"init": init_random, "loss": half_square, "folds": sweeps.kfold(30, 4), "seeds": 2}
-    halving = sweeps.successive_halving(
-        build, hparams, DATA, epochs=8, batch_size=8, eta=2, rungs=3, **common
-    )
-    full = run(build, hparams, epochs=8, evals=4, **common)
-    left = np.arange(8)
-    for rung, rows, at, keep in zip(halving.rungs, halving.rows, (0, 1, 3), (4, 2, 0), strict=True):
-        np.testing.assert_array_equal(rows, left)
-        np.testing.assert_array_equal(rung.hparams["learning_rate"], hparams["learning_rate"][left])
-        np.testing.assert_allclose(rung.val[..., 0], full.val[left][..., at], rtol=1e-4)
-        mean = np.nan_to_num(full.val[left][..., at].mean(axis=(1, 2)), nan=np.inf)
-        left = np.sort(left[np.argsort(mean, kind="stable")[:keep]])
-    assert halving.final is halving.rungs[-1]
-    assert all(rung.tried is hparams for rung in halving.rungs)
-    assert [rung.epochs.tolist() for rung in halving.rungs] == [[2], [4], [8]]
-
-
-def test_halving_compiles_one_program_for_all_rungs():
-    before = _program.train._cache_size()
-    sweeps.successive_halving(
-        lambda h: optax.sgd(h["learning_rate"]),
-        sweeps.grid(learning_rate=np.linspace(0.01, 0.1, 16)),
-        DATA,
-        init=init,
-        loss=half_square,
-        folds=sweeps.kfold(30, 4),
-        epochs=16,
-        batch_size=8,
-    )
-    assert _program.train._cache_size() == before + 1
+# Refitting.
 
 
 def test_refitting_on_all_examples_reaches_exact_ridge():
@@ -707,14 +702,7 @@ def test_random_keys_in_the_carry_are_kept_and_go_to_a_folder_and_back(tmp_path)
     assert bool((again.params[1] == keys).all())
 
 
-def test_random_keys_in_the_carry_go_on_from_rung_to_rung():
-    rates = sweeps.grid(learning_rate=[0.01, 0.02, 0.05, 0.1])
-    options = {"folds": sweeps.kfold(30, 4), "batch_size": 8}
-    halving = sweeps.successive_halving(
-        noisy_step, rates, DATA, epochs=4, eta=2, rungs=2, **NOISY, **options
-    )
-    full = run(noisy_step, rates, epochs=4, loss=None, **NOISY)
-    np.testing.assert_allclose(halving.final.val, full.val[halving.rows[-1]], rtol=1e-6)
+def test_a_random_key_in_the_carry_goes_on_in_a_refit():
     chosen = sweeps.Selection(0, {"learning_rate": 0.1}, 2, 0, *([None] * 3), (), 0)
     _, key = sweeps.refit(noisy_step, chosen, DATA, init=NOISY["init"], batch_size=None)
     assert bool(key == jax.random.split(jax.random.split(jax.random.key(0))[0])[0])
@@ -764,16 +752,16 @@ def branching(h):
 
 
 BAD = {
-    "no axis": (lambda: sweeps.grid(), ValueError, r"`axes` must name at least one"),
+    "no axis": (lambda: sweeps.grid(), ValueError, r"`axes` must name a hyperparameter or more"),
     "empty axis": (
         lambda: sweeps.grid(weight_decay=[]),
         ValueError,
-        r"`weight_decay` must be a list of at least one value; got shape \(0,\)",
+        r"`weight_decay` must be a list of one value or more; got shape \(0,\)",
     ),
     "a number for an axis": (
         lambda: sweeps.grid(weight_decay=0.1),
         ValueError,
-        r"`weight_decay` must be a list of at least one value; got shape \(\)",
+        r"`weight_decay` must be a list of one value or more; got shape \(\)",
     ),
     "zero in a log grid": (
         lambda: sweeps.log_grid(0.0, 1.0, 3),
@@ -785,58 +773,53 @@ BAD = {
         ValueError,
         r"`low` must be part of a range .* got low='a'",
     ),
-    "one point": (lambda: sweeps.log_grid(0.1, 1.0, 1), ValueError, r"`n` must be >= 2"),
+    "one point": (lambda: sweeps.log_grid(0.1, 1.0, 1), ValueError, r"`n` must be .* >= 2"),
     "a random range below zero": (
         lambda: sweeps.random(3, weight_decay=(-1.0, 1.0)),
         ValueError,
         r"`weight_decay` must be part of a range .* got low=-1.0",
     ),
-    "no space": (lambda: sweeps.random(3), ValueError, r"`spaces` must name at least one"),
+    "no space": (lambda: sweeps.random(3), ValueError, r"`spaces` must name a hyperparameter"),
     "no kind of space": (
         lambda: sweeps.random(3, weight_decay=0.1),
         TypeError,
         r"`weight_decay` must be a tuple \(low, high\), .* got 0.1",
     ),
-    "a function that draws too few": (
-        lambda: sweeps.random(3, weight_decay=lambda generator, n: [0.1]),
-        ValueError,
-        r"`weight_decay` must draw 3 values; its function gave shape \(1,\)",
-    ),
-    "empty grid": (_swap(hparams={}), ValueError, r"`hparams` must have at least one .* got \{\}"),
+    "empty grid": (_swap(hparams={}), ValueError, r"`hparams` must hold .* got no array"),
     "no row": (
         _swap(hparams={"weight_decay": np.zeros(0)}),
         ValueError,
-        r"`hparams` must have at least one row; got \{'weight_decay': 0\}",
+        r"`hparams` must hold .* one at least; got \(0,\) at 'weight_decay'",
     ),
     "a scalar": (
         _swap(hparams={"weight_decay": np.array(0.1)}),
         ValueError,
-        r"`hparams` must have at least one row",
+        r"`hparams` must hold .*; got \(\) at 'weight_decay'",
     ),
     "a list": (
         _swap(hparams={"weight_decay": [0.1]}),
         TypeError,
-        r"`hparams` must hold arrays of numbers, .* got float at 'weight_decay/0'",
+        r"`hparams` must hold plain arrays of numbers; got float at 'weight_decay/0'",
     ),
     "text": (
         _swap(hparams={"weight_decay": np.array(["a"])}),
         TypeError,
-        r"`hparams` must hold arrays of numbers",
+        r"`hparams` must hold plain arrays of numbers; got <U1\[1\] at 'weight_decay'",
     ),
     "two lengths": (
         _swap(hparams={"weight_decay": np.zeros(2), "learning_rate": np.zeros(3)}),
         ValueError,
-        r"`hparams` entries must have one length; got .*3.*2",
+        r"as many rows each, .* got \(3,\) at 'learning_rate', \(2,\) .* grid makes all comb",
     ),
     "negative λ": (
         _swap(hparams={"weight_decay": np.array([0.1, -0.5])}),
         ValueError,
-        r"`hparams` entry 'weight_decay' must be >= 0; got -0.5 in row 1",
+        r"`hparams` must be finite and >= 0 at 'weight_decay', .*; got -0.5 in row 1",
     ),
     "infinite": (
         _swap(hparams={"x": np.array([0.1, np.inf])}),
         ValueError,
-        r"`hparams` entry 'x' must be finite; got inf in row 1",
+        r"`hparams` must be finite at 'x', .*; got inf in row 1",
     ),
     "negative λ by another name": (
         _swap(
@@ -857,7 +840,7 @@ BAD = {
     "nothing built": (
         _swap(build=lambda h: None),
         TypeError,
-        r"`build` must return an Optax transformation, with init and update; got NoneType",
+        r"`build` must return an Optax optimizer; got NoneType. A step of your own",
     ),
     "no function": (_swap(build=optax.sgd(0.1)), TypeError, r"`build` "),
     "two arguments": (
@@ -880,23 +863,23 @@ BAD = {
     "params for init": (
         _swap(init={"kernel": np.zeros(6)}),
         TypeError,
-        r"`init` must be a function; got dict",
+        r"`init` must be a function; got \{",
     ),
     "init without a key": (
         _swap(init=lambda: 0.0),
         TypeError,
         r"`init` must be init\(key\) or init\(key, h\)",
     ),
-    "no loss": (_swap(loss=None), TypeError, r"`loss` must be given"),
+    "no loss": (_swap(loss=None), TypeError, r"`loss` must be a function; got None. Write loss\("),
     "a step without metric": (
         _swap(build=lambda carry, batch, h: carry),
         TypeError,
-        r"`metric` must be given with a step of your own",
+        r"`metric` must be a function; got None. Write metric\(carry, data, weights\)",
     ),
     "a loss for each example": (
         _swap(loss=lambda params, data, weights: weights * data["y"]),
-        ValueError,
-        r"`loss` must return one number; got shape \(8,\)",
+        TypeError,
+        r"`loss` must return one number; got float32\[8\]",
     ),
     "a metric that is a dict": (
         _swap(metric=lambda params, data, weights: {}),
@@ -906,12 +889,17 @@ BAD = {
     "lengths of the data": (
         _swap(data={"x": DATA["x"], "y": DATA["y"][:-1]}),
         ValueError,
-        r"data entries must share the leading axis; got x: 30, y: 29",
+        r"`data` must hold .* rows each, .*; got \(30, 6\) at 'x', \(29,\) at 'y'",
     ),
     "no array in the data": (
         _swap(data={"x": DATA["x"], "y": 3.0}),
         TypeError,
-        r"`data` must hold arrays only; got float at 'y'",
+        r"`data` must hold plain arrays of numbers; got float at 'y'",
+    ),
+    "masked values": (
+        _swap(data=DATA | {"x": np.ma.masked_less(DATA["x"], 0.0)}),
+        TypeError,
+        r"`data` must hold .*; got masked float32\[30,6\] at 'x'\. .* fill masked entries",
     ),
     "missing values": (
         _swap(data=_with(np.nan)),
@@ -931,48 +919,51 @@ BAD = {
     "hyperparameters too large for float32": (
         _swap(hparams={"weight_decay": np.array([0.1, 1e39])}),
         ValueError,
-        r"entry 'weight_decay' must be a number of float32, .*; got 1e\+39 in row 1",
+        r"finite and >= 0 at 'weight_decay', .*float32, .*; got 1e\+39 in row 1",
     ),
     "hyperparameters that would be 0": (
         _swap(hparams={"weight_decay": np.array([1e-50, 0.1])}),
         ValueError,
-        r"entry 'weight_decay' must be a number of float32, .*; got 1e-50 in row 0",
+        r"at 'weight_decay', .* not rounded to 0 there; got 1e-50 in row 0",
     ),
     "seeds that are the same to JAX": (
         _swap(seeds=[0, 2**32]),
         ValueError,
-        r"`seeds` must be different numbers below 2\*\*32",
+        r"`seeds` must be .* different whole numbers in \[0, 2\*\*32\)",
     ),
-    "a seed twice": (_swap(seeds=[1, 1]), ValueError, r"`seeds` must be different numbers"),
+    "a seed twice": (_swap(seeds=[1, 1]), ValueError, r"`seeds` must .* different .*\[1, 1\]"),
     "folds of other data": (
         _swap(folds=sweeps.kfold(40, 4)),
         ValueError,
-        r"`folds` must hold rows of the 30 examples only; got row",
+        r"`folds` must train on some of the 30 examples .*; got row \d+ in fold 0",
     ),
     "folds of a part of the data": (
         _swap(folds=sweeps.kfold(20, 4)),
         ValueError,
-        r"`folds` must be of all 30 examples; they are of the first 20, .* leave these rows out",
+        r"`folds` must be of all 30 examples; got folds of the first 20\. .* leave out of",
     ),
     "weights of examples": (
         _swap(folds=sweeps.kfold(30, 4)._replace(train_weights=np.full((4, 23), 0.5, np.float32))),
         ValueError,
-        r"`folds` must have training weights 0 or 1: .* got 0.5",
+        r"`folds` must have training weights 0 or 1, .* got 0.5",
     ),
     "a number as a folder": (
         _swap(folder=3), TypeError, r"`folder` must be a path or None; got 3",
     ),
+    "no name for a folder": (
+        _swap(folder=""), TypeError, r"`folder` must be a path or None; got ''",
+    ),
     "a number of folds": (_swap(folds=5), TypeError, r"`folds` must be Folds, .* got 5"),
     "epochs": (_swap(epochs=0), ValueError, r"`epochs` must be a whole number >= 1; got 0"),
-    "batch size": (_swap(batch_size=0), ValueError, r"`batch_size` must be a whole number >= 1"),
+    "batch size": (_swap(batch_size=0), ValueError, r"`batch_size` must be .* \[1, 23\]; got 0"),
     "large batches": (
         _swap(batch_size=24),
         ValueError,
-        r"`batch_size` must be at most the largest training part, 23; got 24",
+        r"`batch_size` must be .* \[1, 23\]; got 24. The largest training part has 23",
     ),
-    "evals": (_swap(evals=4), ValueError, r"`evals` must be at most `epochs`, 3; got 4"),
-    "seeds": (_swap(seeds=[]), ValueError, r"`seeds` must be a number >= 1 or a list"),
-    "negative seed": (_swap(seeds=[-1]), ValueError, r"`seeds` must be a number >= 1 or a list"),
+    "evals": (_swap(evals=4), ValueError, r"`evals` must be .* in \[1, 3\]; got 4"),
+    "seeds": (_swap(seeds=[]), ValueError, r"`seeds` must be a number >= 1, or"),
+    "negative seed": (_swap(seeds=[-1]), ValueError, r"`seeds` must be a number >= 1, or"),
     "half a seed": (_swap(seeds=[0.5, 1.7]), ValueError, r"`seeds` must be .* got \[0.5, 1.7\]"),
     "a seed of random draws": (
         lambda: sweeps.random(3, -1, weight_decay=[0.1]),
@@ -987,8 +978,8 @@ BAD = {
         ValueError,
         r"`seed` must be a whole number >= 0; got -1",
     ),
-    "chunk": (_swap(chunk=0), ValueError, r"`chunk` must be a whole number >= 1; got 0"),
-    "devices": (_swap(devices=[]), ValueError, r"`devices` must have at least one device"),
+    "chunk": (_swap(chunk=0), ValueError, r"`chunk` must be a whole number >= 1, or None; got 0"),
+    "devices": (_swap(devices=[]), ValueError, r"`devices` must be of this process, .* got none"),
 }  # fmt: skip
 
 
@@ -999,33 +990,11 @@ def test_bad_input_is_refused_with_the_name_of_the_argument(name):
         make()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"eta": 1}, r"`eta` must be >= 2; got 1"),
-        ({"rungs": 1}, r"`rungs` must be >= 2; got 1"),
-        ({"rungs": 4}, r"`hparams` must be at least eta\^\(rungs − 1\) = 8 .* got 4"),
-        ({"epochs": 3}, r"`epochs` must be at least eta\^\(rungs − 1\) = 4 .* got 3"),
-    ],
-)
-def test_halving_refuses_what_cannot_be_halved(options, message):
-    defaults = {"eta": 2, "rungs": 3, "epochs": 8, "batch_size": 8, "folds": sweeps.kfold(30, 4)}
-    hparams = sweeps.grid(weight_decay=[0.0, 0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match=message):
-        sweeps.successive_halving(
-            l2_sgd, hparams, DATA, init=init, loss=half_square, **(defaults | options)
-        )
-
-
 def test_a_branch_on_a_hyperparameter_is_explained_wherever_a_program_is_traced(tmp_path):
     hparams, options = sweeps.grid(weight_decay=[0.01, 0.1]), {"init": init, "loss": half_square}
-    halved = {"folds": sweeps.kfold(30, 4), "epochs": 2, "eta": 2, "rungs": 2}
     chosen = sweeps.Selection(0, {"weight_decay": 0.1}, 2, 0, *([None] * 3), (), 0)
     for traced in (
         lambda: run(branching, hparams, folder=tmp_path),
-        lambda: sweeps.successive_halving(
-            branching, hparams, DATA, batch_size=8, **halved, **options
-        ),
         lambda: sweeps.refit(branching, chosen, DATA, batch_size=8, **options),
     ):
         with pytest.raises(TypeError, match="`build` must not branch on a hyperparameter"):

@@ -408,7 +408,7 @@ ADAM = optax.adam(0.1)
 def test_the_state_of_another_optimizer_is_refused(old, new, difference):
     """It went on without the momentum, without a word, or failed inside Optax."""
     state = TrainState.create(init(), old)
-    message = f"`opt_state` must be of the optimizer of this step; .*{difference}.*restore into"
+    message = f"`opt_state` must be of this step's optimizer; .*{difference}.*restore into"
     with pytest.raises(ValueError, match=message):
         make_train_step(squared_error, new)(state, BATCH)
     with pytest.raises(ValueError, match=message):
@@ -418,7 +418,7 @@ def test_the_state_of_another_optimizer_is_refused(old, new, difference):
 def test_the_state_of_other_parameters_is_refused():
     state = TrainState.create(init(), ADAM)
     state = state._replace(opt_state=ADAM.init({"w": jnp.ones((1,)), "b": jnp.array(0.0)}))
-    with pytest.raises(ValueError, match=r"'0/mu/w' must have shape \(3,\), has \(1,\)"):
+    with pytest.raises(ValueError, match=r"'0/mu/w' is float32\[3\] in .*, float32\[1\] in"):
         make_train_step(squared_error, ADAM)(state, BATCH)
 
 
@@ -494,20 +494,19 @@ def test_at_most_five_paths_are_named():
 def test_a_loss_that_takes_what_the_state_lacks(name):
     scope = {}
     exec(f"def loss_fn(params, batch, {name}): return 0.0", scope)
-    with pytest.raises(ValueError, match=f"takes {name}, but .* {name}= to TrainState.create"):
+    with pytest.raises(
+        ValueError, match=f"have the `{name}` that `loss_fn` takes; .* {name}= to TrainState.create"
+    ):
         run(scope["loss_fn"])
 
 
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({}, r"`batch` must hold at least one array; got \{\}"),
-        ({"x": X, "y": Y[:-1]}, r"must share the leading axis; got x: 12, y: 11"),
-        (
-            {"x": X[:0], "y": Y[:0]},
-            r"entry 'x' must have a leading axis, not empty; got .*\(0, 3\)",
-        ),
-        ({"x": X, "y": 1.0}, r"entry 'y' must have a leading axis, not empty; got shape \(\)"),
+        ({}, r"`batch` must hold arrays with as many rows each, .*; got no array"),
+        ({"x": X, "y": Y[:-1]}, r"as many rows each, .*; got \(12, 3\) at 'x', \(11,\) at 'y'"),
+        ({"x": X[:0], "y": Y[:0]}, r"one at least; got \(0, 3\) at 'x', \(0,\) at 'y'"),
+        ({"x": X, "y": 1.0}, r"as many rows each, .*; got \(12, 3\) at 'x', \(\) at 'y'"),
     ],
 )
 def test_bad_batches_are_named(batch, message):
@@ -532,14 +531,14 @@ def test_a_batch_that_meets_its_spec_passes(batch, spec):
 @pytest.mark.parametrize(
     ("batch", "spec", "message"),
     [
-        (BATCH, {"x": ("B", 13), "y": ("B",)}, r"'x' must have shape \('B', 13\); got \(12, 3\)"),
-        (BATCH, {"x": ("B", 3), "y": ("B", 1)}, r"'y' must have shape \('B', 1\); got \(12,\)"),
-        (BATCH, {"x": ("B", "B"), "y": ("B",)}, r"'x' must .*; got \(12, 3\)\. B is 12"),
-        (BATCH, {"x": ("B", "D"), "y": ("D",)}, r"'y' must .*; got \(12,\)\. D is 3"),
-        (BATCH, {"x": ("B", 3)}, r"entries of `batch_spec`; 'y' is not declared"),
-        ({"x": X}, {"x": ("B", 3), "y": ("B",)}, r"entries of `batch_spec`; 'y' is missing"),
-        ((X, {"y": Y}), (("B", 3), {"y": (None, 2)}), r"'1/y' must have shape \(None, 2\)"),
-        (X, ("B", 4), r"entry '\.' must have shape \('B', 4\); got \(12, 3\)"),
+        (BATCH, {"x": ("B", 13), "y": ("B",)}, r"shape \('B', 13\) at 'x'; got \(12, 3\)"),
+        (BATCH, {"x": ("B", 3), "y": ("B", 1)}, r"shape \('B', 1\) at 'y'; got \(12,\)"),
+        (BATCH, {"x": ("B", "B"), "y": ("B",)}, r"at 'x'; got \(12, 3\)\. B is 12"),
+        (BATCH, {"x": ("B", "D"), "y": ("D",)}, r"at 'y'; got \(12,\)\. D is 3"),
+        (BATCH, {"x": ("B", 3)}, r"entries of `batch_spec`; got .* not declared: \['y'\]"),
+        ({"x": X}, {"x": ("B", 3), "y": ("B",)}, r"entries of `batch_spec`; got missing: \['y'\]"),
+        ((X, {"y": Y}), (("B", 3), {"y": (None, 2)}), r"shape \(None, 2\) at '1/y'"),
+        (X, ("B", 4), r"have shape \('B', 4\) at '\.'; got \(12, 3\)"),
     ],
 )
 def test_a_batch_that_breaks_its_spec_is_named(batch, spec, message):
@@ -550,20 +549,16 @@ def test_a_batch_that_breaks_its_spec_is_named(batch, spec, message):
 @pytest.mark.parametrize(
     ("result", "error", "message"),
     [
-        (lambda p: p["w"], ValueError, r"loss must be a scalar; got shape \(3,\)\. Take its mean"),
-        (lambda p: jnp.int32(1), TypeError, r"loss must be a floating-point number; got int32"),
-        (lambda p: None, TypeError, r"loss must be a scalar array; got NoneType"),
+        (lambda p: p["w"], TypeError, r"scalar-output functions. Output had shape: \(3,\)"),
+        (lambda p: jnp.int32(1), TypeError, "requires real-valued outputs .* got int32"),
+        (lambda p: None, TypeError, "scalar-output functions. Output was None"),
         (
             lambda p: (p["b"], {}, {}),
             TypeError,
-            r"\(loss, metrics\); got \(float32\[\], dict, dict\)",
+            r"must return \(loss, metrics\); got \(float32\[\], dict, dict\)",
         ),
-        (
-            lambda p: (p["b"], [p["b"]]),
-            TypeError,
-            r"dict of arrays; got list.*\(loss, metrics, mod",
-        ),
-        (lambda p: (p["b"], {"a": "x"}), TypeError, r"dict of arrays; got str at 'a'"),
+        (lambda p: (p["b"], [p["b"]]), TypeError, r"got \(float32\[\], list\). Metrics are a dict"),
+        (lambda p: (p["b"], {"a": "x"}), TypeError, r"'str'> .*\['a'\]"),
         (lambda p: (p["b"], {"loss": p["b"]}), ValueError, r"names that the step adds; got 'loss'"),
     ],
 )
@@ -581,9 +576,9 @@ def test_a_loss_with_model_state_must_return_three():
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        ({"n": jnp.zeros(3)}, r"'n' was float32\[2\] and became float32\[3\]"),
-        ({"n": jnp.zeros(2, jnp.bfloat16)}, r"'n' was float32\[2\] and became bfloat16\[2\]"),
-        ({"m": jnp.zeros(2)}, r"'n' was float32\[2\] and became absent, 'm' was absent and"),
+        ({"n": jnp.zeros(3)}, r"'n' is float32\[2\] in the old one, float32\[3\] in the new"),
+        ({"n": jnp.zeros(2, jnp.bfloat16)}, r"'n' is float32\[2\] in .*, bfloat16\[2\] in the new"),
+        ({"m": jnp.zeros(2)}, r"only in the old one: 'n'; only in the new one: 'm'"),
     ],
 )
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -598,7 +593,7 @@ def test_a_model_state_that_changes_is_named(after, message, accumulate):
 
 def test_a_model_state_in_another_container_is_named():
     with pytest.raises(
-        ValueError, match=r"`model_state` must keep .*\(\*, \*\).* became .*\[\*, \*\]"
+        ValueError, match=r"`model_state` must keep .*'0' is in tuple in the old one, in list in"
     ):
         run(
             lambda params, batch, model_state: (params["b"], {}, list(model_state)),
@@ -616,11 +611,11 @@ def test_an_optimizer_state_or_params_that_change_are_named():
 
     loss_fn = lambda params, batch: jnp.sum(params["w"])
     params = {"w": jnp.zeros((1, 3))}
-    message = r"`opt_state` must keep .*'mu' was float32\[3\] and became float32\[2,3\]"
+    message = r"`opt_state` must keep .*'mu' is float32\[3\] in .*, float32\[2,3\] in"
     with pytest.raises(ValueError, match=message):
         run(loss_fn, changing("opt_state"), params=params)
     params = {"w": jnp.zeros(())}
-    message = r"`params` must keep .*'w' was float32\[\] and became float32\[2\]"
+    message = r"`params` must keep .*'w' is float32\[\] in .*, float32\[2\] in"
     with pytest.raises(ValueError, match=message):
         run(loss_fn, changing("params"), params=params)
 
@@ -635,15 +630,15 @@ def test_an_optimizer_state_or_params_that_change_are_named():
             ValueError,
             r"`accumulate` must divide every batch; got .*=5 and .* 12",
         ),
-        ({"max_grad_norm": 0.0}, ValueError, r"`max_grad_norm` must be a number > 0, .*; got 0.0"),
-        ({"max_grad_norm": "2"}, ValueError, r"`max_grad_norm` must be a number > 0, .*; got '2'"),
-        ({"max_grad_norm": True}, ValueError, r"`max_grad_norm` must be a number > 0, .* got True"),
+        ({"max_grad_norm": 0.0}, ValueError, r"`max_grad_norm` must be .* > 0, or None; got 0.0"),
+        ({"max_grad_norm": "2"}, TypeError, r"`max_grad_norm` must be .* > 0, or None; got '2'"),
+        ({"max_grad_norm": True}, TypeError, r"`max_grad_norm` must be .* > 0, or None; got True"),
         (
             {"max_grad_norm": np.ones(2)},
-            ValueError,
-            r"`max_grad_norm` must be a number > 0, .* got array",
+            TypeError,
+            r"`max_grad_norm` must be .* > 0, or None; got array",
         ),
-        ({"batch_spec": {"x": 5}}, TypeError, r"`batch_spec` must hold shapes, .* got 5 at 'x'"),
+        ({"batch_spec": {"x": 5}}, TypeError, r"`batch_spec` must hold tuples .* got int at 'x'"),
     ],
 )
 def test_bad_options_are_named(options, error, message):

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import stacking
 from wdjax._lift.leaves import Params, widened
-from wdjax._trees import paths
+from wdjax._trees import paths, stacks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +225,7 @@ def _like(params: Params, anchor: Params) -> Params:
 
 
 def _check_fit(anchor: Params, params: Params) -> None:
-    if stacking.is_stacked(params):
+    if stacks.is_stacked(params):
         raise TypeError(
             "`anchor` must not be a pytree inside of `stacked`, which maps what it is given alone. "
             'Use anchor="init", or anchor=wdjax.anchors.passed() and pass `anchor=stack(anchor)` '

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wdjax._trees.checks import check_seed
+from wdjax._trees import checks
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -113,7 +113,7 @@ def digits(seed: int = 0) -> Dataset:
 
 
 def _generator(seed: int) -> np.random.Generator:
-    check_seed("seed", seed)
+    checks.whole("seed", seed, least=0)
     return np.random.default_rng(seed)
 
 

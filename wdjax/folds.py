@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from wdjax._trees.checks import check_seed, check_whole, is_real
+from wdjax._trees import checks
 from wdjax._trees.paths import listed
 
 Array = np.ndarray[Any, Any]
@@ -60,15 +60,11 @@ class Folds(NamedTuple):
             array([[2],
                    [1]], dtype=int32)
         """
-        if hasattr(cv, "split") and not isinstance(cv, str):
-            pairs = cv.split(x, y, groups)
-        elif isinstance(cv, Iterable) and not isinstance(cv, str):
-            pairs = cv
-        else:
-            raise TypeError(
-                "`cv` must be a splitter such as sklearn.model_selection.KFold(5), or pairs of "
-                f"row numbers; got {cv!r}. For plain K-fold use kfold(n, k)."
-            )
+        has_splits = hasattr(cv, "split") and not isinstance(cv, str)
+        pairs = cv.split(x, y, groups) if has_splits else cv
+        rule = "be a splitter such as sklearn.model_selection.KFold(5), or pairs of row numbers"
+        fits = isinstance(pairs, Iterable) and not isinstance(pairs, str)
+        checks.must("cv", fits, rule, repr(cv), "For plain K-fold use kfold(n, k).", TypeError)
         rows = [(np.asarray(train), np.asarray(val)) for train, val in pairs]
         folds = cls(*_table("cv", [a for a, _ in rows]), *_table("cv", [b for _, b in rows]))
         check_folds(folds, len(x), "cv")
@@ -109,14 +105,20 @@ def kfold(
         >>> kfold(6, 3, seed=0).val.shape, sorted(kfold(6, 3).val.ravel().tolist())
         ((3, 2), [0, 1, 2, 3, 4, 5])
     """
-    _check_parts(n, k)
-    check_whole("repeats", repeats)
-    check_seed("seed", seed)
-    if groups is not None and stratify is not None:
-        raise ValueError(
-            "`groups` and `stratify` exclude each other; got both. For both at once use "
-            "Folds.from_sklearn(sklearn.model_selection.StratifiedGroupKFold(k), x, y, groups=...)."
-        )
+    checks.whole("n", n, least=4, advice="Each fold needs two examples.")
+    advice = (
+        f"Of {n} examples each fold needs two. A single split is holdout(n); leave-one-out is "
+        "linear.ridge_cv or Folds.from_sklearn(LeaveOneOut(), x)."
+    )
+    checks.whole("k", k, least=2, most=n // 2, advice=advice)
+    checks.whole("repeats", repeats)
+    checks.whole("seed", seed, least=0)
+    advice = (
+        "For both at once use Folds.from_sklearn(sklearn.model_selection.StratifiedGroupKFold(k), "
+        "x, y, groups=...)."
+    )
+    is_both = groups is not None and stratify is not None
+    checks.must("groups", not is_both, "come without `stratify`", "both", advice)
     generator = np.random.default_rng(seed)
     parts = []
     for _ in range(repeats):
@@ -150,12 +152,9 @@ def holdout(n: int, fraction: float = 0.2, *, seed: int = 0) -> Folds:
         >>> holdout(10, 0.3).val.shape, holdout(10, 0.3).train.shape
         ((1, 3), (1, 7))
     """
-    check_whole("n", n)
-    check_seed("seed", seed)
-    if n < 4:
-        raise ValueError(f"`n` must be >= 4, two examples for each part; got {n}.")
-    if not (is_real(fraction) and 0.0 < fraction < 1.0):
-        raise ValueError(f"`fraction` must be a number in (0, 1); got {fraction!r}.")
+    checks.whole("n", n, least=4, advice="Each part needs two examples.")
+    checks.whole("seed", seed, least=0)
+    checks.number("fraction", fraction, above=0, below=1)
     size = min(max(round(n * fraction), 2), n - 2)
     chosen = np.zeros(n, bool)
     chosen[np.random.default_rng(seed).permutation(n)[:size]] = True
@@ -185,14 +184,9 @@ def time_folds(n: int, k: int = 5) -> Folds:
         array([[2, 3],
                [4, 5]], dtype=int32)
     """
-    check_whole("n", n)
-    check_whole("k", k)
+    checks.whole("n", n, least=4, advice="Each part needs two examples.")
+    checks.whole("k", k, most=n // 2 - 1, advice="Each part needs two examples.")
     size = n // (k + 1)
-    if size < 2:
-        raise ValueError(
-            f"`k` must leave two examples in each of its k + 1 parts, so be at most {n // 2 - 1} "
-            f"for {n} examples; got {k}."
-        )
     starts = n - size * np.arange(k, 0, -1)
     train = [np.arange(start) for start in starts]
     val = [np.arange(start, start + size) for start in starts]
@@ -215,76 +209,54 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
     Example:
         >>> check_folds(kfold(10, 2), 8)
         Traceback (most recent call last):
-        ValueError: `folds` must hold rows of the 8 examples only; got row 9 in fold 0. ...
+        ValueError: `folds` must train on some of the 8 examples and validate on others; got row ...
     """
-    if not isinstance(folds, Folds):
-        raise TypeError(f"`{name}` must be Folds, such as kfold(n, 5); got {folds!r}.")
+    advice = "Use kfold, holdout, time_folds or Folds.from_sklearn."
+    is_folds = isinstance(folds, Folds)
+    checks.must(name, is_folds, "be Folds, such as kfold(n, 5)", repr(folds), error=TypeError)
     shapes = [np.shape(x) for x in folds]
     lengths = {shape[:1] for shape in shapes}
-    if shapes[0] != shapes[1] or shapes[2] != shapes[3] or len(lengths) != 1 or () in lengths:
-        raise ValueError(
-            f"`{name}` must hold train (K, T), train_weights (K, T), val (K, V), val_weights "
-            f"(K, V); got shapes {shapes}. Use kfold, holdout, time_folds or Folds.from_sklearn."
-        )
-    for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True)):
-        parts = {"train": train[train_weights > 0], "val": val[val_weights > 0]}
-        for part, rows in parts.items():
-            if len(rows) == 0:
-                raise ValueError(
-                    f"`{name}` must have examples in every part; {part} of fold {index} has none."
-                )
-            outside = rows[(rows < 0) | (rows >= n)]
-            if len(outside):
-                raise ValueError(
-                    f"`{name}` must hold rows of the {n} examples only; got row {outside.max()} in "
-                    f"fold {index}. Build the folds with the number of examples in `data`."
-                )
-        both = np.intersect1d(*parts.values())
-        if len(both):
-            raise ValueError(
-                f"`{name}` must keep training and validation apart; row {both[0]} is in both parts "
-                f"of fold {index}."
-            )
-    _check_reach(name, folds, n)
+    fits = shapes[0] == shapes[1] and shapes[2] == shapes[3] and len(lengths) == 1
+    rule = "hold train (K, T), train_weights (K, T), val (K, V), val_weights (K, V)"
+    checks.must(name, fits and () not in lengths, rule, f"shapes {shapes}", advice)
+    parts = [
+        (index, train[train_weights > 0], val[val_weights > 0])
+        for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True))
+    ]
+    faults = [(index, _fault(train, val, n)) for index, train, val in parts]
+    wrong = [f"{fault} in fold {index}" for index, fault in faults if fault]
+    advice = "Build the folds with the number of examples in `data`."
+    rule = f"train on some of the {n} examples and validate on others"
+    checks.must(name, not wrong, rule, listed(wrong), advice)
+    seen = np.unique(np.concatenate([rows for _, *both in parts for rows in both]))
+    # some rows may be left out, as around a gap in time; but all up to a number are its folds
+    is_part = len(seen) == seen[-1] + 1 < n
+    advice += " Or leave out of `data` what neither trains nor validates."
+    got = f"folds of the first {len(seen)}"
+    checks.must(name, not is_part, f"be of all {n} examples", got, advice)
 
 
-def _check_reach(name: str, folds: Folds, n: int) -> None:
-    """Some rows may be left out, as around a gap in time; but all up to a number are its folds."""
-    seen = np.union1d(folds.train[folds.train_weights > 0], folds.val[folds.val_weights > 0])
-    if len(seen) == seen[-1] + 1 < n:
-        raise ValueError(
-            f"`{name}` must be of all {n} examples; they are of the first {len(seen)}, and the "
-            "others would neither train nor validate. Build the folds with the number of examples "
-            "in `data`, or leave these rows out of `data`."
-        )
-
-
-def _check_parts(n: int, k: int) -> None:
-    check_whole("n", n)
-    check_whole("k", k)
-    if k < 2:
-        raise ValueError(f"`k` must be >= 2; got {k}. A single split is holdout(n).")
-    if n < 2 * k:
-        raise ValueError(
-            f"`k` must leave at least two examples in every fold, so be at most {n // 2} for {n} "
-            f"examples; got {k}. Leave-one-out: linear.ridge_cv for linear models, or "
-            "Folds.from_sklearn(LeaveOneOut(), x)."
-        )
+def _fault(train: Array, val: Array, n: int) -> str:
+    for name, rows in {"training": train, "validation": val}.items():
+        if not len(rows):
+            return f"no {name} example"
+        outside = rows[(rows < 0) | (rows >= n)]
+        if len(outside):
+            return f"row {outside[0]}"
+    both = np.intersect1d(train, val)
+    return f"row {both[0]} twice" if len(both) else ""
 
 
 def _labels(name: str, labels: Any, n: int) -> Array:
     """Labels as numbers 0, 1, ..."""
     labels = np.asarray(labels)
-    if labels.shape != (n,):
-        raise ValueError(
-            f"`{name}` must have one label for each example, ({n},); got shape {labels.shape}."
-        )
+    rule = f"have one label for each example, ({n},)"
+    checks.must(name, labels.shape == (n,), rule, f"shape {labels.shape}")
     try:
         return np.unique(labels, return_inverse=True)[1].reshape(-1)
-    except TypeError:
-        kinds = listed(sorted({type(label).__name__ for label in labels}))
+    except TypeError as error:
         raise TypeError(
-            f"`{name}` must hold labels of one kind, numbers or strings; got {kinds}. Give the "
+            f"`{name}` must hold labels of one kind, numbers or strings: {error}. Give the "
             "examples without one a label of their own."
         ) from None
 
@@ -304,19 +276,15 @@ def _by_strata(labels: Array, k: int, generator: np.random.Generator) -> Array:
 
 def _by_groups(labels: Array, k: int, generator: np.random.Generator) -> Array:
     sizes = np.bincount(labels)
-    if len(sizes) < k:
-        raise ValueError(f"`k` must be at most the number of groups, {len(sizes)}; got {k}.")
     part_of_group = np.empty(len(sizes), np.int32)
     filled = np.zeros(k, np.int64)
     shuffled = generator.permutation(len(sizes))  # among groups of equal size
     for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
         part_of_group[group] = filled.argmin()
         filled[part_of_group[group]] += sizes[group]
-    if filled.min() < 2:
-        raise ValueError(
-            f"`groups` must allow two examples in every fold; got {filled.min()} in "
-            f"the smallest of {k}. Use a smaller k."
-        )
+    got = f"{filled.min()} in the smallest of {k} folds, from {len(sizes)} groups"
+    rule = "allow two examples in every fold"
+    checks.must("groups", filled.min() >= 2, rule, got, "Use a smaller k.")
     return part_of_group[labels]
 
 
@@ -328,12 +296,9 @@ def _from_masks(chosen: list[Array]) -> Folds:
 
 def _table(name: str, rows: list[Array]) -> tuple[Array, Array]:
     """Rows of unequal length as one table with weights."""
-    if not rows:
-        raise ValueError(f"`{name}` must give at least one split; got none.")
-    if any(
-        row.ndim != 1 or not (np.issubdtype(row.dtype, np.integer) or not row.size) for row in rows
-    ):
-        raise ValueError(f"`{name}` must give row numbers, 1-D arrays of integers.")
+    is_rows = [row.ndim == 1 and (not row.size or row.dtype.kind in "iu") for row in rows]
+    rule = "give one split or more, of 1-D arrays of row numbers"
+    checks.must(name, rows and all(is_rows), rule, listed(map(checks.kind_of, rows)) or "none")
     width = max(len(row) for row in rows)
     table = np.zeros((len(rows), width), np.int32)
     weights = np.zeros((len(rows), width), np.float32)

@@ -7,19 +7,17 @@
 import functools
 import math
 import operator
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
 from wdjax import stacking
 from wdjax._lift.leaves import Params, lined_up, require_params, widened
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax.optimizers import STANDARD, Decayed
 from wdjax.rules import Rules, check_rules, label, owners, resolve
 
@@ -34,8 +32,8 @@ _LONGEST_ROW = 2**14  # numbers summed one by one; more would lose digits
 class MeasuredState(NamedTuple):
     """State of `measured`; its structure does not depend on multipliers, strength or schedule.
 
-    It does depend on the groups. A state of other groups goes on outside of loops that need one
-    structure, such as `make_train_step`: the readings of a new group are 0 until it is read.
+    It does depend on the groups. A state saved with other groups can be resumed, except in compiled
+    loops, which need a fixed structure: the readings of a new group are 0 until it is read.
 
     Attributes:
         count: int32 scalar, steps taken.
@@ -71,15 +69,15 @@ def measured(
     entries θ ≠ 0 with s m > 0 that are the same with and without decay: the gate was closed, or
     the update's dtype swallowed the decay. The last three, and Δ₀, need an optimizer built by
     `wdjax.decayed`: wrap that directly, and place everything else around; any chain becomes one
-    as `decayed(lambda learning_rate: optax.chain(...))(...)`. For other optimizers Δ₀ = Δ. What
-    stands behind `measured` in a chain and changes the step is not seen.
+    as `decayed(lambda learning_rate: optax.chain(...))(...)`. For other optimizers Δ₀ = Δ. Changes
+    of the step that come after `measured` in a chain are not measured.
 
     Args:
         optimizer: any complete Optax optimizer.
         per: "rule" groups the leaves by the rule that claims them; "leaf" reads each by its path.
-        every: n >= 1; read at steps 0, n, 2n, ... and hold the readings in between. A reading takes
-            about as long as two steps of Adam, to hold it next to nothing: see
-            `scripts/bench.py metrics`.
+        every: n >= 1; read at steps 0, n, 2n, ... and hold the readings in between. A reading costs
+            about two steps of Adam; the steps in between cost almost nothing:
+            `scripts/bench.py metrics` measures both.
         rules: (selector, multiplier) pairs to group by; None: the optimizer's own, where it was
             built by `decayed`, else `standard()`.
 
@@ -106,7 +104,12 @@ def measured(
         Karras et al., *Analyzing and Improving the Training Dynamics of Diffusion Models*, 2024,
         arXiv:2312.02696 (effective learning rate: the relative size of updates).
     """
-    _check(optimizer, per, every)
+    checks.optimizer("optimizer", optimizer)
+    is_outer = isinstance(optimizer, optax.MultiSteps)
+    rule, got = "be what goes into optax.MultiSteps", "a MultiSteps"
+    checks.must("optimizer", not is_outer, rule, got, error=TypeError)
+    checks.choice("per", per, ("rule", "leaf"))
+    checks.whole("every", every)
     inner = optax.with_extra_args_support(optimizer)
     own = optimizer.rules if isinstance(optimizer, Decayed) else STANDARD
     groups = functools.partial(groups_of, per=per, rules=own if rules is None else rules)
@@ -168,33 +171,14 @@ def latest(opt_state: Any) -> Readings:
         >>> float(latest(state)["w"]["weight_norm"])
         5.0
     """
-    found = collected(opt_state)
-    if not found:
-        raise ValueError(
-            "`opt_state` must hold the readings of an optimizer with `measured` in it; got "
-            f"{_shown(opt_state)} without. Build it as wdjax.metrics.measured(optimizer)."
-        )
-    return found
-
-
-def collected(opt_state: Any) -> Readings:
-    """Read the newest readings, as `latest` does, or {} where there are none.
-
-    Args:
-        opt_state: as for `latest`.
-
-    Returns:
-        group -> name -> float32 scalar.
-
-    Example:
-        >>> collected(optax.sgd(0.1).init({"w": jnp.ones(2)}))
-        {}
-    """
     states = paths.nodes(opt_state, lambda node: isinstance(node, MeasuredState))
+    rule = "hold the readings of an optimizer with `measured` in it"
+    advice = "Build it as wdjax.metrics.measured(optimizer)."
+    checks.must("opt_state", states, rule, f"a {type(opt_state).__name__} without", advice)
     rows = [row for state in states for row in state.readings.items()]
     return {
         name: {_NAMES[i]: row[..., i] for i in range(row.shape[-1])}
-        for name, (_, row) in zip(distinct(name for name, _ in rows), rows, strict=True)
+        for name, (_, row) in zip(paths.distinct(name for name, _ in rows), rows, strict=True)
     }
 
 
@@ -212,17 +196,16 @@ def series(history: Any) -> Readings:
         ValueError: the history has no readings.
 
     Example:
+        >>> import numpy as np
         >>> from wdjax import History
         >>> found = {"weight": {"rotation": np.array([0.1, 0.2])}}
         >>> history = History(np.arange(2), {"measured": found}, np.arange(0), {})
         >>> series(history)["weight"]["rotation"]
         array([0.1, 0.2])
     """
-    if "measured" not in history.metrics:
-        raise ValueError(
-            f"`history` must have metrics['measured']; got {sorted(history.metrics)}. Train with "
-            "wdjax.metrics.measured(optimizer), both in make_train_step and TrainState.create."
-        )
+    has = "measured" in history.metrics
+    advice = "Train with metrics.measured(optimizer), in make_train_step and TrainState.create."
+    checks.must("history", has, "have metrics['measured']", sorted(history.metrics), advice)
     found: Readings = history.metrics["measured"]
     return found
 
@@ -251,32 +234,11 @@ def groups_of(params: Params, *, per: str = "rule", rules: Rules = STANDARD) -> 
     rules = check_rules(rules)
     claims = owners(rules, params)
     if per == "leaf":
-        names = distinct(leaf.path or "." for leaf in paths.leaves(params))
+        names = paths.distinct(leaf.path or "." for leaf in paths.leaves(params))
         return [None if owner < 0 else name for owner, name in zip(claims, names, strict=True)]
     winners = sorted(set(claims) - {-1})
-    titles = dict(zip(winners, distinct(label(rules[i][0]) for i in winners), strict=True))
+    titles = dict(zip(winners, paths.distinct(label(rules[i][0]) for i in winners), strict=True))
     return [titles.get(owner) for owner in claims]
-
-
-def distinct(names: Iterable[str]) -> list[str]:
-    """Tell equal names apart.
-
-    Args:
-        names: any texts.
-
-    Returns:
-        The names, each but the first of its kind with a number.
-
-    Example:
-        >>> distinct(["a", "b", "a"])
-        ['a', 'b', 'a (2)']
-    """
-    seen: Counter[str] = Counter()
-    distinct = []
-    for name in names:
-        seen[name] += 1
-        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return distinct
 
 
 # Readings.
@@ -375,12 +337,9 @@ def _sums_in_one_pass(terms: list[jax.Array]) -> list[jax.Array]:
     ndim = terms[0].ndim
     if ndim > 1 and terms[0].shape[-1] <= _LONGEST_ROW:
         zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-        terms = lax.reduce(tuple(terms), zeros, _add, (ndim - 1,))
+        add = lambda x, y: tuple(map(operator.add, x, y))
+        terms = lax.reduce(tuple(terms), zeros, add, (ndim - 1,))
     return [jnp.sum(term) for term in terms]
-
-
-def _add(x: tuple[Any, ...], y: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(map(operator.add, x, y))
 
 
 def _reading(leaves: list[_Leaf]) -> jax.Array:
@@ -411,7 +370,7 @@ def _ratio(x: Any, y: Any) -> jax.Array:
 
 
 def _when(due: Any, read: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-    """A branch; outside of jit one of Python, which does not compile anew at every call."""
+    """A branch; outside jit a Python one, which does not compile again at every call."""
     if isinstance(due, jax.core.Tracer):
         return lax.cond(due, read, otherwise)
     return read() if due else otherwise()
@@ -427,23 +386,3 @@ def _after(readings: dict[str, jax.Array], updates: Params) -> Params:
     if never is False:
         return updates
     return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), updates)
-
-
-# Messages.
-
-
-def _check(optimizer: Any, per: Any, every: Any) -> None:
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"`optimizer` must be an Optax optimizer; got {_shown(optimizer)}. Call the factory "
-            "first; wrap what goes into optax.MultiSteps, not the MultiSteps."
-        )
-    if per not in ("rule", "leaf"):
-        raise ValueError(f'`per` must be "rule" or "leaf"; got {per!r}.')
-    whole = isinstance(every, int | np.integer) and not isinstance(every, bool)
-    if not (whole and every >= 1):
-        raise ValueError(f"`every` must be a whole number of steps >= 1; got {every!r}.")
-
-
-def _shown(x: Any) -> str:
-    return getattr(x, "__name__", None) or f"a {type(x).__name__}"

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import stacking
-from wdjax._trees import kinds, paths
+from wdjax._trees import kinds, paths, stacks
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
 
@@ -88,9 +87,9 @@ def resolve(rules: Rules, tree: Any) -> Any:
         {'dense': {'bias': 0.0, 'kernel': 0.5}}
     """
     rules = check_rules(rules)
-    if stacking.is_stacked(tree):
-        each = resolve(rules, stacking.described(tree))
-        return stacking.of_leaf(tree, tree.layout.treedef.flatten_up_to(each))
+    if stacks.is_stacked(tree):
+        each = resolve(rules, stacks.described(tree))
+        return stacks.of_leaf(tree, tree.layout.treedef.flatten_up_to(each))
     leaves, treedef = jax.tree.flatten(tree)
     decision = _decide(rules, tree, leaves, treedef)
     # the last one is for index -1
@@ -152,7 +151,7 @@ def mask(rules: Rules) -> Callable[[Any], Any]:
             )
         multipliers = resolve(rules, tree)
         mixed = [x for x in jax.tree.leaves(multipliers) if isinstance(x, jax.core.Tracer)]
-        if mixed and stacking.is_stacked(tree):
+        if mixed and stacks.is_stacked(tree):
             raise RuleError(
                 "a mask cannot part the leaves of one stack, and these rules do. Use "
                 "wdjax.decay_weights with these rules in place of the mask."

@@ -1,22 +1,19 @@
-"""What λ becomes when the batch, the data, the learning rate or the width changes.
+"""How λ changes with the batch, the data, the learning rate and the width.
 
-Small functions of numbers, which may be arrays and may be traced. They carry over what a good λ
-did elsewhere: its averaging timescale, or the fraction that it takes off in a step.
+Small functions of numbers, which may be arrays and may be traced. They keep what a good λ did
+elsewhere: its averaging timescale, or the fraction that it takes off in a step.
 """
 
 import re
-from collections import Counter
 from typing import Any
 
 import jax
-import numpy as np
 
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax._trees.kinds import Kind
 from wdjax.rules import Rules, owners, resolve, standard
 
 STANDARD: Rules = standard()
-POWER_LINES = (1.084, -0.527)
 
 
 def timescale_to_weight_decay(timescale: Any, learning_rate: Any) -> Any:
@@ -111,40 +108,9 @@ def at_constant_timescale(
         Wang and Aitchison, 2024, arXiv:2405.13698; Bergsma et al., *Power Lines*, 2025,
         arXiv:2505.13738 (τ_EMA).
     """
-    _check_number("weight_decay", weight_decay, ">=")
+    checks.number("weight_decay", weight_decay, least=0, many=True)
     _check_positive(batch=batch, data=data, learning_rate=learning_rate)
     return weight_decay * batch / (data * learning_rate)
-
-
-def power_lines(tokens_per_parameter: Any) -> Any:
-    """Timescale that was best for language models, as a fraction of the run.
-
-        τ_EMA = 1.084 (D/N)^(−0.527)
-
-    An empirical fit: GPT-2-like models of 111M to 3.3B parameters on SlimPajama, with AdamW under
-    μP. The exponent is the published one; the constant was not checked against the paper, so take
-    the first digit of a result seriously and not the second.
-
-    Args:
-        tokens_per_parameter: D/N > 0, training tokens per parameter.
-
-    Returns:
-        τ_EMA; λ is then `timescale_to_weight_decay(τ_EMA * steps, learning_rate)`.
-
-    Raises:
-        ValueError: D/N is not a finite number > 0.
-
-    Example:
-        >>> round(power_lines(20), 3)
-        0.224
-
-    References:
-        Bergsma et al., *Power Lines: Scaling Laws for Weight Decay and Batch Size in LLM
-        Pre-training*, 2025, arXiv:2505.13738.
-    """
-    _check_positive(tokens_per_parameter=tokens_per_parameter)
-    constant, exponent = POWER_LINES
-    return constant * tokens_per_parameter**exponent
 
 
 def from_normalized(weight_decay: Any, *, batch_size: Any, examples: Any, epochs: Any) -> Any:
@@ -172,7 +138,7 @@ def from_normalized(weight_decay: Any, *, batch_size: Any, examples: Any, epochs
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101,
         appendix on normalized weight decay.
     """
-    _check_number("weight_decay", weight_decay, ">=")
+    checks.number("weight_decay", weight_decay, least=0, many=True)
     _check_positive(batch_size=batch_size, examples=examples, epochs=epochs)
     return weight_decay * (batch_size / (examples * epochs)) ** 0.5
 
@@ -228,7 +194,7 @@ def width_rules(widths: Rules, params: Any, *, power: float, rules: Rules = STAN
 
         multiplier ← multiplier · m^p
 
-    The power depends on *where the decay stands*, and the names in use point both ways. Where
+    The power depends on *where the decay is applied*, and the usual names are ambiguous. Where
     hidden matrices have the learning rate η/m, as in μP with Adam:
 
         wanted                             decay before the rate     decay last, after it
@@ -253,7 +219,6 @@ def width_rules(widths: Rules, params: Any, *, power: float, rules: Rules = STAN
 
     Raises:
         RuleError: `widths` or `rules` do not fit the parameters.
-        ValueError: two parameters share a path that would need a multiplier of its own.
 
     Example:
         >>> import jax.numpy as jnp
@@ -276,14 +241,7 @@ def width_rules(widths: Rules, params: Any, *, power: float, rules: Rules = STAN
         not (_is(factor, 1.0) or _is(multiplier, 0.0))
         for factor, multiplier in zip(factors, multipliers, strict=True)
     ]
-    every = Counter(leaf.path for leaf in leaves)
-    rows = list(zip(leaves, multipliers, factors, changed, strict=True))
-    shared = [repr(leaf.path) for leaf, _, _, new in rows if new and every[leaf.path] > 1]
-    if shared:
-        raise ValueError(
-            f"`params` must not have two parameters of one path; got {paths.listed(shared)}. "
-            "Rename one of them, or write the rules by hand."
-        )
+    rows = zip(leaves, multipliers, factors, changed, strict=True)
     pairs = tuple((_exactly(leaf.path), m * factor) for leaf, m, factor, new in rows if new)
     emptied = set(own) - {i for i, new in zip(own, changed, strict=True) if not new}
     rest = (rule for i, rule in enumerate(rules) if i not in emptied or isinstance(rule[0], Kind))
@@ -324,16 +282,5 @@ def _is(value: Any, number: float) -> bool:
 
 def _check_positive(**quantities: Any) -> None:
     for name, value in quantities.items():
-        _check_number(name, value, ">")
-
-
-def _check_number(name: str, value: Any, relation: str) -> None:
-    """Raise unless every known number is finite and > 0, or >= 0."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    if isinstance(value, str | bool) or not (np.isscalar(value) or hasattr(value, "dtype")):
-        advice = "Pass a number; of a schedule, its peak."
-        raise TypeError(f"`{name}` must be a number {relation} 0; got {value!r}. {advice}")
-    numbers = np.asarray(value)
-    if not np.all(np.isfinite(numbers) & ((numbers > 0) | ((numbers == 0) & (relation == ">=")))):
-        raise ValueError(f"`{name}` must be a finite number {relation} 0; got {value}.")
+        advice = "Of a schedule, pass the peak." * callable(value)
+        checks.number(name, value, above=0, many=True, advice=advice)

@@ -7,6 +7,7 @@ learning rate η. Every argument may be a number, a schedule or a traced scalar.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlog1py
+
+from wdjax._trees import checks
 
 Scalar = float | int | jax.Array | np.ndarray
 Schedule = Callable[[Any], Any]
@@ -49,48 +52,39 @@ def as_schedule(value: Strength, name: str = "strength") -> Schedule:
         `value` itself if it is a schedule, else `Constant(value)`.
 
     Raises:
-        ValueError: a known value is negative, not finite, or not a scalar.
+        ValueError: a known value is negative or not finite.
         TypeError: `value` is neither a number nor a schedule.
 
     Example:
         >>> as_schedule(0.1)
         Constant(value=0.1)
     """
-    if callable(value):
-        _check_is_no_law(name, value)
-        known = value.value if isinstance(value, Constant) else None
-        check_scalar(name, known)
-        return value
     check_scalar(name, value)
-    if value is None:
-        raise TypeError(f"`{name}` must be a number >= 0 or a schedule; got None.")
-    return Constant(value)
-
-
-def check_scalar(name: str, value: Any, *, most: float = math.inf) -> None:
-    """Raise unless `value` is a finite scalar in [0, most], or not known yet (traced, None)."""
-    if value is None or isinstance(value, jax.core.Tracer) or callable(value):
-        return
-    is_number = np.isscalar(value) or hasattr(value, "shape")
-    if isinstance(value, str | bytes | bool) or not is_number:
-        raise TypeError(f"`{name}` must be a number >= 0 or a schedule; got {value!r}.")
-    if np.shape(value) != ():
-        raise ValueError(
-            f"`{name}` must be a scalar; got shape {np.shape(value)}. "
-            "Strengths per parameter are multipliers: put them into `rules`."
+    if not callable(value):
+        return Constant(value)
+    if value in (fixed, lr_scaled, schedule_scaled, corrected, lr_squared):
+        law = value.__name__
+        raise TypeError(
+            f"`{name}` must be a number >= 0 or a schedule; got the law {law} itself. "
+            f"Call it: {law}(weight_decay, ...)."
         )
-    if not (0 <= float(value) <= most and math.isfinite(value)):
-        bound = "a finite number >= 0" if most == math.inf else f"in [0, {most:g}]"
-        raise ValueError(f"`{name}` must be {bound}, or a schedule; got {value}.")
+    return value
+
+
+def check_scalar(name: str, value: Any, *, above: float | None = None, **limits: Any) -> None:
+    """Refuse a known number out of range, by default >= 0; other schedules pass."""
+    known = value.value if isinstance(value, Constant) else value
+    if not callable(known):
+        low: dict[str, Any] = {"least": 0} if above is None else {"above": above}
+        advice = "Multipliers per parameter go into `rules`." * (np.ndim(known) > 0)
+        checks.number(name, known, also="a schedule", advice=advice, **low, **limits)
 
 
 def _of_step(formula: Callable[..., Any], **quantities: Strength) -> Schedule:
     """Lift a formula of numbers to schedules: evaluate each quantity at the step, then combine."""
-    for name, quantity in quantities.items():
-        as_schedule(quantity, name)
-    if not any(callable(quantity) for quantity in quantities.values()):
-        return Constant(formula(*quantities.values()))
     schedules = [as_schedule(quantity, name) for name, quantity in quantities.items()]
+    if not any(map(callable, quantities.values())):
+        return Constant(formula(*quantities.values()))
     return lambda count: formula(*(schedule(count) for schedule in schedules))
 
 
@@ -130,7 +124,7 @@ def fixed(weight_decay: Strength, learning_rate: Any = None) -> Schedule:
 
     Args:
         weight_decay: λ, the fraction taken off per step, in [0, 1).
-        learning_rate: ignored; present so that `fixed` can stand wherever a law is expected.
+        learning_rate: ignored; present so that `fixed` can be used as a law.
 
     Returns:
         A schedule: count -> s.
@@ -195,7 +189,7 @@ def schedule_scaled(weight_decay: Strength, learning_rate: Strength, peak: Stren
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101,
         Algorithm 2 (η_t there is the schedule multiplier η(t)/η̄).
     """
-    _check_peak(peak)
+    check_scalar("peak", peak, above=0)
     return _by_law(
         schedule_scaled,
         lambda lam, lr, top: lam * (lr / top),
@@ -206,7 +200,7 @@ def schedule_scaled(weight_decay: Strength, learning_rate: Strength, peak: Stren
 
 
 def corrected(weight_decay: Strength, learning_rate: Strength, peak: Strength) -> Schedule:
-    """Strength that keeps the equilibrium norm of normalised layers while η(t) changes (AdamC).
+    """Strength that keeps the equilibrium norm of normalized layers while η(t) changes (AdamC).
 
         s(t) = λ η(t)² / η̄
 
@@ -229,7 +223,7 @@ def corrected(weight_decay: Strength, learning_rate: Strength, peak: Strength) -
         Defazio, *Why Gradients Rapidly Increase Near the End of Training*, 2025,
         arXiv:2506.02285, Algorithm 1 (AdamC).
     """
-    _check_peak(peak)
+    check_scalar("peak", peak, above=0)
     return _by_law(
         corrected,
         lambda lam, lr, top: lam * lr * (lr / top),
@@ -267,21 +261,6 @@ def lr_squared(weight_decay: Strength, learning_rate: Strength) -> Schedule:
     )
 
 
-def _check_is_no_law(name: str, value: Schedule) -> None:
-    if value in (fixed, lr_scaled, schedule_scaled, corrected, lr_squared):
-        law = value.__name__
-        raise TypeError(
-            f"`{name}` must be a number >= 0 or a schedule; got the law {law} itself. "
-            f"Call it: {law}(weight_decay, ...)."
-        )
-
-
-def _check_peak(peak: Strength) -> None:
-    check_scalar("peak", peak)
-    if isinstance(peak, int | float) and peak == 0:
-        raise ValueError("`peak` must be > 0, the largest learning rate of the run; got 0.")
-
-
 # Strengths in readable units.
 
 
@@ -308,7 +287,7 @@ def from_timescale(steps: Strength) -> Schedule:
         Wang and Aitchison, *How to set AdamW's weight decay as you scale model and dataset
         size*, 2024, arXiv:2405.13698, section 3.
     """
-    _check_above("steps", steps, 1)
+    check_scalar("steps", steps, above=1)
     return _of_step(lambda tau: 1 / tau, steps=steps)
 
 
@@ -333,7 +312,7 @@ def from_half_life(steps: Strength) -> Schedule:
     References:
         The closed form of (1 − s)^h = 1/2.
     """
-    _check_above("steps", steps, 0)
+    check_scalar("steps", steps, above=0)
     return _of_step(_half_life_strength, steps=steps)
 
 
@@ -344,14 +323,6 @@ def _half_life_strength(half_life: Any) -> Any:
     return -jnp.expm1(-math.log(2) / half_life)
 
 
-def _check_above(name: str, value: Strength, least: float) -> None:
-    check_scalar(name, value)
-    known: Any = value.value if isinstance(value, Constant) else value
-    unknown = known is None or callable(known) or isinstance(known, jax.core.Tracer)
-    if not unknown and float(known) <= least:
-        raise ValueError(f"`{name}` must be > {least}; got {known}.")
-
-
 def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
     """Strength that holds weights under Adam-like updates at a chosen root mean square.
 
@@ -359,8 +330,8 @@ def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
 
     Random unit-RMS updates add η² to the mean square in each step and decay takes 2 s ρ² off;
     the two balance at RMS ρ. Valid for small s and steps that are noise of unit RMS, as are Adam's
-    with its momentum counted in. Lion's agree for longer: its weights settle at √M times ρ, with M
-    from `dynamics.lion_memory`, 6.8 times for small s, so ask for ρ/√M.
+    with its momentum counted in. Lion's steps stay correlated for longer: its weights settle at √M
+    times ρ, with M from `dynamics.lion_memory`, 6.8 times for small s, so ask for ρ/√M.
 
     Args:
         learning_rate: η, a number or schedule.
@@ -380,13 +351,11 @@ def target_rms(learning_rate: Strength, rms: Strength) -> Schedule:
         Kosson, Messmer and Jaggi, *Rotational Equilibrium*, 2023, arXiv:2305.17212, Table 1
         (the equilibrium norm √(η / 2λ) solved for λ).
     """
-    check_scalar("rms", rms)
-    if isinstance(rms, int | float) and rms == 0:
-        raise ValueError("`rms` must be > 0, the root mean square to hold; got 0.")
+    check_scalar("rms", rms, above=0)
     return _of_step(lambda lr, rho: lr * lr / (2 * rho * rho), learning_rate=learning_rate, rms=rms)
 
 
-# Weight decay that changes while training: λ(t), for a law, or a strength as it stands.
+# Weight decay that changes during training: λ(t) for a law, or a finished strength.
 
 
 def linear_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> Schedule:
@@ -416,7 +385,7 @@ def linear_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> S
         `--weight-decay-incr-style linear` of NVIDIA's Megatron-LM; `optax.linear_schedule`, with
         every argument traceable.
     """
-    _check_above("steps", steps, 0)
+    check_scalar("steps", steps, above=0)
     return _in_time(
         lambda t, start, end, n: _mixed(start, end, _progress(t, n)),
         init_value=init_value,
@@ -453,7 +422,7 @@ def cosine_ramp(init_value: Strength, end_value: Strength, steps: Strength) -> S
         arXiv:2104.14294, appendix; `--weight-decay-incr-style cosine` of NVIDIA's Megatron-LM is
         the same curve.
     """
-    _check_above("steps", steps, 0)
+    check_scalar("steps", steps, above=0)
     return _in_time(
         lambda t, start, end, n: _mixed(end, start, (1 + jnp.cos(math.pi * _progress(t, n))) / 2),
         init_value=init_value,
@@ -488,7 +457,7 @@ def log_time(init_value: Strength, timescale: Strength) -> Schedule:
         Ferbach, Paquette, Gidel, Everett and Paquette, *Logarithmic-time Schedules for Scaling
         Language Models with Momentum*, 2026, arXiv:2602.05298 (ADANA).
     """
-    _check_above("timescale", timescale, 0)
+    check_scalar("timescale", timescale, above=0)
     return _in_time(
         lambda t, start, scale: start / (1 + t / scale), init_value=init_value, timescale=timescale
     )
@@ -546,20 +515,20 @@ def periodic(strength: Strength, every: int | jax.Array) -> Schedule:
         A schedule: count -> s'. For `decay_weights`; prox_weights shrinks by 1/(1 + s) instead.
 
     Raises:
-        ValueError: s is outside [0, 1], or k < 1 or fractional.
+        TypeError: k is not a whole number.
+        ValueError: s is outside [0, 1], or k < 1.
 
     Example:
         >>> [round(float(periodic(0.1, every=2)(t)), 3) for t in range(4)]
         [0.0, 0.19, 0.0, 0.19]
 
     References:
-        The closed form of k decays in a row; lazy or delayed regularisation in the sparse setting.
+        The closed form of k decays in a row; lazy or delayed regularization in the sparse setting.
     """
     schedule = as_schedule(strength)
-    if isinstance(schedule, Constant):
-        check_scalar("strength", schedule.value, most=1.0)
-    if not isinstance(every, jax.core.Tracer) and not (every >= 1 and every == every // 1):
-        raise ValueError(f"`every` must be a whole number of steps >= 1; got {every}.")
+    check_scalar("strength", schedule, most=1)
+    if not isinstance(every, jax.Array):
+        checks.whole("every", every)
 
     def step(count: Any) -> Any:
         s = jnp.minimum(schedule(count), 1)
@@ -634,7 +603,7 @@ def geometric(init_value: Strength, rate: Strength) -> Schedule:
         The same law as `optax.exponential_decay(init_value, 1, 1 - rate)`, with every argument
         traceable.
     """
-    check_scalar("rate", rate, most=1.0)
+    check_scalar("rate", rate, most=1)
     # 1 − r would lose the digits of a small r, and the power multiply the loss by t
     return _in_time(
         lambda t, eta, loss: eta * jnp.exp(xlog1py(t, -loss)), init_value=init_value, rate=rate
@@ -665,10 +634,8 @@ def per_epoch(schedule: Schedule, steps_per_epoch: int | jax.Array) -> Schedule:
     References:
         The per-epoch rule η ← η (1 − decay) of introductory texts.
     """
-    if not callable(schedule):
-        raise TypeError(f"`schedule` must be a function of the epoch; got {schedule!r}.")
-    if not isinstance(steps_per_epoch, jax.core.Tracer) and not steps_per_epoch >= 1:
-        raise ValueError(f"`steps_per_epoch` must be >= 1; got {steps_per_epoch}.")
+    checks.function("schedule", schedule, advice="It maps the epoch to the value.")
+    checks.number("steps_per_epoch", steps_per_epoch, least=1)
     return lambda count: schedule(jnp.asarray(count) // steps_per_epoch)
 
 
@@ -683,14 +650,7 @@ _CHUNK = 2**18  # steps that `decay_budget` evaluates at a time
 
 
 def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarray | None:
-    """Evaluate a strength at some steps, or return None where it depends on traced values.
-
-    Args:
-        strength: a schedule.
-        counts: (N,) int32 steps.
-
-    Returns:
-        (N,) float64 values, or None.
+    """Evaluate a strength at (N,) steps in float64, or return None where it is traced.
 
     Example:
         >>> sampled(lr_scaled(0.1, lambda count: 0.5**count), np.array([0, 1]))
@@ -701,7 +661,7 @@ def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarr
     else:
         with jax.ensure_compile_time_eval():
             try:
-                values = jax.jit(jax.vmap(strength))(counts)
+                values = jax.vmap(jax.jit(strength))(counts)  # compiled once for a schedule
             except jax.errors.JAXTypeError:  # branches on the count in Python: fit for eager loops
                 values = np.array([strength(count) for count in counts], np.float64)
     if isinstance(values, jax.core.Tracer):
@@ -713,7 +673,7 @@ def sampled(strength: Schedule, counts: np.ndarray = SAMPLED_COUNTS) -> np.ndarr
 
 
 def decay_budget(strength: Strength, steps: int) -> float:
-    """Sum up the strength over a run: compare schedules at equal budgets, or strength confounds.
+    """Sum the strength over a run, to compare schedules at equal budgets.
 
         S = Σ_{t < T} s(t),   and an untouched weight keeps about e^(−S)
 
@@ -728,8 +688,8 @@ def decay_budget(strength: Strength, steps: int) -> float:
         S.
 
     Raises:
-        ValueError: `steps` is not a whole number in [0, 2³¹).
-        TypeError: the strength depends on traced values.
+        ValueError: `steps` is outside [0, 2³¹).
+        TypeError: `steps` is not a whole number, or the strength depends on traced values.
 
     Example:
         >>> decay_budget(cosine_ramp(0.04, 0.4, steps=100), 100)
@@ -738,8 +698,7 @@ def decay_budget(strength: Strength, steps: int) -> float:
         21.82
     """
     schedule = as_schedule(strength)
-    if isinstance(steps, bool) or not (isinstance(steps, int | np.integer) and 0 <= steps < 2**31):
-        raise ValueError(f"`steps` must be a whole number in [0, 2**31); got {steps!r}.")
+    checks.whole("steps", steps, least=0, most=2**31 - 1)
     sums = []
     with jax.enable_x64(True):
         for start in range(0, int(steps), _CHUNK):
@@ -747,8 +706,8 @@ def decay_budget(strength: Strength, steps: int) -> float:
             values = sampled(schedule, counts)
             if values is None:
                 raise TypeError(
-                    "`strength` must be known to be summed up; got one that depends on traced "
-                    "values. Call decay_budget outside of jit, vmap and grad."
+                    "`strength` must be known, to be summed; got one that depends on traced "
+                    "values. Call decay_budget outside jit, vmap and grad."
                 )
             sums.append(math.fsum(values))
     return math.fsum(sums)
@@ -757,41 +716,55 @@ def decay_budget(strength: Strength, steps: int) -> float:
 def checked_samples(
     schedule: Schedule, name: str = "strength", most: float = math.inf
 ) -> np.ndarray | None:
-    """Sample a schedule and raise where a value is not finite or outside [0, most].
+    """Sample a schedule, None where it is traced, and refuse what is not in [0, most] throughout.
 
-    Args:
-        schedule: of a strength or rate.
-        name: the argument's name, for the message.
-        most: the largest value allowed.
-
-    Returns:
-        The samples, or None where they depend on traced values.
-
-    Raises:
-        ValueError: a sampled value is not finite, negative, or larger than `most`.
+    Many schedules turn negative after the run that they were made for. One that is positive and
+    then negative to the end counts as 0 there, as in `at_step`; a warning says from which step on.
 
     Example:
-        >>> checked_samples(lambda count: 1.0 - count)
+        >>> checked_samples(lambda count: count - 1.0)
         Traceback (most recent call last):
-        ValueError: `strength` must be finite and >= 0 at every step; got -1 at step 2. ...
+        ValueError: `strength` must be finite and >= 0 at every step; got -1 at step 0. ...
     """
-    values = sampled(schedule)
-    if values is not None:
-        check_values(values, SAMPLED_COUNTS, name, most)
-    return values
+    values, counts = sampled(schedule), SAMPLED_COUNTS
+    if values is None:
+        return None
+    end = np.max(np.flatnonzero(values > 0), initial=-1) + 1
+    ended = end and (values[end:] <= 0).all()  # NaN does not count as an end
+    kept = np.where(np.arange(len(values)) < end, values, 0) if ended else values
+    check_values(kept, counts, name, most)
+    negative = counts[values - kept < _rounding(values)]
+    if len(negative):
+        warnings.warn(
+            f"`{name}` is negative from step {negative[0]} on and counts as 0 there. If the run "
+            "is longer, end the schedule at 0 where it should end: jnp.maximum(0, ...).",
+            stacklevel=3,
+        )
+    return kept
+
+
+def at_step(schedule: Schedule, count: Any) -> Any:
+    """s(t), and 0 where it has turned negative, which `checked_samples` has warned of."""
+    s = schedule(count)
+    if isinstance(schedule, Constant):
+        return s
+    return max(s, 0) if isinstance(s, int | float) else jnp.where(s < 0, 0, s)
 
 
 def check_values(
     values: np.ndarray, counts: np.ndarray, name: str = "strength", most: float = math.inf
 ) -> None:
     """Raise where a value is not finite or outside [0, most], naming the first such step."""
-    # a ramp to 0 computed in float32 may end a rounding error below it
-    least = -1e-6 * np.max(np.abs(values), where=np.isfinite(values), initial=0)
-    bad = ~(np.isfinite(values) & (values >= least) & (values <= most))
+    bad = ~(np.isfinite(values) & (values >= _rounding(values)) & (values <= most))
     if bad.any():
         bound = "finite and >= 0" if most == math.inf else f"in [0, {most:g}]"
         raise ValueError(
             f"`{name}` must be {bound} at every step; got {values[bad][0]:g} at step "
-            f"{counts[bad][0]}. Check the schedule, its arguments and the multipliers; steps up to "
-            "a million are looked at, so let it end at 0, as with jnp.maximum(0, ...)."
+            f"{counts[bad][0]}. Check the schedule, its arguments and the multipliers; "
+            "jnp.maximum(0, ...) ends a schedule at 0."
         )
+
+
+def _rounding(values: np.ndarray) -> Any:
+    """How far below 0 a ramp to 0 that is computed in float32 may end."""
+    return -1e-6 * np.max(values, where=np.isfinite(values), initial=0)

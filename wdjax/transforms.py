@@ -308,7 +308,7 @@ def _lift(
     ) -> tuple[Params, DecayState]:
         require_params(name, params)
         check_order(name)
-        s = schedule(state.count)
+        s = schedules.at_step(schedule, state.count)
 
         def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any, d: Any) -> Any:
             return step(update, param, s * m if d is None else s * m * d, a, grad)

@@ -1,8 +1,8 @@
 """λ learnt while training, per group, from gradients on validation data.
 
 This is wdjax's answer to the "adaptive regularisation" (ARNN) that introductions to weight decay
-mention without a clear paper; the nearest is Larsen et al., 1998, see `implicit_hypergrad`. Here λ
-follows the gradient of a validation loss, and what was learnt can be read, checked and reused.
+mention without a clear paper; the nearest is Larsen et al., 1998. Here λ follows the gradient
+of a validation loss, and what was learnt can be read, checked and reused.
 """
 
 import functools
@@ -21,17 +21,21 @@ from jax.scipy.sparse.linalg import cg
 from wdjax import schedules
 from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, require_params, widened
 from wdjax._lift.place import check_is_last, check_place
-from wdjax._trees.checks import check_finite, check_whole, common_axis
-from wdjax._trees.paths import has_holes, listed, nodes, stands_for_all
-from wdjax.metrics import distinct
+from wdjax._trees import PyTree, checks
+from wdjax._trees.checks import check_data
+from wdjax._trees.paths import distinct, has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, check_rules, label, owners, resolve, standard
 from wdjax.schedules import Strength
 
-PyTree = Any
 ValLoss = Callable[[Params, PyTree], jax.Array]
 
 STANDARD: Rules = standard()
+_WHOLE = "be of the whole model, which `val_loss` needs"
+_OUTSIDE = (
+    "Put `hyper_decay` outside optax.masked and optax.partition, and give the multiplier 0 in "
+    "`rules` to what must not decay."
+)
 EXAMPLES_PER_DECAY = 50  # fewer validation examples than this for each λ are soon overfitted
 
 
@@ -39,14 +43,14 @@ class HyperDecayState(NamedTuple):
     """State of `hyper_decay`: one entry of each array for each rule, in the order at `init`.
 
     Rules may come in another order after a restart, for each finds its λ by its name. Their number
-    and their selectors are part of the state: a λ learnt for one group is none of another's.
+    and their selectors are part of the state: a λ learnt for one group does not apply to another.
 
     Attributes:
         count: int32 scalar, steps taken.
         log_weight_decay: (R,) float32, log λ; exp of it is what a log should show.
         hypergradient: (R,) float32, the last ∂L_val/∂log λ; not finite where λ stayed because
             nothing could be learnt.
-        opt_state: the state of the optimiser of log λ.
+        opt_state: the state of the optimizer of log λ.
         entry_of: the name of each rule's selector -> int32 scalar r, its entry.
     """
 
@@ -83,7 +87,7 @@ def hyper_decay(
     Known limits. It is short-sighted: it sees one step ahead, which is good enough for λ but not
     for learning rates, momentum or dropout. A λ far too large at the start collapses the network,
     and no gradient leads back: start low. Many λ overfit the validation data, and a validation loss
-    that has been used to choose λ is no longer an unbiased estimate. Inside `jax.vmap` the
+    that has been used to choose λ is too optimistic. Inside `jax.vmap` the
     validation gradient is computed at every step.
 
     Args:
@@ -110,8 +114,8 @@ def hyper_decay(
     Raises:
         ValueError: a number is out of range; data or rules do not fit; `val_data` are not finite;
             the largest λ would flip signs (at `init`); the state is of other rules (at `update`).
-        TypeError: `val_loss` is no function, the penalty has no gradient, `init` is not one number,
-            `bounds` are not two, or `hyper_optimizer` is no Optax optimizer.
+        TypeError: `val_loss` is not a function, the penalty has no gradient, `init` is not one
+            number, `bounds` are not two, or `hyper_optimizer` is not an Optax optimizer.
 
     Warns:
         UserWarning: at `init`, there are fewer than 50 validation examples for each λ.
@@ -135,22 +139,20 @@ def hyper_decay(
     schedule = schedules.as_schedule(strength)
     rules = check_rules(rules)
     low, high = _checked_bounds(bounds, init)
-    check_whole("every", every)
+    checks.whole("every", every)
     val_data, examples = _checked_data(val_loss, val_data, batch_size)
-    if not isinstance(penalty, Penalty) or penalty.gradient is None:
-        raise TypeError(f"`penalty` must be a penalty with a gradient; got {penalty!r}.")
-    pull: Callable[[Any], Any] = penalty.gradient
+    has_gradient = isinstance(penalty, Penalty) and penalty.gradient is not None
+    checks.must("penalty", has_gradient, "be a penalty with a gradient", penalty, error=TypeError)
+    pull: Any = penalty.gradient
     adapt = optax.adam(0.2) if hyper_optimizer is None else hyper_optimizer
-    if not isinstance(adapt, optax.GradientTransformation):
-        raise TypeError(
-            f"`hyper_optimizer` must be an Optax optimizer, such as optax.adam(0.2); got {adapt!r}."
-        )
+    checks.optimizer("hyper_optimizer", adapt)
     slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss, allow_int=True)
 
     def init_state(params: Params) -> HyperDecayState:
         multipliers = resolve(rules, params)
         check_place(params, rules, multipliers)
-        _check_whole_model(params)
+        is_part = has_holes(params) and not stands_for_all(params)
+        checks.must("params", not is_part, _WHOLE, "a part of it", _OUTSIDE, TypeError)
         _check_strengths(schedule, multipliers, high * penalty.curvature)
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)
@@ -164,7 +166,7 @@ def hyper_decay(
         del extra_args
         require_params("hyper_decay", params)
         check_is_last("hyper_decay")
-        s = schedule(state.count)
+        s = schedules.at_step(schedule, state.count)
         entries = _entries(rules, state)
         decay = jnp.exp(state.log_weight_decay)[entries]
         scaled = [
@@ -183,7 +185,7 @@ def hyper_decay(
             known = jnp.isfinite(h).all()
             hyper, new_state = adapt.update(jnp.where(known, h, 0.0), opt_state, log_decay)
             moved = jnp.clip(log_decay + hyper, math.log(low), math.log(high))
-            # a validation loss that is not finite teaches nothing, and shows in h
+            # a validation loss that is not finite changes nothing, and shows in h
             log_decay, opt_state = jax.tree.map(
                 functools.partial(jnp.where, known), (moved, new_state), (log_decay, opt_state)
             )
@@ -209,7 +211,7 @@ def learnt_rules(opt_state: Any, rules: Rules = STANDARD) -> Rules:
     these λ held fixed: train once more, on training and validation data together.
 
     Args:
-        opt_state: any optimiser state with one `HyperDecayState` in it.
+        opt_state: any optimizer state with one `HyperDecayState` in it.
         rules: those given to `hyper_decay`, in any order.
 
     Returns:
@@ -225,19 +227,16 @@ def learnt_rules(opt_state: Any, rules: Rules = STANDARD) -> Rules:
         (('bias', 0.0), ('**', 0.25))
     """
     found = nodes(opt_state, lambda node: isinstance(node, HyperDecayState))
-    if len(found) != 1:
-        raise ValueError(
-            f"`opt_state` must hold one state of hyper_decay; got {len(found)}. Pass the state of "
-            "the optimizer that hyper_decay is a part of."
-        )
+    advice = "Pass the state of the optimizer that hyper_decay is a part of."
+    checks.must("opt_state", len(found) == 1, "hold one state of hyper_decay", len(found), advice)
     rules, state = check_rules(rules), found[0]
     decay = jnp.exp(state.log_weight_decay)[_entries(rules, state)]
     pairs = zip(rules, decay, strict=True)
     return tuple((selector, 0.0 if is_off(m) else float(m * lam)) for (selector, m), lam in pairs)
 
 
-class Hypergradient(NamedTuple):
-    """What `implicit_hypergrad` found, with what tells whether to believe it.
+class _Hypergradient(NamedTuple):
+    """What `_implicit_hypergrad` found, with what tells whether to believe it.
 
     Attributes:
         gradient: ∂L_val/∂λ, a pytree like λ.
@@ -250,7 +249,7 @@ class Hypergradient(NamedTuple):
     train_slope: jax.Array
 
 
-def implicit_hypergrad(
+def _implicit_hypergrad(
     train_loss: Callable[[Params, PyTree], jax.Array],
     val_loss: Callable[[Params], jax.Array],
     params: Params,
@@ -258,7 +257,7 @@ def implicit_hypergrad(
     weight_decay: PyTree,
     iterations: int = 20,
     damping: float = 0.0,
-) -> Hypergradient:
+) -> _Hypergradient:
     """The gradient of the validation loss at the trained optimum, with respect to λ.
 
         dL_val(θ*(λ))/dλ = −(∂/∂λ ∇_θ L_train(θ, λ))ᵀ v,    (H + δI) v = ∇L_val(θ)
@@ -278,14 +277,14 @@ def implicit_hypergrad(
         damping: δ >= 0, added to H where it is not positive definite.
 
     Returns:
-        The `Hypergradient`.
+        The `_Hypergradient`.
 
     Raises:
         ValueError: `iterations` or `damping` is out of range.
 
     Example:
         >>> train_loss = lambda w, lam: (w - 3.0) ** 2 / 2 + lam * w**2 / 2   # w* = 3 / (1 + λ)
-        >>> found = implicit_hypergrad(train_loss, lambda w: w, jnp.array(2.0), weight_decay=0.5)
+        >>> found = _implicit_hypergrad(train_loss, lambda w: w, jnp.array(2.0), weight_decay=0.5)
         >>> found.gradient, found.train_slope  # −3 / (1 + λ)²
         (Array(-1.33..., dtype=float32), Array(0., dtype=float32))
 
@@ -294,7 +293,7 @@ def implicit_hypergrad(
         1998, doi:10.1007/3-540-49430-8_6; Pedregosa, *Hyperparameter Optimization
         with Approximate Gradient*, 2016, arXiv:1602.02355, Algorithm 1.
     """
-    check_whole("iterations", iterations)
+    checks.whole("iterations", iterations)
     schedules.check_scalar("damping", damping)
     params = jax.tree.map(widened, params)
     weight_decay = jax.tree.map(widened, weight_decay)
@@ -310,7 +309,7 @@ def implicit_hypergrad(
     left = jax.tree.map(jnp.subtract, target, damped(v))
     norm = optax.tree.norm
     size = jnp.maximum(norm(target), float(np.finfo(np.float32).tiny))
-    return Hypergradient(jax.tree.map(jnp.negative, pulled), norm(left) / size, norm(slope))
+    return _Hypergradient(jax.tree.map(jnp.negative, pulled), norm(left) / size, norm(slope))
 
 
 # The pieces of hyper_decay.
@@ -324,12 +323,9 @@ def _names(rules: Rules) -> list[str]:
 def _entries(rules: Rules, state: HyperDecayState) -> jax.Array:
     """(R,) which entry of the state belongs to each rule."""
     names, known = _names(rules), state.entry_of
-    if set(names) != set(known):
-        raise ValueError(
-            "`rules` must be those of the state of hyper_decay, in any order: "
-            f"{listed(map(repr, sorted(known)))}; got {listed(map(repr, names))}. λ learnt for one "
-            "group are none of another's: begin with a new state."
-        )
+    rule = f"be those of the state of hyper_decay: {listed(map(repr, sorted(known)))}"
+    advice = "A λ learnt for one group does not apply to another. Start from a new state."
+    checks.must("rules", {*names} == {*known}, rule, listed(map(repr, names)), advice)
     return jnp.stack([known[name] for name in names])
 
 
@@ -370,61 +366,31 @@ def _inner_products(
 
 
 def _checked_bounds(bounds: tuple[float, float], init: Any) -> tuple[float, float]:
-    try:
-        low, high = map(float, bounds)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`bounds` must be two numbers, (smallest, largest); got {bounds!r}."
-        ) from None
-    if not isinstance(init, int | float | np.number | np.ndarray | jax.Array) or np.ndim(init):
-        raise TypeError(
-            f"`init` must be one number or traced scalar, the first λ of every rule; got {init!r}. "
-            "Strengths per parameter are multipliers: put them into `rules`."
-        )
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"`bounds` must be 0 < smallest < largest, finite; got {bounds!r}.")
-    if not isinstance(init, jax.core.Tracer) and not low <= init <= high:
-        raise ValueError(f"`init` must lie within `bounds`, {bounds!r}; got {init!r}.")
-    return low, high
+    low, high = bounds
+    checks.number("bounds[0]", low, above=0)
+    checks.number("bounds[1]", high, above=float(low))
+    one = "Strengths per parameter are multipliers: put them into `rules`."
+    checks.number("init", init, least=float(low), most=float(high), advice=one)
+    return float(low), float(high)
 
 
 def _checked_data(val_loss: Any, val_data: PyTree, batch_size: int | None) -> tuple[PyTree, int]:
-    if not callable(val_loss):
-        raise TypeError(f"`val_loss` must be a function of (params, batch); got {val_loss!r}.")
-    examples = common_axis("val_data", val_data)
-    check_finite("val_data", val_data)
-    if batch_size is not None:
-        check_whole("batch_size", batch_size)
-        if batch_size > examples:
-            raise ValueError(
-                f"`batch_size` must be at most {examples}, the validation examples; "
-                f"got {batch_size}."
-            )
+    checks.function("val_loss", val_loss)
+    examples = check_data("val_data", val_data)
+    checks.whole("batch_size", batch_size, most=examples, optional=True)
     return jax.tree.map(jnp.asarray, val_data), examples
 
 
 def _check_strengths(schedule: schedules.Schedule, multipliers: Params, most: float) -> None:
     """The largest λ must not flip signs, and a traced one cannot be known to."""
     strengths = schedules.checked_samples(schedule)
-    known = [m for m in jax.tree.leaves(multipliers) if not isinstance(m, jax.core.Tracer)]
-    if strengths is None or not known:
-        return
-    top = float(strengths.max()) * max(map(float, known)) * most
-    if top >= 1:
-        raise ValueError(
-            "`strength` times the largest λ of `bounds` must be < 1, the fraction taken off in a "
-            f"step; it reaches {top:g} and would flip signs. Lower `bounds[1]` or check the units "
-            "of `strength`, which belongs to λ = 1."
-        )
-
-
-def _check_whole_model(params: Params) -> None:
-    if has_holes(params) and not stands_for_all(params):
-        raise TypeError(
-            "`hyper_decay` must see the whole model, which `val_loss` needs; got a part of it. "
-            "Put it outside of optax.masked and optax.partition, and give what must not decay the "
-            "multiplier 0 in `rules`."
-        )
+    if strengths is not None:
+        top = float(strengths.max()) * most
+        known = [m for m in jax.tree.leaves(multipliers) if not isinstance(m, jax.core.Tracer)]
+        checks.fractions(
+            "`strength` times the largest λ of `bounds`", [("", top * float(m)) for m in known],
+            "Lower `bounds[1]`, or check the units of `strength`, which belongs to λ = 1.",
+        )  # fmt: skip
 
 
 def _check_many(rules: Rules, params: Params, examples: int) -> None:

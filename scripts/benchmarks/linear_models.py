@@ -34,7 +34,7 @@ def in_float64(bench: Bench) -> Bench:
 
 
 def correlated(n: int, p: int, rho: float, nonzero: int = 50) -> tuple[Any, Any]:
-    """Features in an AR(1) chain, a sparse signal, a third of its deviation as noise; centred."""
+    """Features in an AR(1) chain, a sparse signal, a third of its deviation as noise; centered."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, p))
     for j in range(1, p):

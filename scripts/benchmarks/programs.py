@@ -18,7 +18,7 @@ from jax.experimental import topologies
 
 from benchmarks.steps import compiled_step
 
-BIG = 4_096  # numbers; smaller arrays are no passes over memory
+BIG = 4_096  # numbers; smaller arrays do not count as passes over memory
 
 # Reading the text.
 
@@ -291,7 +291,7 @@ _CALLS = {"custom-call", "infeed", "outfeed", "send", "recv"}
 
 
 def _target(line: Instruction) -> str:
-    """Name what an instruction calls outside of the program, if it does."""
+    """Name what an instruction calls outside the program, if it does."""
     if line.opcode not in _CALLS:
         return ""
     found = re.search(r'custom_call_target="([^"]*)"', line.attributes)

@@ -1,4 +1,4 @@
-"""One optimiser step on trees of three shapes, against Optax's and PyTorch's fused and foreach."""
+"""One optimizer step on trees of three shapes, against Optax's and PyTorch's fused and foreach."""
 
 import os
 from collections.abc import Callable

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdjax import stacking
 from wdjax._lift.place import is_of_a_micro_batch
-from wdjax._trees import paths
+from wdjax._trees import paths, stacks
 from wdjax.rules import Rules, is_guess, owners
 
 Params: TypeAlias = Any  # a pytree of arrays
@@ -191,7 +190,7 @@ def warn_if_idle(name: str, rules: Rules, tree: Any) -> None:
     Example:
         >>> warn_if_idle("decay_weights", (("**", 0.0),), {"bias": jnp.ones(3)})
     """
-    tree = stacking.described(tree) if stacking.is_stacked(tree) else tree
+    tree = stacks.described(tree) if stacks.is_stacked(tree) else tree
     rows = zip(paths.leaves(tree), owners(rules, tree), strict=True)
     unknown = [repr(leaf.path or ".") for leaf, i in rows if i >= 0 and is_guess(rules[i][0])]
     if unknown and not paths.has_holes(tree):

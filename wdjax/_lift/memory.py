@@ -83,7 +83,7 @@ def lift(
         grads = raw_gradients(name, updates, params, extra_args.get("grad"))
         if needs_grads:
             needed_gradient(name, grads)
-        s, multipliers = schedule(state.count), resolve(rules, params)
+        s, multipliers = schedules.at_step(schedule, state.count), resolve(rules, params)
         context = Context(s, state.count, updates, params, multipliers, grads, extra_args)
         updates, memory = step(context, state.memory)
         memory = jax.tree.map(_as, memory, state.memory)

@@ -81,7 +81,7 @@ def lift(
         multipliers = resolve(rules, params)
         if exact:
             check_widths(name, updates, params, multipliers)
-        values = [schedule(state.count) for schedule in of_step.values()]
+        values = [schedules.at_step(schedule, state.count) for schedule in of_step.values()]
 
         def leaf(update: Any, param: Any, m: Any, kept: Any, grad: Any) -> Any:
             return step(update, param, m, kept, grad, *values)

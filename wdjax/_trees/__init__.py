@@ -1,1 +1,5 @@
-"""What comes in: leaves and their names, kinds, axes and places; checks of arguments."""
+"""What comes in: leaves and their names, kinds, axes and places, and the checks of arguments."""
+
+from typing import Any
+
+PyTree = Any

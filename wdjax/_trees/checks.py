@@ -1,140 +1,377 @@
-"""What users hand in: counts and seeds, data as arrays of finite numbers, readings of a model.
+"""Checks of arguments: the one place, and one wording.
 
-Each check says what is wrong, where, and what to do, before anything is compiled.
+Each says which argument is wrong, what it must be, and what came, before anything is compiled.
+Read them with their module: `checks.number("rate", rate, least=0)`. They are called at the
+public door, once; inside, values are trusted.
 """
 
-import functools
-from collections.abc import Callable
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.devices import at_hand
-from wdjax._trees.paths import listed
+from wdjax._trees import PyTree
+from wdjax._trees.devices import at_hand, spans_processes
+from wdjax._trees.paths import entries, listed
 
-PyTree = Any
+_SIGNS = {"above": ">", "least": ">=", "below": "<", "most": "<="}
+_LIMITS = {"above": operator.gt, "least": operator.ge, "below": operator.lt, "most": operator.le}
+
+
+def must(
+    name: str,
+    holds: Any,
+    rule: str,
+    got: Any,
+    advice: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
+    """Refuse an argument, in the one form that all messages have.
+
+    Args:
+        name: the argument to blame.
+        holds: whether all is well.
+        rule: what it must do or be.
+        got: what came: a text, or a value to show.
+        advice: a last sentence, what to write instead.
+        error: the kind of error.
+
+    Raises:
+        ValueError: or another error.
+
+    Example:
+        >>> must("n", False, "be even", 3, "Add one.")
+        Traceback (most recent call last):
+        ValueError: `n` must be even; got 3. Add one.
+    """
+    if not holds:
+        shown = got if isinstance(got, str) else repr(got)
+        raise error(f"`{name}` must {rule}; got {shown}.{advice and ' ' + advice}")
+
+
+def number(
+    name: str,
+    x: Any,
+    *,
+    optional: bool = False,
+    many: bool = False,
+    also: str = "",
+    advice: str = "",
+    **limits: float,
+) -> None:
+    """Refuse anything but a finite real number in a range; traced values pass.
+
+    Args:
+        name: the argument to blame.
+        x: what should be a number, of Python, NumPy or JAX.
+        optional: whether None passes, too.
+        many: whether arrays of numbers pass, too.
+        also: what else is allowed, such as "a schedule", for the message.
+        advice: a last sentence, what to write instead.
+        **limits: the range: `above` or `least`, `below` or `most`.
+
+    Raises:
+        TypeError: it is not a real number.
+        ValueError: it is not finite or out of range.
+
+    Example:
+        >>> number("decay", 1.0, least=0, below=1)
+        Traceback (most recent call last):
+        ValueError: `decay` must be in [0, 1); got 1.0.
+    """
+    if isinstance(x, jax.core.Tracer) or (optional and x is None):
+        return
+    is_number = is_real(x, many)
+    fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
+    rule = f"be {_wanted('a finite number', limits)}{', or None' * optional}"
+    rule += f", or {also}" * bool(also)
+    must(name, fits, rule, repr(x), advice, ValueError if is_number else TypeError)
+
+
+def whole(
+    name: str,
+    x: Any,
+    least: int = 1,
+    *,
+    most: int | None = None,
+    optional: bool = False,
+    advice: str = "",
+) -> None:
+    """Refuse anything but a whole number in a range, such as a count or a seed.
+
+    Args:
+        name: the argument to blame.
+        x: what should be an int of Python or NumPy.
+        least: the smallest that is allowed.
+        most: the largest that is allowed; None: no limit.
+        optional: whether None passes, too.
+        advice: a last sentence, what to write instead.
+
+    Raises:
+        TypeError: it is not a whole number, or it is traced.
+        ValueError: it is out of range.
+
+    Example:
+        >>> whole("every", 0)
+        Traceback (most recent call last):
+        ValueError: `every` must be a whole number >= 1; got 0.
+    """
+    limits = {"least": least} if most is None else {"least": least, "most": most}
+    is_whole = isinstance(x, int | np.integer) and not isinstance(x, bool)
+    if isinstance(x, jax.Array):
+        advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
+    fits = (optional and x is None) or (is_whole and _is_within(x, limits))
+    rule = f"be {_wanted('a whole number', limits)}{', or None' * optional}"
+    must(name, fits, rule, repr(x), advice, ValueError if is_whole else TypeError)
+
+
+def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
+    return all(np.all(_LIMITS[name](x, limit)) for name, limit in limits.items())
+
+
+def _wanted(kind: str, limits: Mapping[str, float]) -> str:
+    """`a finite number >= 0` with one limit, `in [0, 1)` with two."""
+    if len(limits) < 2:
+        return " ".join([kind, *(f"{_SIGNS[name]} {limit}" for name, limit in limits.items())])
+    low, high = (limits[name] for name in sorted(limits, key=[*_LIMITS].index))
+    span = f"{'[' if 'least' in limits else '('}{low}, {high}{']' if 'most' in limits else ')'}"
+    return f"{kind.removeprefix('a finite number')} in {span}".strip()
+
+
+def is_real(x: Any, many: bool = False) -> bool:
+    """Whether a value is one real number, or an array of `many`, and not a truth value."""
+    if isinstance(x, np.ndarray | np.number | jax.Array):
+        return (many or x.ndim == 0) and jnp.issubdtype(x.dtype, jnp.number) and jnp.isrealobj(x)
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
+    """Refuse a value that is not one of the choices.
+
+    Raises:
+        ValueError: naming them.
+
+    Example:
+        >>> choice("per", "layer", ("rule", "leaf"))
+        Traceback (most recent call last):
+        ValueError: `per` must be one of 'rule', 'leaf'; got 'layer'.
+    """
+    choices = list(choices)
+    is_one = isinstance(x, str | None) and x in choices
+    must(name, is_one, f"be one of {listed(map(repr, choices))}", repr(x), advice)
+
+
+def flag(name: str, x: Any) -> None:
+    """Refuse anything but True or False, such as the word "no".
+
+    Raises:
+        TypeError: it is something else.
+
+    Example:
+        >>> flag("intercept", "no")
+        Traceback (most recent call last):
+        TypeError: `intercept` must be True or False; got 'no'.
+    """
+    must(name, isinstance(x, bool | np.bool_), "be True or False", repr(x), error=TypeError)
+
+
+def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> None:
+    """Refuse anything that cannot be called.
+
+    Raises:
+        TypeError: it cannot.
+
+    Example:
+        >>> function("loss_fn", 3)
+        Traceback (most recent call last):
+        TypeError: `loss_fn` must be a function; got 3.
+    """
+    fits = callable(x) or (optional and x is None)
+    must(name, fits, f"be a function{' or None' * optional}", repr(x), advice, TypeError)
+
+
+def optimizer(name: str, x: Any) -> None:
+    """Refuse anything but an Optax optimizer or transformation.
+
+    Raises:
+        TypeError: it is something else, such as the function that builds one.
+
+    Example:
+        >>> import optax
+        >>> optimizer("optimizer", optax.adam)
+        Traceback (most recent call last):
+        TypeError: `optimizer` must be an Optax optimizer; got the function adam. ...
+    """
+    # not by class: optax.MultiSteps is none of Optax's own transformations
+    fits = all(callable(getattr(x, method, None)) for method in ("init", "update"))
+    title = getattr(x, "__name__", "")
+    is_factory = callable(x) and title.isidentifier()
+    got = f"the function {title}" if is_factory else repr(x)
+    advice = f"Call it: {title}(...)." if is_factory else "For instance wdjax.adamw(1e-3)."
+    must(name, fits, "be an Optax optimizer", got, advice, TypeError)
+
+
+def fractions(
+    what: str,
+    taken: Iterable[tuple[str, Any]],
+    advice: str = "Lower λ, check the law's units, or use wdjax.prox_weights.",
+) -> None:
+    """Refuse decay that takes all of a weight or more in one step: its sign would flip.
+
+    Args:
+        what: the argument, or product of arguments, to blame.
+        taken: (path, s m) pairs, the fraction that a step takes off; "" where no leaf is meant.
+            Traced fractions pass.
+        advice: what to do.
+
+    Raises:
+        ValueError: naming the largest fraction and the paths.
+
+    Example:
+        >>> fractions("`strength` times multiplier", [("kernel", 1.5), ("bias", 0.0)])
+        Traceback (most recent call last):
+        ValueError: `strength` times multiplier must be < 1, the fraction taken off in a step; it
+        reaches 1.5 for 'kernel' and would flip signs. Lower λ, ...
+    """
+    known = [(path, m) for path, m in taken if not isinstance(m, jax.core.Tracer)]
+    flipped = {path: float(m) for path, m in known if m >= 1}
+    if flipped:
+        where = listed(repr(path) for path in flipped if path)
+        raise ValueError(
+            f"{what} must be < 1, the fraction taken off in a step; it reaches "
+            f"{max(flipped.values()):g}{where and ' for ' + where} and would flip signs. {advice}"
+        )
+
+
+def tqdm_for(progress: bool | None) -> Any:
+    """Import tqdm, or return None where no bar is wanted.
+
+    Args:
+        progress: None wants a bar where stderr is a terminal and tqdm is there.
+
+    Raises:
+        ImportError: a bar is asked for and tqdm is missing.
+
+    Example:
+        >>> tqdm_for(False) is None
+        True
+    """
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if progress is None:
+            return None
+        raise ImportError(
+            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
+        ) from None
+    return tqdm
 
 
 def named_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
     """(path, leaf) pairs; the path reads `layer/0/kernel`, and `.` for a tree that is one leaf."""
-    pairs = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-    return [(name(keys) or ".", leaf) for keys, leaf in pairs]
+    return [("/".join(parts) or ".", leaf) for parts, _, leaf in entries(tree, is_leaf)]
 
 
 def kind_of(leaf: Any) -> str:
     """`float32[3,4]` for an array, the type's name for anything else."""
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         return type(leaf).__name__
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    masked = "masked " * isinstance(leaf, np.ma.MaskedArray)
+    return f"{masked}{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def is_real(value: Any) -> bool:
-    """Whether a value is one real number, no truth value."""
-    if isinstance(value, np.ndarray | np.number | jax.Array):
-        return value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.number) and jnp.isrealobj(value)
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Refuse what is neither a number > 0 nor None; what is traced passes."""
-    if value is None or isinstance(value, jax.core.Tracer):
-        return
-    if not (is_real(value) and value > 0):
-        raise ValueError(f"`{name}` must be a number > 0, or None; got {value!r}.")
-
-
-def check_function(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what cannot be called."""
-    if not callable(value) and not (optional and value is None):
-        or_none = " or None" if optional else ""
-        raise TypeError(f"`{name}` must be a function{or_none}; got {value!r}.")
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Counts: whole numbers from one on."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        advice = f' Under optax.inject_hyperparams name it: static_args=("{name}",).'
-        advice = advice if isinstance(value, jax.Array) else ""
-        raise TypeError(f"`{name}` must be a whole number >= {least}; got {value!r}.{advice}")
-    if value < least:
-        raise ValueError(f"`{name}` must be a whole number >= {least}; got {value}.")
-
-
-def check_seed(name: str, value: Any) -> None:
-    """Refuse what is not a whole number from zero on.
+def leaves(
+    name: str,
+    tree: PyTree,
+    holds: Callable[[Any], Any],
+    what: str,
+    advice: str = "",
+    **options: Any,
+) -> None:
+    """Refuse a tree with other leaves, naming them.
 
     Args:
         name: the argument to blame.
-        value: what should be a seed.
+        tree: a pytree.
+        holds: tells a leaf that is right.
+        what: what leaves must be.
+        advice: a last sentence, what to do.
+        **options: `is_leaf`.
 
     Raises:
-        TypeError: it is not a whole number.
-        ValueError: it is negative.
+        TypeError: a leaf is something else.
 
     Example:
-        >>> check_seed("seed", -1)
+        >>> leaves("params", {"ids": np.arange(3)}, lambda x: x.dtype.kind == "f", "floats")
         Traceback (most recent call last):
-        ValueError: `seed` must be a whole number >= 0; got -1.
+        TypeError: `params` must hold floats; got int64[3] at 'ids'.
     """
-    check_whole(name, value, least=0)
+    wrong = [
+        f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree, **options) if not holds(x)
+    ]
+    must(name, not wrong, f"hold {what}", listed(wrong), advice, TypeError)
 
 
-def common_axis(name: str, tree: PyTree) -> int:
-    """The length of the leading axis, which all entries must share."""
-    entries = named_leaves(tree)
-    if not entries:
-        raise ValueError(f"`{name}` must hold at least one array; got {tree!r}.")
-    arrays = [x for _, x in entries]
-    for path, x in entries:
-        rule = f"{name} entry '{path}' must have a leading axis, not empty; got shape {x.shape}."
-        chex.assert_axis_dimension_gt(x, 0, 0, custom_message=rule, exception_type=ValueError)
-    sizes = listed([f"{path}: {len(x)}" for path, x in entries])
-    rule = f"{name} entries must share the leading axis; got {sizes}."
-    chex.assert_equal_shape_prefix(arrays, 1, custom_message=rule, exception_type=ValueError)
-    return len(arrays[0])
+def arrays(name: str, tree: PyTree) -> None:
+    """Refuse lists, texts, dates, and NumPy's masked arrays, whose mask JAX would drop."""
+    leaves(
+        name, tree, is_plain, "plain arrays of numbers",
+        "Make arrays of lists, numbers of texts and dates; fill masked entries or drop their rows.",
+    )  # fmt: skip
+
+
+def is_plain(x: Any) -> bool:
+    """Whether it is an array of numbers, of JAX or NumPy, without a mask."""
+    is_masked = isinstance(x, np.ma.MaskedArray)
+    return isinstance(x, jax.Array) or (
+        isinstance(x, np.ndarray) and not is_masked and x.dtype.kind not in "OSUMm"
+    )
+
+
+def as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
+    """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
+
+    def leaf(x: Any) -> Any:
+        is_known = isinstance(x, jax.Array | np.ma.MaskedArray) or not hasattr(x, "__array__")
+        return x if is_known else convert(x)
+
+    converted = jax.tree.map(leaf, tree)
+    arrays(name, converted)
+    check_widths(name, converted)
+    return converted
+
+
+def common_axis(name: str, tree: PyTree, advice: str = "") -> int:
+    """The length of the leading axis, which all arrays must share."""
+    shapes = [(path, jnp.shape(x)) for path, x in named_leaves(tree)]
+    lengths = {shape[:1] for _, shape in shapes}
+    found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
+    fits = len(lengths) == 1 and not lengths & {(), (0,)}
+    must(name, fits, "hold arrays with as many rows each, one at least", found, advice)
+    return int(lengths.pop()[0])
 
 
 def check_data(name: str, data: Any) -> int:
-    """Refuse what is no data: arrays of finite values with one leading axis.
-
-    Args:
-        name: the argument to blame.
-        data: what should be a pytree of arrays with N rows.
-
-    Returns:
-        N.
-
-    Raises:
-        TypeError: a leaf is not an array.
-        ValueError: the lengths differ; a value is not finite, or a whole number too large for JAX.
+    """Refuse anything but arrays of finite numbers with N rows each; return N.
 
     Example:
         >>> check_data("data", {"x": np.zeros((3, 2)), "y": np.zeros(3)})
         3
     """
-    arrays = np.ndarray | jax.Array
-    entries = named_leaves(data)
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in entries if not isinstance(x, arrays)]
-    if wrong:
-        raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
+    arrays(name, data)
     check_finite(name, data)
     check_widths(name, data)
     return common_axis(name, data)
 
 
 def check_finite(name: str, tree: Any) -> None:
-    """Refuse NaN and infinity, and what would be infinite in JAX's dtype; what is traced passes.
-
-    Args:
-        name: the argument to blame.
-        tree: a pytree of arrays.
-
-    Raises:
-        ValueError: a value is not finite.
+    """Refuse NaN and infinity, and what would be infinite in JAX's dtype; traced values pass.
 
     Example:
         >>> check_finite("data", {"x": np.array([[1.0, np.nan]])})
@@ -151,10 +388,9 @@ def check_finite(name: str, tree: Any) -> None:
             if np.isfinite(values.sum()):  # much faster, and nearly always so
                 continue
         values = np.asarray(values)
-        wrong = np.argwhere(~np.isfinite(values))
-        if len(wrong):
-            place = f"[{', '.join(map(str, wrong[0]))}]"
-            place = f"at {place}" if path == "." else f"in '{path}' at {place}"
+        wrong = np.argwhere(~np.isfinite(values)).tolist()
+        if wrong:
+            place = f"at {wrong[0]}" if path == "." else f"in '{path}' at {wrong[0]}"
             raise ValueError(
                 f"`{name}` must be finite; got {values[tuple(wrong[0])]} {place}, "
                 f"and {len(wrong)} in all. Drop or fill in these examples."
@@ -162,14 +398,7 @@ def check_finite(name: str, tree: Any) -> None:
 
 
 def check_widths(name: str, tree: Any) -> None:
-    """Refuse whole numbers too large for JAX's dtype, which would become others without a word.
-
-    Args:
-        name: the argument to blame.
-        tree: a pytree of arrays.
-
-    Raises:
-        ValueError: a number does not fit.
+    """Refuse whole numbers too large for JAX's dtype, which would change silently.
 
     Example:
         >>> check_widths("data", {"id": np.array([7, 2**32])})
@@ -177,56 +406,52 @@ def check_widths(name: str, tree: Any) -> None:
         ValueError: `data` must fit int32, in which JAX computes; got 4294967296 in 'id'. Encode ...
     """
     for path, x in named_leaves(tree):
-        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-        if x.dtype.kind not in "iu" or dtype.itemsize == x.dtype.itemsize or not x.size:
+        if isinstance(x, jax.Array) or x.dtype.kind not in "iu" or not x.size:
             continue
-        limits = np.iinfo(dtype)
-        for value in (int(x.min()), int(x.max())):
-            if not limits.min <= value <= limits.max:
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        for value in (int(x.min()), int(x.max())) if dtype != x.dtype else ():
+            if not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
                 raise ValueError(
                     f"`{name}` must fit {dtype}, in which JAX computes; got {value} in '{path}'. "
                     "Encode this column, drop it, or set jax.config.update('jax_enable_x64', True)."
                 )
 
 
-def as_arrays(name: str, tree: PyTree, convert: Callable[[Any], Any]) -> PyTree:
-    """Anything that NumPy takes as an array (also torch, pandas); device arrays stay there."""
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(tree)
-             if not hasattr(x, "__array__")]  # fmt: skip
-    if wrong:
-        raise TypeError(f"`{name}` must hold arrays only; got {listed(wrong)}.")
-    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else convert(x), tree)
-    on_host = [(path, x) for path, x in named_leaves(arrays) if not isinstance(x, jax.Array)]
-    wrong = [f"{x.dtype} at '{path}'" for path, x in on_host if x.dtype.kind in "OSUMm"]
-    if wrong:
-        raise TypeError(
-            f"`{name}` must hold numbers; got {listed(wrong)}. Encode these columns, or drop them."
-        )
-    check_widths(name, dict(on_host))
-    return arrays
-
-
 def checked_readings(found: Any, first: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """What `evaluate` returned, with the names and shapes of the first time.
+    """Copy what `evaluate` returned; names and shapes must be those of the first time.
 
-    Copied, because a function may fill the same buffer again and again.
+    A function may fill the same buffer again and again.
     """
-    if not isinstance(found, dict):
-        raise TypeError(f"`evaluate` must return a dict of scalars; got {kind_of(found)}.")
+    is_dict = isinstance(found, dict)
+    must("evaluate", is_dict, "return a dict of scalars", kind_of(found), error=TypeError)
     copies: dict[str, np.ndarray] = {name: np.array(x) for name, x in found.items()}
-    wrong = [f"{x.dtype} in '{name}'" for name, x in copies.items() if x.dtype.kind in "OSUMm"]
-    if wrong:
-        raise TypeError(f"`evaluate` must return numbers; got {listed(wrong)}.")
+    arrays("evaluate", copies)
     first = copies if first is None else first
-    if copies.keys() != first.keys():
-        raise ValueError(
-            f"`evaluate` must return the same names every time; got {list(copies)}, "
-            f"and {list(first)} the first time."
-        )
-    shapes = [{name: x.shape for name, x in each.items()} for each in (copies, first)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"`evaluate` must return the same shapes every time; got {shapes[0]}, and "
-            f"{shapes[1]} the first time."
-        )
+    now, then = ({name: x.shape for name, x in each.items()} for each in (copies, first))
+    got = f"{now}, and {then} the first time"
+    must("evaluate", now == then, "return the same names and shapes every time", got)
     return copies
+
+
+def require_global(name: str, tree: PyTree) -> None:
+    """Refuse arrays that only this process has; JAX would assume that all processes have them.
+
+    Args:
+        name: what the tree is, for the message.
+        tree: what goes into a step that several processes take together.
+
+    Raises:
+        ValueError: naming the arrays.
+
+    Example:
+        >>> require_global("batches", {"x": jnp.zeros(2)})
+        Traceback (most recent call last):
+        ValueError: `batches` must lie on the devices of all processes, as the state does; got ...
+    """
+    own = [repr(path) for path, x in named_leaves(tree) if not spans_processes(x)]
+    advice = (
+        "Use jax.make_array_from_process_local_data(sharding, part) where each process has its "
+        "part, jax.device_put(whole, sharding) where each has the whole."
+    )
+    rule = "lie on the devices of all processes, as the state does"
+    must(name, not own, rule, f"arrays of this process alone: {listed(own)}", advice)

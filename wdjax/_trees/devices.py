@@ -1,4 +1,4 @@
-"""Where the arrays of a run lie: on one device, on a mesh of devices, or in several processes."""
+"""Where the arrays of a run are: on one device, on a mesh of devices, or in several processes."""
 
 from typing import Any, TypeVar
 
@@ -8,17 +8,16 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from wdjax._trees.paths import listed
+from wdjax._trees import PyTree
 
-PyTree = Any
 Tree = TypeVar("Tree")
 
 
 def beside(params: PyTree, tree: Tree) -> Tree:
-    """Put what lies on one device on all devices of the parameters' mesh.
+    """Copy arrays on a single device to all devices of the parameters' mesh.
 
     Counts and keys are made on the first device. The first step would return them on the mesh, and
-    so compile twice; and a process of several can save only what lies on all of their devices.
+    so compile twice; and one of several processes can save only arrays on all of their devices.
 
     Args:
         params: θ, placed; without one mesh under them nothing is moved.
@@ -56,14 +55,14 @@ def _moved(x: Any, at: NamedSharding) -> Any:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = _moved(jax.random.key_data(x), at)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    # from the host JAX takes it to several processes, and refuses what is not the same in all
+    # JAX takes it from the host to several processes, and refuses it if they do not agree
     return jax.device_put(np.asarray(x), at)
 
 
 def copied(tree: Tree) -> Tree:
-    """Copy every array, where it lies.
+    """Copy every array, in place.
 
-    JAX's weak types (of `jnp.full(3, 0.5)`) go, for they would trace the step again.
+    Weak types (of `jnp.full(3, 0.5)`) are dropped, because they would trace the step again.
 
     Args:
         tree: a pytree of arrays.
@@ -92,7 +91,7 @@ def copied(tree: Tree) -> Tree:
 
 
 def cut_rows(tree: PyTree) -> tuple[NamedSharding | None, ...]:
-    """Where the rows of every array lie, if they lie on several devices; else None.
+    """The sharding of every array whose rows are on several devices; None for others.
 
     Args:
         tree: a pytree of arrays (N, ...).
@@ -113,7 +112,7 @@ def cut_rows(tree: PyTree) -> tuple[NamedSharding | None, ...]:
 
 
 def take_rows(tree: PyTree, rows: jax.Array, places: tuple[NamedSharding | None, ...]) -> PyTree:
-    """Take some rows of every array. They lie as the array lies: each device gets as many of them.
+    """Take some rows of every array, sharded like the array: each device gets as many of them.
 
     Left to itself the compiler gives all rows to every device, which then all do the same work.
 
@@ -150,7 +149,7 @@ def _rows_of(x: Any, rows: jax.Array, at: NamedSharding | None) -> Any:
 def every_nth(tree: PyTree, count: int) -> PyTree:
     """Cut every array into parts, of which part i has the rows i, i + n, i + 2 n, ...
 
-    Rows side by side lie on one device. This way each part has some of every device, and no device
+    Neighbouring rows are on one device. This way each part has some of every device, and no device
     waits for another or does its work again.
 
     Args:
@@ -173,7 +172,7 @@ def every_nth(tree: PyTree, count: int) -> PyTree:
 
 
 def spans_processes(tree: PyTree) -> bool:
-    """Whether an array lies on devices of other processes, too.
+    """Whether an array is on devices of other processes, too.
 
     Example:
         >>> spans_processes({"kernel": jnp.zeros(2)})
@@ -182,50 +181,20 @@ def spans_processes(tree: PyTree) -> bool:
     return not all(x.is_fully_addressable for x in _arrays(tree))
 
 
-def require_global(name: str, tree: PyTree) -> None:
-    """Raise where an array is this process's own, which JAX would take to be the same in all.
-
-    Args:
-        name: what the tree is, for the message.
-        tree: what goes into a step that several processes take together.
-
-    Raises:
-        ValueError: naming the arrays.
-
-    Example:
-        >>> require_global("batches", {"x": jnp.zeros(2)})
-        Traceback (most recent call last):
-        ValueError: `batches` must lie on the devices of all processes, as the state does; got ...
-    """
-    leaves = jax.tree.leaves_with_path(tree)
-    own = [
-        repr(jax.tree_util.keystr(path, simple=True, separator="/"))
-        for path, x in leaves
-        if not spans_processes(x)
-    ]
-    if own:
-        raise ValueError(
-            f"`{name}` must lie on the devices of all processes, as the state does; got arrays of "
-            f"this process alone: {listed(own)}. Use jax.make_array_from_process_local_data("
-            "sharding, part) where each process has its part, jax.device_put(whole, sharding) "
-            "where each has the whole."
-        )
-
-
 def _arrays(tree: PyTree) -> list[jax.Array]:
-    """The arrays that lie somewhere, which a traced one does not."""
+    """The arrays that have a place; a traced one has none."""
     leaves = jax.tree.leaves(tree)
     return [x for x in leaves if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)]
 
 
 def at_hand(array: Any) -> Any:
-    """The array as NumPy's, where that takes no copy: there small things are done much faster.
+    """The array as NumPy's, if that takes no copy: NumPy is much faster for small arrays.
 
     Args:
         array: NumPy's or JAX's, not traced.
 
     Returns:
-        NumPy's array of one that lies in the memory of the host, else the same.
+        NumPy's array for one in the memory of the host, else the same.
 
     Example:
         >>> type(at_hand(jnp.zeros(2))).__name__

@@ -81,7 +81,7 @@ def leaves(tree: Any) -> tuple[Leaf, ...]:
         >>> [leaf.path for leaf in leaves({"mlp/~/linear_0": {"w": jax.numpy.ones((2, 3))}})]
         ['mlp/~/linear_0/w']
     """
-    everything = list(_named(tree, is_leaf=is_hidden))
+    everything = list(entries(tree, is_leaf=is_hidden))
     named = [row for row in everything if not is_hidden(row[2])]
     _require_arrays(named)
     children: dict[tuple[str, ...], set[str]] = {}
@@ -120,7 +120,7 @@ def frozen(tree: Any) -> tuple[str, ...]:
         >>> frozen({"dense": {"kernel": 1.0, "bias": None}})
         ('dense/bias',)
     """
-    named = _named(tree, is_leaf=is_hidden)
+    named = entries(tree, is_leaf=is_hidden)
     return tuple("/".join(parts) for parts, _, value in named if value is None)
 
 
@@ -213,6 +213,21 @@ def listed(items: Iterable[str]) -> str:
     return ", ".join([*items[:5], *rest])
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """Tell equal names apart: each but the first of its kind gets a number.
+
+    Example:
+        >>> distinct(["a", "b", "a"])
+        ['a', 'b', 'a (2)']
+    """
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
 def structure_difference(left: Any, right: Any) -> str:
     """Say how the structures of two trees differ, by paths.
 
@@ -230,7 +245,7 @@ def structure_difference(left: Any, right: Any) -> str:
     structures: list[Any] = [jax.tree.structure(left), jax.tree.structure(right)]
     if structures[0] == structures[1]:
         return ""
-    first, second = list(_named(left)), list(_named(right))
+    first, second = list(entries(left)), list(entries(right))
     # counted, for two leaves may share one path
     here, there = (Counter("/".join(parts) for parts, _, _ in side) for side in (first, second))
     sides = {"first": here - there, "second": there - here}
@@ -301,7 +316,7 @@ def _token_regex(pattern: str, star: str, any_: str, negate: str, inside: str, o
     return f"(?!/)[{'^' * bool(negate)}{body}]"
 
 
-def _named(
+def entries(
     tree: Any, is_leaf: Callable[[Any], bool] | None = None
 ) -> Iterator[tuple[tuple[str, ...], tuple[type, ...], Any]]:
     """Path segments, container classes and value of every leaf."""

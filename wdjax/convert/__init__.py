@@ -1,7 +1,8 @@
 """Settings of other frameworks, exactly reproduced: PyTorch, Keras, timm, the AdamW paper.
 
-Each function takes the settings of its source by their names there, with the defaults from there,
-and returns the equal optimiser with an explanation: `record.optimizer` and `print(record)`.
+Each function takes the settings of its source under their original names, with the original
+defaults, and returns the equivalent optimizer and an explanation: `record.optimizer` and
+`print(record)`.
 """
 
 from wdjax.convert._keras import (

@@ -1,7 +1,8 @@
-"""Keras' optimisers and regularizers, by Keras' own names and defaults; see `wdjax.convert`."""
+"""Keras' optimizers and regularizers, by Keras' own names and defaults; see `wdjax.convert`."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optax
@@ -13,7 +14,6 @@ from wdjax.convert._pieces import (
     Converted,
     Piece,
     Settings,
-    check_below_one,
     check_known,
     check_list,
     check_numbers,
@@ -26,7 +26,7 @@ from wdjax.convert._pieces import (
 )
 from wdjax.penalties import l1 as lasso
 from wdjax.rules import Rules
-from wdjax.schedules import Strength, check_scalar
+from wdjax.schedules import Strength
 from wdjax.transforms import EVERYTHING
 
 KERNELS: Rules = (("kernel", 1.0), ("**", 0.0))
@@ -50,13 +50,13 @@ def keras_sgd(
     rules: Rules = EVERYTHING,
     **common: Any,
 ) -> Converted:
-    """The equal of `keras.optimizers.SGD`, whose weight decay is decoupled: SGDW.
+    """Equivalent of `keras.optimizers.SGD`, whose weight decay is decoupled: SGDW.
 
         b ← μ b − η g,  θ⁺ = (1 − η λ) θ + b
 
     Args:
-        learning_rate: η, a number or a schedule of the step. The momentum remembers the rates of
-            its time; in PyTorch the rate multiplies the momentum.
+        learning_rate: η, a number or a schedule of the step. Each step enters the momentum with the
+            rate of its own time; in PyTorch the rate multiplies the momentum.
         momentum: μ in [0, 1].
         nesterov: step along μ b − η g.
         weight_decay: λ, None for none.
@@ -64,14 +64,14 @@ def keras_sgd(
             segment of a path, such as "bias".
         rules: multipliers of the weight decay for the rest. Keras decays everything.
         **common: clipnorm, clipvalue or global_clipnorm; name, loss_scale_factor, ... change no
-            step; use_ema and gradient_accumulation_steps have no equal here.
+            step; use_ema and gradient_accumulation_steps have no equivalent here.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> print(keras_sgd(momentum=0.9, weight_decay=0.1, exclude_from_weight_decay=["bias"]))
@@ -101,7 +101,7 @@ def keras_adam(
     rules: Rules = EVERYTHING,
     **common: Any,
 ) -> Converted:
-    """The equal of `keras.optimizers.Adam`, whose weight decay is decoupled: AdamW.
+    """Equivalent of `keras.optimizers.Adam`, whose weight decay is decoupled: AdamW.
 
         θ⁺ = (1 − η λ) θ − η m̂ / (√v̂ + ε / √(1 − β₂^t))
 
@@ -117,11 +117,11 @@ def keras_adam(
         **common: clipnorm and others, as in `keras_sgd`.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> print(keras_adam())
@@ -152,7 +152,7 @@ def keras_adamw(
     rules: Rules = EVERYTHING,
     **common: Any,
 ) -> Converted:
-    """The equal of `keras.optimizers.AdamW`: Keras' Adam with another default of the decay.
+    """Equivalent of `keras.optimizers.AdamW`: Keras' Adam with another default of the decay.
 
         θ⁺ = (1 − η λ) θ − η m̂ / (√v̂ + ε / √(1 − β₂^t))
 
@@ -168,11 +168,11 @@ def keras_adamw(
         **common: clipnorm and others, as in `keras_sgd`.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> print(keras_adamw().parts[0][1][-1].meaning)
@@ -181,10 +181,6 @@ def keras_adamw(
     References:
         Keras 3.15, `keras/src/optimizers/adamw.py`.
     """
-    if weight_decay is None:
-        raise ValueError(
-            "`weight_decay` must be a number in keras.optimizers.AdamW; got None. Use keras_adam."
-        )
     return _converted("AdamW", _adam, locals())
 
 
@@ -199,7 +195,7 @@ def keras_nadam(
     rules: Rules = EVERYTHING,
     **common: Any,
 ) -> Converted:
-    """The equal of `keras.optimizers.Nadam`: PyTorch's, with `momentum_decay=1`.
+    """Equivalent of `keras.optimizers.Nadam`: PyTorch's, with `momentum_decay=1`.
 
         μ_t = β₁ (1 − ½ 0.96^t),  the step looks ahead along μ_{t+1} m + (1 − μ_t) g
 
@@ -207,18 +203,18 @@ def keras_nadam(
         learning_rate: η, a number or a schedule of the step.
         beta_1: β₁ in [0, 1).
         beta_2: β₂ in [0, 1).
-        epsilon: ε, outside of the root.
+        epsilon: ε, outside the root.
         weight_decay: λ, on the weights; None for none.
         exclude_from_weight_decay: names, as in `keras_sgd`.
         rules: multipliers of the weight decay for the rest. Keras decays everything.
         **common: clipnorm and others, as in `keras_sgd`.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> print(keras_nadam().parts[0][1][0].meaning)
@@ -241,25 +237,25 @@ def keras_adagrad(
     rules: Rules = EVERYTHING,
     **common: Any,
 ) -> Converted:
-    """The equal of `keras.optimizers.Adagrad`, which is Optax's.
+    """Equivalent of `keras.optimizers.Adagrad`, which is Optax's.
 
         a ← a + g²,  θ⁺ = (1 − η λ) θ − η g / √(a + ε)
 
     Args:
         learning_rate: η, a number or a schedule of the step.
         initial_accumulator_value: a at the start.
-        epsilon: ε, inside of the root.
+        epsilon: ε, inside the root.
         weight_decay: λ, on the weights; None for none.
         exclude_from_weight_decay: names, as in `keras_sgd`.
         rules: multipliers of the weight decay for the rest. Keras decays everything.
         **common: clipnorm and others, as in `keras_sgd`.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> print(keras_adagrad().parts[0][1][0].meaning)
@@ -283,16 +279,16 @@ def keras_rmsprop(
     rules: Rules = EVERYTHING,
     **common: Any,
 ) -> Converted:
-    """The equal of `keras.optimizers.RMSprop`.
+    """Equivalent of `keras.optimizers.RMSprop`.
 
         v ← ρ v + (1 − ρ) g²,  b ← μ b + η g / √(v + ε),  θ⁺ = (1 − η λ) θ − b
 
     Args:
-        learning_rate: η, a number or a schedule of the step. The momentum remembers the rates of
-            its time.
+        learning_rate: η, a number or a schedule of the step. Each step enters the momentum with the
+            rate of its own time.
         rho: ρ in [0, 1).
         momentum: μ in [0, 1].
-        epsilon: ε, inside of the root.
+        epsilon: ε, inside the root.
         centered: v − m² in place of v, with m the average gradient.
         weight_decay: λ, on the weights; None for none.
         exclude_from_weight_decay: names, as in `keras_sgd`.
@@ -300,11 +296,11 @@ def keras_rmsprop(
         **common: clipnorm and others, as in `keras_sgd`.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> print(keras_rmsprop().parts[0][1][0].meaning)
@@ -316,8 +312,8 @@ def keras_rmsprop(
     return _converted("RMSprop", _rmsprop, locals())
 
 
-def keras_l1_l2(*, l1: Strength = 0.0, l2: Strength = 0.0, rules: Rules = KERNELS) -> Converted:
-    """The equal of `kernel_regularizer=keras.regularizers.L1L2(l1, l2)`; first in the chain.
+def keras_l1_l2(*, l1: float = 0.0, l2: float = 0.0, rules: Rules = KERNELS) -> Converted:
+    """Equivalent of `kernel_regularizer=keras.regularizers.L1L2(l1, l2)`; first in the chain.
 
         g ← g + l1 sign(θ) + 2 l2 θ
 
@@ -352,8 +348,8 @@ def keras_l1_l2(*, l1: Strength = 0.0, l2: Strength = 0.0, rules: Rules = KERNEL
     return _regularizer("L1L2", {"l1": l1, "l2": l2}, rules)
 
 
-def keras_l1(*, l1: Strength = 0.01, rules: Rules = KERNELS) -> Converted:
-    """The equal of `kernel_regularizer=keras.regularizers.L1(l1)`; first in the chain.
+def keras_l1(*, l1: float = 0.01, rules: Rules = KERNELS) -> Converted:
+    """Equivalent of `kernel_regularizer=keras.regularizers.L1(l1)`; first in the chain.
 
         g ← g + l1 sign(θ)
 
@@ -377,8 +373,8 @@ def keras_l1(*, l1: Strength = 0.01, rules: Rules = KERNELS) -> Converted:
     return _regularizer("L1", {"l1": l1}, rules)
 
 
-def keras_l2(*, l2: Strength = 0.01, rules: Rules = KERNELS) -> Converted:
-    """The equal of `kernel_regularizer=keras.regularizers.L2(l2)`; first in the chain.
+def keras_l2(*, l2: float = 0.01, rules: Rules = KERNELS) -> Converted:
+    """Equivalent of `kernel_regularizer=keras.regularizers.L2(l2)`; first in the chain.
 
         g ← g + 2 l2 θ
 
@@ -415,7 +411,7 @@ def _converted(name: str, build: Build, arguments: Settings) -> Converted:
     check_known(source, [k for k in unknown if common[k] or k not in _NO_EQUAL], known, _NO_EQUAL)
     clips = {key: common[key] for key in _CLIPS if common.get(key) is not None}
     left_out = {key: common[key] for key in _LEFT_OUT if common.get(key) is not None}
-    rules = (*((_called(pattern), 0.0) for pattern in excluded), *rules)
+    rules = (*((_Called(re.compile(pattern)), 0.0) for pattern in excluded), *rules)
 
     def clipped(s: Settings, rules: Rules) -> list[Piece]:
         pieces = [*_clip(clips), *build(s, rules)]
@@ -425,15 +421,21 @@ def _converted(name: str, build: Build, arguments: Settings) -> Converted:
     return converted(source, clipped, settings, rules=rules, left_out=left_out)
 
 
-def _called(pattern: str) -> Callable[[Leaf], bool]:
+@dataclasses.dataclass(frozen=True)
+class _Called:
     """Select by a regular expression in the last segment, as Keras does in a variable's name."""
-    compiled = re.compile(pattern)
 
-    def called(leaf: Leaf) -> bool:
-        return compiled.search(leaf.name) is not None
+    pattern: re.Pattern[str]
 
-    called.__name__ = pattern
-    return called
+    def __call__(self, leaf: Leaf) -> bool:
+        return self.pattern.search(leaf.name) is not None
+
+    @property
+    def __name__(self) -> str:
+        return self.pattern.pattern
+
+    def __repr__(self) -> str:
+        return f"{self.pattern.pattern!r} of `exclude_from_weight_decay`"
 
 
 def _clip(clips: Settings) -> list[Piece]:
@@ -460,14 +462,10 @@ def _regularizer(name: str, settings: Settings, rules: Rules) -> Converted:
             if key == "l1":
                 pieces += in_the_gradient(given(s, key), value, rules, lasso)
             else:
-                pieces += in_the_gradient(given(s, key), _twice(value), rules)
+                pieces += in_the_gradient(given(s, key), 2 * value, rules)
         return pieces
 
     return converted(f"keras.regularizers.{name}", build, settings, rules=rules)
-
-
-def _twice(value: Strength) -> Strength:
-    return (lambda count: 2 * value(count)) if callable(value) else 2 * value
 
 
 # The chains, up to the decay of the weights, which is the same for all.
@@ -478,7 +476,7 @@ def _sgd(s: Settings, rules: Rules) -> list[Piece]:
 
 
 def _adam(s: Settings, rules: Rules) -> list[Piece]:
-    check_below_one(s, "beta_1", "beta_2")
+    check_numbers(s, "beta_1", "beta_2", below=1)
     check_numbers(s, "epsilon")
     link = _update_rules.adam(
         s["beta_1"],
@@ -491,7 +489,7 @@ def _adam(s: Settings, rules: Rules) -> list[Piece]:
 
 
 def _nadam(s: Settings, rules: Rules) -> list[Piece]:
-    check_below_one(s, "beta_1", "beta_2")
+    check_numbers(s, "beta_1", "beta_2", below=1)
     check_numbers(s, "epsilon")
     link = _update_rules.nadam(s["beta_1"], s["beta_2"], s["epsilon"], 1.0)
     meaning = "Dozat's schedule of the momentum, 0.96^t; not optax.nadam, which has a constant one"
@@ -507,7 +505,7 @@ def _adagrad(s: Settings, rules: Rules) -> list[Piece]:
 
 
 def _rmsprop(s: Settings, rules: Rules) -> list[Piece]:
-    check_below_one(s, "rho")
+    check_numbers(s, "rho", below=1)
     check_numbers(s, "epsilon")
     scale = optax.scale_by_stddev if s["centered"] else optax.scale_by_rms
     meaning = f"optax.{scale.__name__}({s['rho']}, {s['epsilon']})"
@@ -523,7 +521,7 @@ def _rate(s: Settings) -> Piece:
 def _momentum(s: Settings, *names: str) -> list[Piece]:
     """μ, of steps that the learning rate has scaled."""
     momentum, nesterov = s["momentum"], s.get("nesterov", False)
-    check_scalar("momentum", momentum, most=1.0)
+    check_numbers(s, "momentum", most=1)
     if is_zero(momentum):
         return []
     code = f"optax.trace({momentum}{', nesterov=True' if nesterov else ''})"

@@ -5,12 +5,12 @@ from typing import Any
 
 import optax
 
+from wdjax._trees import checks
 from wdjax.convert._pieces import (
     Converted,
     Piece,
     Settings,
     adam,
-    check_below_one,
     check_known,
     check_numbers,
     converted,
@@ -36,7 +36,7 @@ def paper_adamw(
     rules: Rules = EVERYTHING,
     **unknown: Any,
 ) -> Converted:
-    """AdamW as its paper has it, which is not PyTorch's: λ is not multiplied by α.
+    """AdamW as in its paper, unlike PyTorch's: λ is not multiplied by α.
 
         θ⁺ = θ − η_t (α m̂ / (√v̂ + ε) + λ θ)
 
@@ -46,12 +46,12 @@ def paper_adamw(
         eta: η_t, the schedule multiplier: a number or a schedule, 1 at its peak.
         beta_1: β₁ in [0, 1).
         beta_2: β₂ in [0, 1).
-        epsilon: ε, outside of the root.
+        epsilon: ε, outside the root.
         rules: multipliers of the weight decay. The paper decays everything.
-        **unknown: there are no others.
+        **unknown: refused; there are no other settings.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
@@ -83,7 +83,7 @@ def paper_sgdw(
     rules: Rules = EVERYTHING,
     **unknown: Any,
 ) -> Converted:
-    """SGDW as its paper has it: λ is not multiplied by α, and the momentum holds its rates.
+    """SGDW as in its paper: λ is not multiplied by α, and the momentum holds its rates.
 
         m ← β₁ m + η_t α g,  θ⁺ = θ − m − η_t λ θ
 
@@ -93,10 +93,10 @@ def paper_sgdw(
         eta: η_t, the schedule multiplier: a number or a schedule, 1 at its peak.
         beta_1: β₁ in [0, 1).
         rules: multipliers of the weight decay. The paper decays everything.
-        **unknown: there are no others.
+        **unknown: refused; there are no other settings.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
@@ -128,7 +128,7 @@ def paper_normalized(
         **others: of `paper_adamw`.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
         TypeError: a setting is unknown.
@@ -160,15 +160,14 @@ def _paper(source: str, build: Any, arguments: Settings) -> Converted:
     rules, unknown = settings.pop("rules"), settings.pop("unknown")
     check_known(source, unknown, [*settings, "rules"])
     as_schedule(settings["eta"], "eta")
-    if callable(settings["alpha"]):
-        raise TypeError("`alpha` must be a number, the height of the step; a schedule is `eta`.")
-    check_numbers(settings, "alpha", "weight_decay")
+    checks.number("alpha", settings["alpha"], least=0, advice="A schedule goes into `eta`.")
+    check_numbers(settings, "weight_decay")
     return converted(source, build, settings, rules=rules)
 
 
 def _adamw(s: Settings, rules: Rules) -> list[Piece]:
     b1, b2, eps = s["beta_1"], s["beta_2"], s["epsilon"]
-    check_below_one(s, "beta_1", "beta_2")
+    check_numbers(s, "beta_1", "beta_2", below=1)
     check_numbers(s, "epsilon")
     direction = adam(given(s, "beta_1", "beta_2", "epsilon"), b1, b2, eps)
     return [direction, _paper_rate(s), *_paper_decay(s, rules)]
@@ -176,7 +175,7 @@ def _adamw(s: Settings, rules: Rules) -> list[Piece]:
 
 def _sgdw(s: Settings, rules: Rules) -> list[Piece]:
     b1 = s["beta_1"]
-    check_below_one(s, "beta_1")
+    check_numbers(s, "beta_1", below=1)
     momentum = Piece(given(s, "beta_1"), f"optax.trace({b1}), after the rate", optax.trace(b1))
     return [_paper_rate(s), momentum, *_paper_decay(s, rules)]
 

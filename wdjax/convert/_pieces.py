@@ -1,4 +1,4 @@
-"""What a converted optimiser is made of: its pieces, its groups, the words that explain both."""
+"""The parts of a converted optimizer: its pieces, its groups, and the words that explain both."""
 
 import dataclasses
 import difflib
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from wdjax._lift.leaves import Params
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, Selector, check_rules, label, owners
-from wdjax.schedules import Strength, as_schedule, check_scalar, lr_scaled
+from wdjax.schedules import Strength, as_schedule, lr_scaled
 from wdjax.transforms import add_decayed_weights, decay_weights
 
 Settings: TypeAlias = Mapping[str, Any]
@@ -60,16 +60,16 @@ Build: TypeAlias = Callable[[Settings, Rules], list[Piece]]
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """An optimiser equal to that of another framework, and how it came about.
+    """An optimizer equivalent to that of another framework, and how each setting was translated.
 
     `print` it: every pair of lines is a setting and what it became, in the order of the chain.
     A group shows only what differs from the last part.
 
     Args:
-        source: the name over there, such as "torch.optim.SGD".
-        optimizer: the equal one here.
+        source: the original name, such as "torch.optim.SGD".
+        optimizer: the equivalent one.
         rules: which parameters its weight decay acts on, and by how much.
-        parts: for each group its name and its pieces; the last group is what no other claims.
+        parts: for each group its name and its pieces; the last holds all other parameters.
 
     Example:
         >>> nothing = Piece("lr=0.1", "optax.scale_by_learning_rate(0.1)")
@@ -108,15 +108,15 @@ def converted(
     """Build the chain of every group and route the parameters to them.
 
     Args:
-        source: the name over there.
+        source: the original name.
         build: (settings, rules) -> the pieces of the chain, in order.
-        settings: by the names over there, defaults filled in.
+        settings: under their original names, defaults filled in.
         rules: multipliers of the weight decay.
         groups: (selector, settings that differ) pairs; the first match wins.
         left_out: settings that were given and change no step, such as `foreach`.
 
     Returns:
-        The optimiser and its explanation.
+        The optimizer and its explanation.
     """
     rules = check_rules(rules)
     groups = tuple(_checked_group(source, group, settings) for group in groups)
@@ -211,39 +211,27 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
-def check_numbers(settings: Settings, *names: str) -> None:
-    """Raise unless the settings are finite numbers >= 0."""
-    for name in names:
-        value = settings[name]
-        if value is None or callable(value):
-            what = "None" if value is None else "a schedule"
-            raise TypeError(f"`{name}` must be a number here; got {what}.")
-        check_scalar(name, value)
-
-
-def check_list(name: str, value: Any) -> None:
-    """Raise where one name is given for a list of names: it would be taken letter by letter."""
-    if isinstance(value, str):
-        raise TypeError(f"`{name}` must be a list of names; got {value!r}. Write [{value!r}].")
-
-
-def check_below_one(settings: Settings, *names: str) -> None:
-    """Raise unless the settings, or the numbers in them, are in [0, 1)."""
+def check_numbers(settings: Settings, *names: str, **limits: Any) -> None:
+    """Refuse settings, or entries of tuples, that are not numbers in a range, by default >= 0."""
     for name in names:
         value = settings[name]
         for number in value if isinstance(value, tuple | list) else (value,):
-            check_scalar(name, number)
-            if not isinstance(number, jax.core.Tracer) and number >= 1:
-                raise ValueError(f"`{name}` must be in [0, 1); got {number}.")
+            checks.number(name, number, least=0, **limits)
+
+
+def check_list(name: str, value: Any) -> None:
+    """Refuse one name where a list of names is expected: it would be split into letters."""
+    if isinstance(value, str):
+        raise TypeError(f"`{name}` must be a list of names; got {value!r}. Write [{value!r}].")
 
 
 def check_known(
     source: str, unknown: Iterable[str], known: Sequence[str], no_equal: Mapping[str, str] = _NONE
 ) -> None:
-    """Raise where a setting is unknown, naming the nearest known one, or has no equal here."""
+    """Raise where a setting is unknown, naming the nearest known one, or has no equivalent."""
     for name in unknown:
         if name in no_equal:
-            raise ValueError(f"{source}: `{name}` has no equal here. {no_equal[name]}")
+            raise ValueError(f"{source}: `{name}` has no equivalent. {no_equal[name]}")
         near = [other for other in known if other in _ALSO_CALLED.get(name, ())]
         near += difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
@@ -282,7 +270,7 @@ def _merged(settings: Settings, own: Settings) -> Settings:
     """Settings of a group; `lr_scale`, timm's invention, multiplies the learning rate."""
     merged = {**settings, **own}
     scale = merged.pop("lr_scale", None)
-    check_scalar("lr_scale", scale)
+    checks.number("lr_scale", scale, least=0, optional=True)
     return merged if scale is None else {**merged, "lr": _scaled(merged["lr"], scale)}
 
 
@@ -324,7 +312,7 @@ def _checked(
         ]
         if complexes:
             raise TypeError(
-                f"{source} takes a complex parameter for two real ones; got "
+                f"{source} treats a complex parameter as two real ones; got "
                 f"{paths.listed(complexes)}. Keep real and imaginary parts apart."
             )
         owners((*selectors, ("**", 1.0)), params)

@@ -5,15 +5,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from wdjax._trees import checks
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
-from wdjax.convert._pieces import (
-    Groups,
-    check_known,
-    check_list,
-)
+from wdjax.convert._pieces import Groups, check_known, check_list
 from wdjax.rules import Rules, Selector, check_rules
-from wdjax.schedules import check_scalar
 
 _FALLBACK = "Give those parameters an optimizer of their own with optax.partition."
 _NO_EQUAL = {
@@ -33,21 +29,21 @@ def timm_weight_decay(
 
         m = 0 for ndim ≤ 1, for names ending in "bias" and for the list, else 1
 
-    λ itself belongs to the optimiser: `torch_adamw(weight_decay=0.05, rules=...)`. Where layers
+    λ itself belongs to the optimizer: `torch_adamw(weight_decay=0.05, rules=...)`. Where layers
     are stacked for a scan, gains have two axes and this decays them; `wdjax.standard()` does not.
 
     Args:
         no_weight_decay_list: names as timm has them, from the root and with dots, `*` spanning
             any number of segments: "pos_embed", "blocks.*.gamma". Each must match a parameter.
         weight_decay_exclude_1d: False decays vectors and biases, too.
-        **unknown: fallback_list and fallback_no_weight_decay have no equal here.
+        **unknown: fallback_list and fallback_no_weight_decay have no equivalent here.
 
     Returns:
         Rules, for any `rules` here.
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting has no equal; at `init`, a name matches nothing.
+        ValueError: a setting has no equivalent; at `init`, a name matches nothing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,8 +79,8 @@ def timm_layer_decay(
             claims is layer L, the head, with scale 1.
         layer_decay: d in [0, 1].
         min_scale: the smallest scale, >= 0.
-        **unknown: no_opt_scale and the fallback lists have no equal here; the decay of the
-            weights is the business of `timm_weight_decay`.
+        **unknown: no_opt_scale and the fallback lists have no equivalent here; for the decay
+            of the weights use `timm_weight_decay`.
 
     Returns:
         Groups for the functions of this module: `torch_adamw(groups=timm_layer_decay(...),
@@ -93,7 +89,7 @@ def timm_layer_decay(
 
     Raises:
         TypeError: a setting is unknown.
-        ValueError: a setting is out of range or has no equal.
+        ValueError: a setting is out of range or has no equivalent.
 
     Example:
         >>> timm_layer_decay(["stem/**", "block_0/**"], layer_decay=0.5)
@@ -105,8 +101,8 @@ def timm_layer_decay(
     known = ["layers", "layer_decay", "min_scale"]
     check_known("timm.optim.param_groups_layer_decay", unknown, known, _NO_EQUAL)
     check_list("layers", layers)
-    check_scalar("layer_decay", layer_decay, most=1.0)
-    check_scalar("min_scale", min_scale)
+    checks.number("layer_decay", layer_decay, least=0, most=1)
+    checks.number("min_scale", min_scale, least=0)
     top = len(layers)
     return tuple(
         (selector, {"lr_scale": max(min_scale, layer_decay ** (top - i))})
@@ -124,6 +120,3 @@ def _timm_name(name: str) -> Selector:
 
 def _is_flat(leaf: Leaf) -> bool:
     return leaf.ndim <= 1 or leaf.name == "bias"
-
-
-# The AdamW paper: decay follows the schedule's shape, not its height.

@@ -1,4 +1,4 @@
-"""PyTorch's optimisers, by PyTorch's own names and defaults; see `wdjax.convert`."""
+"""PyTorch's optimizers, by PyTorch's own names and defaults; see `wdjax.convert`."""
 
 import functools
 import math
@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from wdjax._trees import checks
 from wdjax.convert import _update_rules
 from wdjax.convert._pieces import (
     Converted,
@@ -14,7 +15,6 @@ from wdjax.convert._pieces import (
     Piece,
     Settings,
     adam,
-    check_below_one,
     check_numbers,
     from_torch,
     given,
@@ -26,9 +26,6 @@ from wdjax.convert._pieces import (
 from wdjax.rules import Rules
 from wdjax.schedules import Strength, as_schedule
 from wdjax.transforms import EVERYTHING
-
-QUINTIC = (3.4445, -4.7750, 2.0315)
-_SCALES = (None, "original", "match_rms_adamw")
 
 
 def torch_sgd(
@@ -43,7 +40,7 @@ def torch_sgd(
     rules: Rules = EVERYTHING,
     **execution: Any,
 ) -> Converted:
-    """The equal of `torch.optim.SGD`.
+    """Equivalent of `torch.optim.SGD`.
 
         g ← g + λ θ,  b ← μ b + (1 − d) g,  θ⁺ = θ − η b;  the first b is g, whatever d
 
@@ -53,7 +50,7 @@ def torch_sgd(
         dampening: d.
         weight_decay: λ, in the gradient, and so in the momentum.
         nesterov: step along g + μ b.
-        maximize: climb: −g in place of g.
+        maximize: maximize the loss: −g in place of g.
         groups: (selector, settings) pairs, as PyTorch's param groups: a selector as in `rules`,
             and a dict of settings that differ. The first match wins; the settings above are for
             the parameters that no group claims. `lr_scale` multiplies the learning rate.
@@ -61,10 +58,10 @@ def torch_sgd(
         **execution: foreach, fused, capturable, differentiable; they change no step.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown, or a group is no pair.
+        TypeError: a setting is unknown, or a group is not a pair.
         ValueError: a setting is out of range, or Nesterov's momentum is combined with dampening.
 
     Example:
@@ -97,27 +94,27 @@ def torch_adam(
     rules: Rules = EVERYTHING,
     **execution: Any,
 ) -> Converted:
-    """The equal of `torch.optim.Adam`, whose weight decay is in the gradient.
+    """Equivalent of `torch.optim.Adam`, whose weight decay is in the gradient.
 
         g ← g + λ θ,  θ⁺ = θ − η m̂ / (√v̂ + ε)
 
     Args:
         lr: η, a number or a schedule of the step.
         betas: β₁ and β₂, in [0, 1).
-        eps: ε, outside of the root.
+        eps: ε, outside the root.
         weight_decay: λ, in the gradient: it is divided by √v̂ like the rest of it.
         amsgrad: the largest v so far in place of v, before its bias is corrected.
-        maximize: climb: −g in place of g.
+        maximize: maximize the loss: −g in place of g.
         decoupled_weight_decay: decay the weights instead, which is `torch_adamw`.
         groups: (selector, settings) pairs, as in `torch_sgd`.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, capturable, differentiable; they change no step.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown, or a group is no pair.
+        TypeError: a setting is unknown, or a group is not a pair.
         ValueError: a setting is out of range.
 
     Example:
@@ -149,28 +146,28 @@ def torch_adamw(
     rules: Rules = EVERYTHING,
     **execution: Any,
 ) -> Converted:
-    """The equal of `torch.optim.AdamW`, whose default decay is 100 times that of `optax.adamw`.
+    """Equivalent of `torch.optim.AdamW`, whose default decay is 100 times that of `optax.adamw`.
 
         θ⁺ = (1 − η λ) θ − η m̂ / (√v̂ + ε)
 
     Args:
         lr: η, a number or a schedule of the step; it scales the decay, too.
         betas: β₁ and β₂, in [0, 1).
-        eps: ε, outside of the root.
+        eps: ε, outside the root.
         weight_decay: λ.
         amsgrad: the largest v so far in place of v, before its bias is corrected.
-        maximize: climb: −g in place of g.
-        decoupled_weight_decay: True; it is among the `defaults` of a torch optimiser.
+        maximize: maximize the loss: −g in place of g.
+        decoupled_weight_decay: among the `defaults` of a torch optimizer; False is `torch_adam`.
         groups: (selector, settings) pairs, as in `torch_sgd`.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, capturable, differentiable; they change no step.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown, or a group is no pair.
-        ValueError: a setting is out of range, or the decay is not decoupled.
+        TypeError: a setting is unknown, or a group is not a pair.
+        ValueError: a setting is out of range.
 
     Example:
         >>> print(torch_adamw(groups=[("bias", {"weight_decay": 0.0})]))
@@ -188,10 +185,6 @@ def torch_adamw(
         Regularization*, 2019, arXiv:1711.05101, whose own decay is not scaled by the height of
         the learning rate: `paper_adamw`.
     """
-    if not decoupled_weight_decay:
-        raise ValueError(
-            "`decoupled_weight_decay` must be True in torch.optim.AdamW; got False. Use torch_adam."
-        )
     return from_torch("AdamW", _adam, locals())
 
 
@@ -208,27 +201,27 @@ def torch_nadam(
     rules: Rules = EVERYTHING,
     **execution: Any,
 ) -> Converted:
-    """The equal of `torch.optim.NAdam`; `optax.nadam` has no schedule of the momentum.
+    """Equivalent of `torch.optim.NAdam`; `optax.nadam` has no schedule of the momentum.
 
         μ_t = β₁ (1 − ½ 0.96^(t ψ)),  the step looks ahead along μ_{t+1} m + (1 − μ_t) g
 
     Args:
         lr: η, a number or a schedule of the step.
         betas: β₁ and β₂, in [0, 1).
-        eps: ε, outside of the root.
+        eps: ε, outside the root.
         weight_decay: λ, in the gradient unless decoupled.
         momentum_decay: ψ >= 0.
         decoupled_weight_decay: decay the weights, scaled by η, in place of the gradient.
-        maximize: climb: −g in place of g.
+        maximize: maximize the loss: −g in place of g.
         groups: (selector, settings) pairs, as in `torch_sgd`.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, capturable, differentiable; they change no step.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown, or a group is no pair.
+        TypeError: a setting is unknown, or a group is not a pair.
         ValueError: a setting is out of range.
 
     Example:
@@ -260,7 +253,7 @@ def torch_adagrad(
     rules: Rules = EVERYTHING,
     **execution: Any,
 ) -> Converted:
-    """The equal of `torch.optim.Adagrad`; `optax.adagrad` has its ε inside the root.
+    """Equivalent of `torch.optim.Adagrad`; `optax.adagrad` has its ε inside the root.
 
         g ← g + λ θ,  a ← a + g²,  θ⁺ = θ − η / (1 + t r) g / (√a + ε)
 
@@ -269,18 +262,18 @@ def torch_adagrad(
         lr_decay: r >= 0, with t = 0 in the first step.
         weight_decay: λ, in the gradient.
         initial_accumulator_value: a at the start (0; Optax has 0.1).
-        eps: ε, outside of the root.
-        maximize: climb: −g in place of g.
-        groups: (selector, settings) pairs, as in `torch_sgd`; PyTorch starts a where the optimiser
-            says, whatever a group says.
+        eps: ε, outside the root.
+        maximize: maximize the loss: −g in place of g.
+        groups: (selector, settings) pairs, as in `torch_sgd`; the start of a
+            cannot differ between groups.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, fused, differentiable; they change no step.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown, or a group is no pair.
+        TypeError: a setting is unknown, or a group is not a pair.
         ValueError: a setting is out of range.
 
     Example:
@@ -297,13 +290,12 @@ def torch_adagrad(
         PyTorch 2.13, `torch/optim/adagrad.py`; Duchi, Hazan and Singer, *Adaptive Subgradient
         Methods*, 2011.
     """
-    record = from_torch("Adagrad", _adagrad, locals())
     if any("initial_accumulator_value" in own for _, own in groups):
         raise ValueError(
-            "`initial_accumulator_value` of a group is without effect in torch.optim.Adagrad, "
-            "which takes that of the optimizer. Give it there."
+            "`initial_accumulator_value` of a group has no effect in torch.optim.Adagrad. "
+            "Pass it for all parameters."
         )
-    return record
+    return from_torch("Adagrad", _adagrad, locals())
 
 
 def torch_rmsprop(
@@ -319,28 +311,28 @@ def torch_rmsprop(
     rules: Rules = EVERYTHING,
     **execution: Any,
 ) -> Converted:
-    """The equal of `torch.optim.RMSprop`.
+    """Equivalent of `torch.optim.RMSprop`.
 
         g ← g + λ θ,  v ← α v + (1 − α) g²,  b ← μ b + g / (√v + ε),  θ⁺ = θ − η b
 
     Args:
         lr: η, a number or a schedule of the step. It multiplies the momentum; in Keras and in
-            `optax.rmsprop` the momentum remembers the rates of its time.
+            `optax.rmsprop` each step enters the momentum with the rate of its own time.
         alpha: α, in [0, 1) (0.99; Optax has 0.9).
-        eps: ε, outside of the root.
+        eps: ε, outside the root.
         weight_decay: λ, in the gradient.
         momentum: μ >= 0.
         centered: √(v − m²) in place of √v, with m the average gradient.
-        maximize: climb: −g in place of g.
+        maximize: maximize the loss: −g in place of g.
         groups: (selector, settings) pairs, as in `torch_sgd`.
         rules: multipliers of the weight decay; PyTorch decays everything.
         **execution: foreach, capturable, differentiable; they change no step.
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown, or a group is no pair.
+        TypeError: a setting is unknown, or a group is not a pair.
         ValueError: a setting is out of range.
 
     Example:
@@ -369,7 +361,7 @@ def torch_muon(
     weight_decay: Strength = 0.1,
     momentum: float = 0.95,
     nesterov: bool = True,
-    ns_coefficients: tuple[float, float, float] = QUINTIC,
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
     eps: float = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
@@ -379,7 +371,7 @@ def torch_muon(
     outputs: int = -1,
     **execution: Any,
 ) -> Converted:
-    """The equal of `torch.optim.Muon`, for matrices only.
+    """Equivalent of `torch.optim.Muon`, for matrices only.
 
         θ⁺ = (1 − η λ) θ − η c NS(μ b + (1 − μ) g),  c = √max(1, outputs / inputs)
 
@@ -387,7 +379,7 @@ def torch_muon(
         lr: η, a number or a schedule of the step.
         weight_decay: λ, scaled by η alone, not by c.
         momentum: μ, in [0, 1).
-        nesterov: orthogonalise μ b + (1 − μ) g, without it b.
+        nesterov: orthogonalize μ b + (1 − μ) g, without it b.
         ns_coefficients: of the Newton-Schulz iteration.
         eps: the smallest norm to divide by.
         ns_steps: iterations, fewer than 100.
@@ -402,11 +394,11 @@ def torch_muon(
         **execution: Muon has none of foreach, fused, ...
 
     Returns:
-        The optimiser, in `.optimizer`; print the record for the explanation.
+        The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown, or a group is no pair.
-        ValueError: a setting is out of range; at `init`, a parameter is no matrix.
+        TypeError: a setting is unknown, or a group is not a pair.
+        ValueError: a setting is out of range; at `init`, a parameter is not a matrix.
 
     Example:
         >>> print(torch_muon(lr=0.02))
@@ -483,12 +475,11 @@ def _adagrad(s: Settings, rules: Rules) -> list[Piece]:
 
 
 def _betas(s: Settings) -> tuple[float, float]:
-    try:
-        b1, b2 = s["betas"]
-    except (TypeError, ValueError):
-        raise TypeError(f"`betas` must be a pair (β₁, β₂); got {s['betas']!r}.") from None
-    check_below_one({"betas": (b1, b2)}, "betas")
-    return b1, b2
+    betas = s["betas"]
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise TypeError(f"`betas` must be a pair (β₁, β₂); got {betas!r}.")
+    check_numbers(s, "betas", below=1)
+    return betas[0], betas[1]
 
 
 def _falling(lr: Strength, lr_decay: float) -> Strength:
@@ -506,7 +497,7 @@ def _falling(lr: Strength, lr_decay: float) -> Strength:
 
 def _rmsprop(s: Settings, rules: Rules) -> list[Piece]:
     alpha, eps, momentum = s["alpha"], s["eps"], s["momentum"]
-    check_below_one(s, "alpha")
+    check_numbers(s, "alpha", below=1)
     check_numbers(s, "eps", "momentum")
     scale = optax.scale_by_stddev if s["centered"] else optax.scale_by_rms
     meaning = f"optax.{scale.__name__}({alpha}, {eps}, eps_in_sqrt=False)"
@@ -536,7 +527,7 @@ def _with_either_decay(s: Settings, rules: Rules, direction: Piece) -> list[Piec
 
 
 def _gradient(s: Settings, rules: Rules) -> list[Piece]:
-    """What the optimiser takes for the gradient: g + λ θ, or −g + λ θ."""
+    """The gradient that the optimizer sees: g + λ θ, or −g + λ θ."""
     setting = given(s, "weight_decay")
     return [*_ascent(s), *in_the_gradient(setting, s["weight_decay"], rules)]
 
@@ -547,12 +538,10 @@ def _ascent(s: Settings) -> list[Piece]:
 
 
 def _muon(s: Settings, rules: Rules, ns_dtype: Any, outputs: int) -> list[Piece]:
-    check_below_one(s, "momentum")
+    check_numbers(s, "momentum", below=1)
     check_numbers(s, "eps")
-    if s["adjust_lr_fn"] not in _SCALES:
-        raise ValueError(f"`adjust_lr_fn` must be one of {_SCALES}; got {s['adjust_lr_fn']!r}.")
-    if outputs not in (0, 1, -1, -2):
-        raise ValueError(f"`outputs` must be an axis of a matrix; got {outputs}.")
+    checks.choice("adjust_lr_fn", s["adjust_lr_fn"], (None, "original", "match_rms_adamw"))
+    checks.number("outputs", outputs, least=-2, most=1)
 
     def scale(shape: tuple[int, ...]) -> float:
         rows, columns = shape[outputs % 2], shape[1 - outputs % 2]

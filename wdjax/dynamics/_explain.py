@@ -34,6 +34,7 @@ class Explanation:
         headers: group -> length of the run in timescales, and half-life.
 
     Example:
+        >>> from wdjax import dynamics
         >>> p = dynamics.predict(dynamics.adam(), 1e-3, weight_decay=0.1, steps=1_000)
         >>> found = explain(p, {"kernel": {"weight_rms": np.full(1_000, 0.05)}})
         >>> found.sentences["kernel"][0]
@@ -51,8 +52,9 @@ class Explanation:
             rows = [row for row in self.rows if row["group"] == group]
             lines += [f"{group}: {header}", _line("", "expected", "measured", "equilibrium")]
             for row in rows:
-                numbers = (_number(row[key]) for key in ("expected", "measured", "equilibrium"))
-                lines.append(_line(row["quantity"], *numbers))
+                numbers = [row[key] for key in ("expected", "measured", "equilibrium")]
+                cells = ("-" if math.isnan(x) else f"{x:.3g}" for x in numbers)
+                lines.append(_line(row["quantity"], *cells))
             lines += [_wrapped(sentence) for sentence in self.sentences[group]]
         return "\n".join(lines)
 
@@ -68,27 +70,28 @@ def explain(
 ) -> Explanation:
     """Compare what was predicted with what was measured, and say why they differ.
 
-    Numbers are averages over the last tenth of the run. What was to be expected there follows
-    from the RMS that was measured first, step by step; where the weights would settle stands
-    beside it.
+    Numbers are averages over the last tenth of the run. The column "expected" follows from the
+    first measured RMS, step by step; "equilibrium" is where the weights would settle.
 
     Args:
         predictions: group -> `dynamics.predict(...)` of T steps; or one for all groups.
         measured: group -> name -> (N,) values, as `metrics.series` gives. `weight_rms`, before the
             step, is needed; `rotation`, `effective_learning_rate`, `decay_to_update`, `gated` and
-            `strength` are used if there. What is not finite is left out. Readings that were held,
-            as `measured(every=10)` does, count once, for the step in which they were taken.
+            `strength` are used if present. Values that are not finite are left out. Readings that
+            were held, as `measured(every=10)` does, count once, for the step they were taken in.
         steps: (N,) which step each value belongs to, from 0; None if N = T.
-        dtype: that the weights have or might get, such as "bfloat16", to hear what it would lose.
+        dtype: of the weights, or one to consider, such as "bfloat16": the report says what it
+            would lose.
 
     Returns:
         The explanation: print it, or log its `rows` and `sentences`.
 
     Raises:
         TypeError: an argument is something else, such as a `History`, or they are swapped.
-        ValueError: groups differ, `weight_rms` is missing or never finite, or lengths do not fit.
+        ValueError: groups differ, `weight_rms` is missing or never finite, or `steps` do not fit.
 
     Example:
+        >>> from wdjax import dynamics
         >>> p = dynamics.predict(dynamics.adam(), 2e-3, weight_decay=0.5, steps=4_000)
         >>> run = {"weight_rms": [0.01, 0.044, 0.046], "rotation": [0.05, 0.011, 0.010]}
         >>> explain(p, {"kernel": run}, steps=[0, 2_000, 3_999])
@@ -100,13 +103,10 @@ def explain(
     References:
         The formulas are in `wdjax.dynamics`.
     """
-    _check_kinds(predictions, measured)
-    if isinstance(predictions, Prediction):
-        predictions = dict.fromkeys(measured, predictions)
-    _check_groups(predictions, measured)
+    of_group = _paired(predictions, measured)
     rows, sentences, headers = [], {}, {}
     for group, values in measured.items():
-        prediction = jax.tree.map(np.asarray, predictions[group])
+        prediction = jax.tree.map(np.asarray, of_group[group])
         found, seen = _compare(group, prediction, values, steps, dtype)
         rows += found
         fired = (rule(seen) for rule in RULES)
@@ -119,10 +119,10 @@ def _compare(
     group: str, p: Prediction, values: Measured, steps: Any, dtype: str | None
 ) -> tuple[list[Row], Seen]:
     """Average both sides over the last tenth of the run."""
-    where, known = _checked(group, p, values, steps)
-    path, first = np.full(len(p.shrink), np.nan), where[known[0]]
-    path[first:] = _path(p, int(first), float(known[1]))
-    read = _read(values, where)
+    where, first, rms = _checked(group, p, values, steps)
+    path = np.full(len(p.shrink), np.nan)
+    path[first:] = _path(p, first, rms)
+    read = _read(values, len(where))
     late = where >= where[-1] - _WINDOW * len(p.shrink)
     late = late & read if (late & read).any() else late
     now = where[late]
@@ -167,19 +167,16 @@ def _compare(
     return rows, seen
 
 
-def _read(values: Measured, where: np.ndarray) -> np.ndarray:
-    """Which values are readings: those held in between repeat the last one, so n is seen.
+def _read(values: Measured, count: int) -> np.ndarray:
+    """Which values are readings: where one is held, nothing changes.
 
-    They belong to their own step. Half a reading's time later, η may be another.
+    Readings belong to their own step. Until the next one, η may have changed.
     """
-    changed = np.zeros(len(where), bool)
+    changed: np.ndarray = np.arange(count) == 0
     for column in values.values():
         x = np.asarray(column, np.float64)
         changed[1:] |= (x[1:] != x[:-1]) & ~(np.isnan(x[1:]) & np.isnan(x[:-1]))
-    holds = not changed[1:].all()
-    n = int(np.gcd.reduce(where[changed])) if holds and changed.any() else 1
-    is_read: np.ndarray = where % max(n, 1) == 0
-    return is_read
+    return changed
 
 
 def _kept(
@@ -205,63 +202,49 @@ def _path(p: Prediction, first: int, rms: float) -> np.ndarray:
 
 def _checked(
     group: str, p: Prediction, values: Measured, steps: Any
-) -> tuple[np.ndarray, tuple[int, float]]:
-    """The step of each value, and the first finite RMS with its place."""
-    if "weight_rms" not in values:
-        raise ValueError(
-            f"`measured` must hold 'weight_rms' for each group; got {sorted(values)} in '{group}'."
-        )
-    rms, count = np.asarray(values["weight_rms"], np.float64), len(p.shrink)
-    where = np.arange(count) if steps is None else np.asarray(steps)
-    if rms.shape != where.shape or where.ndim != 1:
-        raise ValueError(
-            f"`steps` must say which step each value belongs to; got {where.shape} steps for "
-            f"values {rms.shape} of '{group}', and a prediction of {count}."
-        )
-    if not (where[0] >= 0 and where[-1] < count and (np.diff(where) > 0).all()):
-        raise ValueError(
-            f"`steps` must rise within 0 ... {count - 1}, the steps of the prediction; got "
-            f"{where[0]} ... {where[-1]}."
-        )
+) -> tuple[np.ndarray, int, float]:
+    """The step of each value; the first step whose RMS is finite, and that RMS."""
+    rms = np.asarray(values.get("weight_rms", ()), np.float64)
     finite = np.flatnonzero(np.isfinite(rms))
     if not len(finite):
-        raise ValueError(f"`weight_rms` of '{group}' must have a finite value; got none.")
-    return where, (int(finite[0]), float(rms[finite[0]]))
-
-
-def _check_kinds(predictions: Any, measured: Any) -> None:
-    of_each = {"each": predictions} if isinstance(predictions, Prediction) else predictions
-    if not _maps_to(Prediction, of_each):
-        raise TypeError(
-            "`predictions` must be of dynamics.predict, one or group -> prediction; got "
-            f"{_shown(predictions)}. Pass it first, and metrics.series(history) second."
+        raise ValueError(
+            f"`measured` must hold 'weight_rms' of each group, with a finite value; got "
+            f"{sorted(values)} in '{group}'."
         )
-    if not _maps_to(Mapping, measured):
-        raise TypeError(
-            f"`measured` must be group -> name -> values; got {_shown(measured)}. Pass "
-            "metrics.series(history)."
+    count = len(p.shrink)
+    where = np.arange(count) if steps is None else np.asarray(steps)
+    inside = where.shape == rms.shape == (rms.size,) and where[0] >= 0 and where[-1] < count
+    if not (inside and (np.diff(where) > 0).all()):
+        raise ValueError(
+            f"`steps` must give the step of each value, rising within 0 ... {count - 1}, the steps "
+            f"of the prediction; got {where} for {rms.size} values in '{group}'."
         )
+    return where, int(where[finite[0]]), float(rms[finite[0]])
 
 
-def _maps_to(kind: type, groups: Any) -> bool:
-    return isinstance(groups, Mapping) and all(isinstance(x, kind) for x in groups.values())
-
-
-def _shown(groups: Any) -> str:
-    name = type(groups).__name__
-    if not isinstance(groups, Mapping):
-        return f"a {name}"
-    kinds = sorted({type(value).__name__ for value in groups.values()})
-    return f"a {name} of {' and '.join(kinds)}"
-
-
-def _check_groups(predictions: Mapping[str, Prediction], measured: Mapping[str, Measured]) -> None:
-    differing = sorted(set(predictions) ^ set(measured))
+def _paired(predictions: Any, measured: Any) -> Mapping[str, Prediction]:
+    """The prediction of each group. Refuse a History, swapped arguments, groups that differ."""
+    if single := isinstance(predictions, Prediction):
+        predictions = {"": predictions}
+    for name, groups, kind in (
+        ("predictions", predictions, Prediction),
+        ("measured", measured, Mapping),
+    ):
+        inside = groups.values() if isinstance(groups, Mapping) else [groups]
+        wrong = [type(x).__name__ for x in inside if not isinstance(x, kind)]
+        if wrong or not isinstance(groups, Mapping):
+            raise TypeError(
+                f"`{name}` must be group -> {kind.__name__}; got {wrong}. Call "
+                "explain(dynamics.predict(...), metrics.series(history))."
+            )
+    found: Any = dict.fromkeys(measured, predictions[""]) if single else predictions
+    differing = sorted(set(found) ^ set(measured))
     if differing or not measured:
         raise ValueError(
             "`predictions` and `measured` must have the same groups, at least one; they differ in "
             f"{paths.listed(map(repr, differing)) or 'none'}."
         )
+    return dict(found)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -283,7 +266,7 @@ def _quotient(x: Any, y: Any) -> Any:
 
 
 def _header(p: Prediction) -> str:
-    """How long the run is beside the decay."""
+    """The length of the run, in units of the decay."""
     if not p.budget > 0:
         return f"{len(p.shrink):,} steps, no decay"
     scales = f"{float(p.budget):.2g}"
@@ -303,10 +286,6 @@ def _wrapped(sentence: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
 
 
 def _line(*cells: str) -> str:

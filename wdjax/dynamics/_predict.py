@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdjax import metrics, schedules, stacking
+from wdjax._trees import checks
 from wdjax.dynamics import _relaxation
-from wdjax.dynamics._relaxation import Number, numpy_of
 from wdjax.dynamics._theory import (
     NEAR,
     Direction,
-    check_whole,
+    Number,
     decay_to_update,
     epochs,
     equilibrium_rms,
     foldings,
     half_life,
     norm_bound,
+    numpy_of,
     timescale,
 )
 from wdjax.rules import Rules, resolve, standard
@@ -111,10 +112,12 @@ def predict(
         The prediction. Numbers are float64 on the host; under vmap and jit they are traced.
 
     Raises:
-        ValueError: T, B or N is not a whole number >= 1; a strength is negative, not finite or
-            >= 1; only one of B and N is given.
+        TypeError: T, B or N is not a whole number.
+        ValueError: T, B or N is < 1; a strength is negative, not finite or >= 1; only one of B
+            and N is given.
 
     Example:
+        >>> from wdjax.dynamics import adam
         >>> found = predict(adam(), 1e-3, weight_decay=0.1, steps=3_000)
         >>> round(float(found.timescale)), round(float(found.left), 3), float(found.settled)
         (10000, 0.741, inf)
@@ -132,14 +135,16 @@ def predict(
     References:
         The functions above.
     """
-    check_whole(steps=steps)
+    checks.whole("steps", steps)
     if (batch_size is None) != (examples is None):
         raise ValueError("`batch_size` and `examples` must be given together, or neither.")
     sized = batch_size is not None and examples is not None
     per_epoch = epochs(1, batch_size, examples) if sized else math.nan
     eta = _at_steps("learning_rate", learning_rate, steps)
     s = _at_steps("law", law(weight_decay, learning_rate), steps) * multiplier * direction.gain
-    _check_below_one(s)
+    if isinstance(s, np.ndarray):
+        advice = "Lower λ, or check the law's units."
+        checks.fractions("the strength from `weight_decay`", [("", s.max())], advice)
     even = _relaxation.spread(s, (s > 0) | (eta > 0))
     memory = direction.memory(even)
     rho = equilibrium_rms(eta, even, direction_rms=direction.rms, memory=memory)
@@ -203,6 +208,7 @@ def predict_each(
         TypeError, ValueError: as in `predict`.
 
     Example:
+        >>> from wdjax.dynamics import adam
         >>> params = {"kernel": np.full((2, 2), 0.5, "float32"), "bias": np.zeros(2, "float32")}
         >>> found = predict_each(params, adam(), 1e-3, weight_decay=0.1, steps=100)
         >>> {group: float(prediction.budget.round(3)) for group, prediction in found.items()}
@@ -234,7 +240,7 @@ def expected_rms(prediction: Prediction, start_rms: Number) -> Number:
 
         ρ²⁺ = (1 − s)² ρ² + η² q² + 2 η q c      c⁺ = x (c + η q)      x = (M − 1)/(M + 1)
 
-    c is what past steps say about the next one. Where gradients shrink as 1/‖θ‖, q/ρ stands for q.
+    c is what past steps say about the next one. Where gradients shrink as 1/‖θ‖, read q/ρ for q.
     Lion forgets otherwise, as β₂ᵏ, and its momentum starts at 0: in its first 5/(1 − β₂) steps
     weights grow more slowly than this says, at first half as fast. Adam's first steps are longer
     than its later ones, RMS 1 in place of q: in a run that starts near 0, or that has decayed
@@ -248,6 +254,7 @@ def expected_rms(prediction: Prediction, start_rms: Number) -> Number:
         (T,) the RMS.
 
     Example:
+        >>> from wdjax.dynamics import adam
         >>> found = predict(adam(), 2e-3, weight_decay=0.5, steps=3_000)
         >>> path = expected_rms(found, 0.01)
         >>> [round(float(path[t]), 4) for t in (0, 999, 2_999)]
@@ -302,11 +309,3 @@ def _at_steps(name: str, value: Strength, steps: int) -> Number:
         return jax.vmap(schedule)(counts)
     schedules.check_values(known, counts, name)
     return np.maximum(known, 0)
-
-
-def _check_below_one(shrink: Number) -> None:
-    if isinstance(shrink, np.ndarray) and not shrink.max() < 1:
-        raise ValueError(
-            "`weight_decay` must give a strength < 1, the fraction taken off in a step; it reaches "
-            f"{shrink.max():g} and would flip signs. Lower λ, or check the law's units."
-        )

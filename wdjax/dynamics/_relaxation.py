@@ -7,26 +7,13 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-Number = Any  # a float, an array or a traced scalar
-
-
-def numpy_of(*values: Number) -> Any:
-    """jax.numpy for its own arrays and traced values, else numpy, which keeps float64."""
-    return jnp if any(isinstance(value, jax.Array) for value in values) else np
-
-
-def over(x: Number, y: Number) -> Number:
-    """Divide x by y, infinite where y = 0."""
-    xp = numpy_of(x, y)
-    positive = xp.asarray(y) > 0
-    return xp.where(positive, x / xp.where(positive, y, 1), math.inf)
+from wdjax.dynamics._theory import Number, foldings, numpy_of
 
 
 def spread(shrink: Number, live: Number) -> Number:
-    """Decay that acts in every k-th step as if it acted in all, each time with a k-th.
+    """Spread decay that acts in every k-th step evenly over all k of them.
 
     Args:
         shrink: (T,) s in [0, 1).
@@ -37,17 +24,17 @@ def spread(shrink: Number, live: Number) -> Number:
         as lie before it or after it, whichever are fewer; one that is alone stays as it is.
     """
     xp = numpy_of(shrink, live)
-    total, on, clock = len(shrink), shrink > 0, xp.cumsum(live)
-    steps, never = xp.arange(total), 2 * total + 2
-    following = _from_the_end(xp, xp.where(on, steps, total))
-    owner = xp.where(following < total, following, _so_far(xp, xp.where(on, steps, -1)))
+    count, on, clock = len(shrink), shrink > 0, xp.cumsum(live)
+    steps, never = xp.arange(count), 2 * count + 2
+    following = _from_the_end(xp, xp.where(on, steps, count))
+    owner = xp.where(following < count, following, _so_far(xp, xp.where(on, steps, -1)))
     before = _so_far(xp, xp.where(on, clock, -never))
     after = _from_the_end(xp, xp.where(on, clock, 2 * never))
     to_the_last = clock - xp.concatenate([xp.full(1, -never), before[:-1]])
     to_the_next = xp.concatenate([after[1:], xp.full(1, 2 * never)]) - clock
     k = xp.minimum(to_the_last, to_the_next)[owner]
-    k = xp.where(k > total, 1, k)
-    share = -xp.log1p(-shrink[owner]) / k
+    k = xp.where(k > count, 1, k)
+    share = foldings(shrink[owner]) / k
     reached = live & (abs(clock[owner] - clock) < k)
     return xp.where(k == 1, shrink, xp.where(reached, -xp.expm1(-share), 0))
 
@@ -76,11 +63,11 @@ def arrival(x: Number, goal: Number, within: float, spent: Number) -> Number:
     Returns:
         The number of the first such step, from 1; infinite if there is none.
     """
-    xp, total = numpy_of(x, goal), len(x)
+    xp, count = numpy_of(x, goal), len(x)
     near = (x >= (1 - within) * goal) & (x <= (1 + within) * goal)
-    leaves = _from_the_end(xp, xp.where(near, total, xp.arange(total)))
+    leaves = _from_the_end(xp, xp.where(near, count, xp.arange(count)))
     stays = spent[xp.maximum(leaves - 1, 0)] - spent >= 1
-    arrived = near & ((leaves == total) | stays)
+    arrived = near & ((leaves == count) | stays)
     return xp.where(arrived.any(), 1.0 + arrived.argmax(), math.inf)
 
 

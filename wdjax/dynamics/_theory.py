@@ -4,13 +4,26 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax.dynamics._relaxation import Number, numpy_of, over
+from wdjax._trees import checks
 
+Number = Any  # a float, an array or a traced scalar
 NEAR = 0.05  # of equilibrium
-QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def numpy_of(*values: Number) -> Any:
+    """jax.numpy for its own arrays and traced values, else numpy, which keeps float64."""
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
+
+
+def divide(x: Number, y: Number) -> Number:
+    """Divide x by y, infinite where y = 0."""
+    xp = numpy_of(x, y)
+    positive = xp.asarray(y) > 0
+    return xp.where(positive, x / xp.where(positive, y, 1), math.inf)
 
 
 # Time.
@@ -34,7 +47,7 @@ def half_life(shrink: Number) -> Number:
     References:
         The closed form of (1 − s)^h = 1/2; the inverse of `from_half_life`.
     """
-    return over(math.log(2), foldings(shrink))
+    return divide(math.log(2), foldings(shrink))
 
 
 def timescale(shrink: Number) -> Number:
@@ -56,11 +69,11 @@ def timescale(shrink: Number) -> Number:
         Wang and Aitchison, *How to set AdamW's weight decay as you scale model and dataset
         size*, 2024, arXiv:2405.13698, section 3; the inverse of `from_timescale`.
     """
-    return over(1.0, shrink)
+    return divide(1.0, shrink)
 
 
 def foldings(shrink: Number) -> Number:
-    """How many times e a weight loses in a step to decay alone; they add up over steps.
+    """Number of e-foldings lost to decay in one step; they add up over steps.
 
         f = −ln(1 − s)
 
@@ -94,13 +107,15 @@ def epochs(steps: Number, batch_size: Any, examples: Any) -> Number:
         e, in epochs.
 
     Raises:
-        ValueError: B or N is not a whole number >= 1.
+        TypeError: B or N is not a whole number.
+        ValueError: B or N is < 1.
 
     Example:
         >>> epochs(50, batch_size=4, examples=10)
         16.666666666666668
     """
-    check_whole(batch_size=batch_size, examples=examples)
+    checks.whole("batch_size", batch_size)
+    checks.whole("examples", examples)
     return steps / -(-examples // batch_size)
 
 
@@ -184,12 +199,12 @@ def lion_memory(shrink: Number, b1: Number = 0.9, b2: Number = 0.99) -> Number:
     """
     variance = (1 - b1) ** 2 + b1**2 * (1 - b2) / (1 + b2)
     rho = b1 * (1 - b2) * (1 - b1 + b1 * b2 / (1 + b2)) / variance
-    a, total = 1 - shrink, 0.0
+    a, series = 1 - shrink, 0.0
     for n in range(40):
         power = 2 * n + 1
         c = math.comb(2 * n, n) / 4**n / power
-        total = total + c * a * rho**power / (1 - a * b2**power)
-    return 1 + 4 / math.pi * total
+        series = series + c * a * rho**power / (1 - a * b2**power)
+    return 1 + 4 / math.pi * series
 
 
 # Equilibrium: what noise adds and decay takes off balance.
@@ -222,7 +237,7 @@ def equilibrium_rms(
         Kosson, Messmer and Jaggi, *Rotational Equilibrium*, 2024, arXiv:2305.17212, Table 1, in
         the limit of small s.
     """
-    return over(learning_rate * direction_rms * memory**0.5, (shrink * (2 - shrink)) ** 0.5)
+    return divide(learning_rate * direction_rms * memory**0.5, (shrink * (2 - shrink)) ** 0.5)
 
 
 def equilibrium_rotation(shrink: Number, memory: Number = 1.0) -> Number:
@@ -251,7 +266,7 @@ def equilibrium_rotation(shrink: Number, memory: Number = 1.0) -> Number:
 
 
 def decay_to_update(shrink: Number, memory: Number = 1.0) -> Number:
-    """How long decay's part of a step is beside the optimizer's, at equilibrium.
+    """Length of decay's part of a step relative to the optimizer's, at equilibrium.
 
         s ρ / (η q) = √(s M / (2 − s))
 
@@ -273,7 +288,7 @@ def decay_to_update(shrink: Number, memory: Number = 1.0) -> Number:
 
 
 def foldings_to_equilibrium(start: Number, *, within: float = NEAR, power: int = 2) -> Number:
-    """How much decay it takes to forget how large the weights were at first.
+    """Decay needed until the weights no longer depend on their initial size.
 
         ρ_tᵖ = ρᵖ + (ρ₀ᵖ − ρᵖ) e^(−p F)      so      F = ln(|x₀ᵖ − 1| / |(1 ± δ)ᵖ − 1|) / p
 
@@ -323,7 +338,7 @@ def steps_to_equilibrium(
         `foldings_to_equilibrium`.
     """
     needed = foldings_to_equilibrium(start, within=within, power=power)
-    return over(needed, foldings(shrink))
+    return divide(needed, foldings(shrink))
 
 
 # Bounds: they hold for every sequence of gradients.
@@ -335,7 +350,7 @@ def adam_bound(b1: Number = 0.9, b2: Number = 0.999) -> Number:
         B = (1 − β₁) / √((1 − β₂)(1 − β₁²/β₂))
 
     The supremum over all gradients grows with the step and tends to B. The often quoted
-    (1 − β₁)/√(1 − β₂) is no bound.
+    (1 − β₁)/√(1 − β₂) is not a bound.
 
     Args:
         b1: β₁ in [0, √β₂).
@@ -352,10 +367,12 @@ def adam_bound(b1: Number = 0.9, b2: Number = 0.999) -> Number:
         The inequality of Cauchy and Schwarz, for û = m̂/√v̂.
     """
     room = numpy_of(b1, b2).maximum(1 - b1 * b1 / b2, 0)
-    return over(1 - b1, ((1 - b2) * room) ** 0.5)
+    return divide(1 - b1, ((1 - b2) * room) ** 0.5)
 
 
-def muon_bound(iterations: int = 5, coefficients: tuple[float, float, float] = QUINTIC) -> float:
+def muon_bound(
+    iterations: int = 5, coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
+) -> float:
     """Largest singular value of Muon's direction, whatever the gradients.
 
         B = max over σ in [0, 1] of p(p(...p(σ))),      p(σ) = a σ + b σ³ + c σ⁵
@@ -407,7 +424,7 @@ def norm_bound(learning_rate: Number, shrink: Number, bound: Number) -> Number:
         ‖θ⁺‖ <= (1 − s)‖θ‖ + η B.
     """
     xp = numpy_of(learning_rate, shrink)
-    ratio = xp.where(learning_rate > 0, over(learning_rate, shrink), 0)
+    ratio = xp.where(learning_rate > 0, divide(learning_rate, shrink), 0)
     return bound * ratio.max()
 
 
@@ -457,7 +474,7 @@ class Direction(NamedTuple):
 
     Attributes:
         rms: q, root mean square of u per entry (with `power` 4: at weights of RMS 1); NaN where
-            there is no theory.
+            the theory does not give it.
         memory: s -> M.
         bound: B, the largest norm of u for any gradients; infinite if there is none.
         gain: decay per step as a multiple of s, for decay that passes through the momentum.
@@ -487,7 +504,7 @@ def sgd(
                              coupled: s = ηλ/(1 − α), M by `coupled_memory`
 
     If coupled, the weights are an autoregression of second order, and turn by √(2ηλ/(1 + α)) in a
-    step. With σ = γ/ρ, as for weights before a normalisation, the RMS settles at
+    step. With σ = γ/ρ, as for weights before a normalization, the RMS settles at
     (η γ²/(2λ(1 − α)))^¼ if coupled and (η γ²/(2λ(1 − α)²))^¼ if not. Nesterov's momentum is not
     covered: its steps are √((1 − α²)(1 + α)² + α⁴) times as long, 1.16 at α = 0.9, and turn more.
 
@@ -503,6 +520,7 @@ def sgd(
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> found = predict(sgd(1.0), 0.1, weight_decay=0.05, steps=100)
         >>> [round(float(found.equilibrium_rms[-1]), 2), round(float(found.rotation[-1]), 2)]
         [1.0, 0.1]
@@ -534,6 +552,7 @@ def adam(b1: Number = 0.9, b2: Number = 0.999) -> Direction:
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> found = predict(adam(), 2e-3, weight_decay=0.1, steps=100)
         >>> round(float(found.equilibrium_rms[-1]), 3), round(float(found.bound), 1)
         (0.1, 72.7)
@@ -558,6 +577,7 @@ def lion(b1: Number = 0.9, b2: Number = 0.99) -> Direction:
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> found = predict(lion(), 1e-4, weight_decay=1.0, steps=100)
         >>> round(float(found.rotation[-1]), 5), float(found.bound)
         (0.00209, 1.0)
@@ -582,6 +602,7 @@ def muon(scale: Number = 1.0, *, iterations: int = 5) -> Direction:
         The direction.
 
     Example:
+        >>> from wdjax.dynamics import predict
         >>> round(float(predict(muon(), 0.02, weight_decay=0.1, steps=9).bound), 2)
         12.02
 
@@ -591,12 +612,6 @@ def muon(scale: Number = 1.0, *, iterations: int = 5) -> Direction:
     return Direction(
         math.nan, lambda shrink: math.nan * shrink, bound=scale * muon_bound(iterations)
     )
-
-
-def check_whole(**counts: Any) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not (isinstance(value, int | np.integer) and value >= 1):
-            raise ValueError(f"`{name}` must be a whole number >= 1; got {value!r}.")
 
 
 _normal = np.vectorize(lambda x: math.erfc(-x / math.sqrt(2)) / 2)  # Φ

@@ -8,7 +8,7 @@ The sum is over examples, not their mean: λ is scikit-learn's `Ridge(alpha=λ)`
 weights: Σ s times) the alpha of its Lasso and ElasticNet. `to_sklearn_alpha` converts the λ of a
 training loss.
 
-Precision of ridge: where all values are at hand it is computed in float64, whatever the dtype of
+Precision of ridge: if no value is traced it is computed in float64, whatever the dtype of
 the data, and results are rounded to the dtype that JAX would give them, without x64 float32. So
 features need not be standardised, and NumPy's float64 is taken as it is; a CPU takes two to three
 times as long as in float32. Where even that loses the small directions, as beside a feature 10⁴

@@ -1,6 +1,6 @@
 """The data of a linear regression: checked, centred, weighted, and its precision.
 
-Values are checked where they are at hand: traced arrays pass.
+Traced arrays pass all checks of values.
 """
 
 import functools
@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.checks import check_finite, is_real
+from wdjax._trees import checks
+from wdjax._trees.checks import check_finite, kind_of
 from wdjax._trees.devices import at_hand
+from wdjax._trees.paths import listed
 
 
 class Centred(NamedTuple):
@@ -46,10 +48,9 @@ def centred(x: jax.Array, y: jax.Array, weights: jax.Array, intercept: bool) -> 
 def joined(
     x: jax.Array, y: jax.Array, share: jax.Array, intercept: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """[X y] (n, p + t) less their means, and these: one array is half of what is to be compiled.
+    """[X y] (n, p + t) less their means, and these: one array halves what must be compiled.
 
-    What rounding leaves of a mean matters where data lie far from 0; it is taken out by whoever
-    centres next.
+    For data far from 0 rounding leaves a part of the mean, which the next centring takes out.
     """
     both = jnp.concatenate([x, y[:, None] if y.ndim == 1 else y], axis=1)
     shift = share @ both if intercept else jnp.zeros_like(both[0])
@@ -78,8 +79,8 @@ def centred_near(
 def near_zero(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, Any, Any, Any]:
     """X and y less their means, and these: in float64, where what follows is in float32.
 
-    A feature far from 0, such as a time stamp, has its digits in what is left. Without an
-    intercept, and for values that are not at hand, nothing is taken off.
+    So a feature far from 0, such as a time stamp, keeps its digits. Without an intercept, and for
+    traced values, nothing is taken off.
     """
     arrays = [at_hand(a) if known(a) else a for a in (x, y, weights)]
     is_here = all(isinstance(a, np.ndarray) for a in arrays)
@@ -121,12 +122,12 @@ def intercept_of(problem: Centred, coef: jax.Array) -> jax.Array:
 
 
 def known(*values: Any) -> bool:
-    """Whether the values are at hand, not traced."""
+    """Whether no value is traced."""
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
-    """`program(*arrays, **options)`, computed in float64 where all values are at hand.
+    """`program(*arrays, **options)`, computed in float64 if no value is traced.
 
     The floating-point results come back in the dtype that the first array has in JAX: without x64
     float32. Inner products square the ratio of the largest to the smallest singular value, and for
@@ -151,8 +152,8 @@ def on_any_scales(program: Callable[..., Any], *arrays: Any, **options: Any) -> 
     """`in_float64`, and once more, slower, where much was lost by inner products.
 
     Args:
-        program: also takes `exact` and a `tolerance`, and returns beside its result whether inner
-            products may be off by more than that.
+        program: takes `exact` and a `tolerance`, too, and also returns whether inner products may
+            be off by more than that.
         arrays: as for `in_float64`.
         options: as for `in_float64`.
     """
@@ -177,15 +178,15 @@ def _floats_as(dtype: Any, tree: Any) -> Any:
 
 
 def array(name: str, value: Any) -> Any:
-    """As a floating-point array, at least float32; on the host what is there: cheaper by far.
+    """As a floating-point array, at least float32; arrays of the host stay there, which is faster.
 
     NumPy's float64 stays, for `in_float64`; elsewhere `jax.jit` makes of it what JAX allows.
     """
-    numbers = value if isinstance(value, jax.Array) else np.asarray(value)
-    if numbers.dtype.kind in "OSUMm":
-        raise TypeError(f"`{name}` must be an array of numbers; got {numbers.dtype}.")
-    if jnp.issubdtype(numbers.dtype, jnp.complexfloating):
-        raise TypeError(f"`{name}` must be real; got {numbers.dtype}.")
+    is_kept = isinstance(value, jax.Array | np.ma.MaskedArray)
+    numbers = value if is_kept else np.asarray(value)
+    is_real = checks.is_plain(numbers) and jnp.isrealobj(numbers)
+    advice = "Fill in what is masked, or drop these rows."
+    checks.must(name, is_real, "be an array of real numbers", kind_of(numbers), advice, TypeError)
     whole = not jnp.issubdtype(numbers.dtype, jnp.floating)
     narrow = whole or numbers.dtype.itemsize < 4
     return _as(numbers, np.float64) if narrow or numbers.dtype.itemsize > 8 else numbers
@@ -200,27 +201,20 @@ def _as(numbers: Any, dtype: Any) -> Any:
 
 def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
     """X (n, p), y (n,) or (n, T), and weights (n,), checked and of one dtype."""
-    check_bool("intercept", intercept)
+    checks.flag("intercept", intercept)
     x, y = array("x", x), array("y", y)
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(
-            f"`x` must have shape (n, p), examples by features; got {x.shape}. For one feature "
-            "pass x[:, None]."
-        )
+    fits = x.ndim == 2 and x.shape[0] >= 2 and x.shape[1] > 0
+    rule = "have shape (n, p), two examples or more by features"
+    checks.must("x", fits, rule, x.shape, "For one feature pass x[:, None].")
     n = x.shape[0]
-    if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
-        raise ValueError(
-            f"`y` must have shape ({n},) or ({n}, T), one row for each of x; got {y.shape}."
-        )
-    if n < 2:
-        raise ValueError(f"`x` must have at least two examples; got {n}.")
+    fits = y.ndim in (1, 2) and y.shape[0] == n and y.size > 0
+    checks.must("y", fits, f"have shape ({n},) or ({n}, T), one row for each of x", y.shape)
     check_finite("x", x)
     check_finite("y", y)
     s = _weights(weights, n)
-    if intercept and known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and (x == x[:1]).all():
-        raise ValueError(
-            "`x` must have a feature that varies; all are constant, which only an intercept fits."
-        )
+    is_flat = known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and bool((x == x[:1]).all())
+    got = "constant ones, which only an intercept fits"
+    checks.must("x", not (intercept and is_flat), "have a feature that varies", got)
     dtype = np.result_type(*(array.dtype for array in ((x, y) if weights is None else (x, y, s))))
     return tuple(_as(array, dtype) for array in (x, y, s))
 
@@ -229,17 +223,13 @@ def _weights(weights: Any, n: int) -> Any:
     if weights is None:
         return np.ones(n, np.float32)
     s = array("weights", weights)
-    if s.shape != (n,):
-        raise ValueError(f"`weights` must have shape ({n},), one for each row of x; got {s.shape}.")
+    checks.must("weights", s.shape == (n,), f"have shape ({n},), one for each row of x", s.shape)
     check_finite("weights", s)
-    if known(s):
-        values = np.asarray(s)
-        if (values < 0).any():
-            raise ValueError(f"`weights` must be >= 0; got {values.min()}.")
-        if (values > 0).sum() < 2:
-            raise ValueError(
-                f"`weights` must be > 0 for at least two examples; got {(values > 0).sum()}."
-            )
+    values = np.asarray(s) if known(s) else np.ones(n)
+    above = (values > 0).sum()
+    got = f"{values.min()} as the smallest, and {above} above 0"
+    fits = values.min() >= 0 and above >= 2
+    checks.must("weights", fits, "be >= 0, and > 0 for at least two examples", got)
     return s
 
 
@@ -248,14 +238,15 @@ def check_fold_weights(folds: Any, weights: Any) -> None:
     if not known(weights):
         return
     s = np.asarray(weights)
-    for index, (train, train_weights, val, val_weights) in enumerate(zip(*folds, strict=True)):
-        sums = {"train": s[train] @ train_weights, "val": s[val] @ val_weights}
-        for part, total in sums.items():
-            if not total > 0:
-                raise ValueError(
-                    f"`weights` must be > 0 for an example in every part of `method`; {part} of "
-                    f"fold {index} has none. Make the folds of the rows with weight > 0."
-                )
+    empty = [
+        f"fold {index} with none in {part}"
+        for index, (train, of_train, val, of_val) in enumerate(zip(*folds, strict=True))
+        for part, total in {"train": s[train] @ of_train, "val": s[val] @ of_val}.items()
+        if not total > 0
+    ]
+    rule = "be > 0 for an example in every part of `method`"
+    advice = "Make the folds of the rows with weight > 0."
+    checks.must("weights", not empty, rule, listed(empty), advice)
 
 
 def lowest(score: jax.Array, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -267,12 +258,11 @@ def lowest(score: jax.Array, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def check_score(score: jax.Array) -> None:
-    """Refuse scores that tell no λ from another; −∞, of a y without variance, is no accident."""
-    if known(score) and not (np.asarray(score) < np.inf).any(axis=0).all():
-        raise ValueError(
-            f"`x` and `y` must have squares that {score.dtype} can hold; no λ has a finite score. "
-            "Divide them by their largest value."
-        )
+    """Refuse scores that are all infinite or NaN; −∞ is right for a y without variance."""
+    fits = not known(score) or (np.asarray(score) < np.inf).any(axis=0).all()
+    rule = f"have squares that {score.dtype} can hold"
+    got = "no λ with a finite score"
+    checks.must("x` and `y", fits, rule, got, "Divide them by their largest value.")
 
 
 def grid(lams: Any, x: Any, *, width: int | None = None, zero: bool) -> Any:
@@ -280,13 +270,12 @@ def grid(lams: Any, x: Any, *, width: int | None = None, zero: bool) -> Any:
     values = _as(array("lams", lams), x.dtype)
     shape = "(L,)" if width is None else f"(L, {width})"
     inner = () if width is None else (width,)
-    if values.ndim == 0 or values.shape[1:] != inner or values.shape[0] == 0:
-        raise ValueError(f"`lams` must have shape {shape} with L >= 1; got {values.shape}.")
+    fits = values.ndim > 0 and values.shape[1:] == inner and values.shape[0] > 0
+    checks.must("lams", fits, f"have shape {shape} with L >= 1", values.shape)
     check_finite("lams", values)
-    if known(values):
-        smallest = np.asarray(values).min()
-        if smallest < 0 or (smallest == 0 and not zero):
-            raise ValueError(f"`lams` must be {'>= 0' if zero else '> 0'}; got {smallest}.")
+    smallest = np.asarray(values).min() if known(values) else 1
+    fits = smallest > 0 or (zero and smallest == 0)
+    checks.must("lams", fits, f"be {'>= 0' if zero else '> 0'}", str(smallest))
     return values
 
 
@@ -295,48 +284,11 @@ def numbered(groups: Any, p: int) -> tuple[Any, int]:
     if groups is None:
         return None, 0
     labels = np.asarray(groups)
-    if labels.shape != (p,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"`groups` must hold an int for each of the {p} features; got shape {labels.shape}, "
-            f"{labels.dtype}."
-        )
-    count = int(labels.max()) + 1
-    missing = sorted(set(range(count)) - set(labels.tolist()))
-    if labels.min() < 0 or missing:
-        raise ValueError(
-            f"`groups` must number the groups 0, 1, ... without a gap; got {labels.min()} as the "
-            f"smallest, and none of {missing[:5]}."
-        )
+    is_whole = labels.shape == (p,) and labels.dtype.kind in "iu"
+    distinct = np.unique(labels)
+    count = len(distinct)
+    fits = is_whole and distinct.tolist() == list(range(count))
+    rule = f"give each of the {p} features one of the groups 0, 1, ..., with none left out"
+    got = f"shape {labels.shape} of {listed(map(str, distinct.tolist()))}"
+    checks.must("groups", fits, rule, got)
     return labels, count
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...], other: str = "") -> None:
-    """Refuse what is not among the choices."""
-    if not isinstance(value, str) or value not in choices:
-        listed = ", ".join(choices) + (f", {other}" if other else "")
-        raise ValueError(f"`{name}` must be one of {listed}; got {value!r}.")
-
-
-def check_bool(name: str, value: Any) -> None:
-    """Refuse what is neither true nor false by itself, such as the word "no"."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False; got {value!r}.")
-
-
-def positive(name: str, value: Any) -> float:
-    """Return the number > 0."""
-    if not (known(value) and is_real(value) and value > 0):
-        raise ValueError(f"`{name}` must be a number > 0, not traced; got {value!r}.")
-    return float(value)
-
-
-def check_ratio(l1_ratio: Any) -> None:
-    """Refuse what is no share of the L1 part."""
-    if known(l1_ratio) and not (is_real(l1_ratio) and 0 < l1_ratio <= 1):
-        raise ValueError(f"`l1_ratio` must be in (0, 1]; got {l1_ratio!r}. For 0 call ridge_path.")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is not an int >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an int >= 1; got {value!r}.")

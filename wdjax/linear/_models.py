@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wdjax._trees import checks
 from wdjax.folds import Folds, check_folds
 from wdjax.linear import _data, _lasso, _ridge, _ridge_by_svd
 
 _STATIC = ("intercept", "exact", "tolerance")
+_RIDGE = "At 0 the elastic net is ridge regression: call ridge_path."
 
 
 class RidgePath(NamedTuple):
@@ -110,7 +112,7 @@ def ridge_path(
         `RidgePath`.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -129,8 +131,9 @@ def ridge_path(
     labels, count = _data.numbered(groups, x.shape[1])
     lams = _data.grid(lams, x, width=None if groups is None else count, zero=True)
     zero = _data.known(lams) and (lams == 0).any()
-    if groups is not None and _ridge.is_wide(*x.shape) and zero:
-        raise ValueError("`lams` must be > 0 with groups where p is not well below n; got 0.")
+    is_wide = groups is not None and _ridge.is_wide(*x.shape)
+    rule = "be > 0 with groups where p is not well below n"
+    checks.must("lams", not (is_wide and zero), rule, "0")
     path: RidgePath = _data.on_any_scales(
         _ridge_path, x, y, lams, weights, labels,
         intercept=intercept, noise=float(np.finfo(x.dtype).eps),
@@ -194,7 +197,7 @@ def ridge_cv(
         never does. With traced values the largest λ is also returned where no score is finite.
 
     Raises:
-        TypeError: an argument is not of numbers, `per_target` or `intercept` is no bool, or the
+        TypeError: an argument is not of numbers, `per_target` or `intercept` is not a bool, or the
             method is neither a name nor `Folds`.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             folds that do not fit the rows, or have a part whose weights are all 0; no score is
@@ -216,10 +219,10 @@ def ridge_cv(
     """
     x, y, weights = _data.prepared(x, y, weights, intercept)
     lams = _data.grid(lams, x, zero=False)
-    _data.check_bool("per_target", per_target)
+    checks.flag("per_target", per_target)
     name, folds = (method, None) if isinstance(method, str) else ("folds", method)
     if folds is None:
-        _data.check_choice("method", name, tuple(_ridge.CRITERIA), "or Folds")
+        checks.choice("method", name, _ridge.CRITERIA, "Or give Folds.")
     elif _data.known(*jax.tree.leaves(folds)):
         check_folds(folds, x.shape[0], "method")
         _data.check_fold_weights(folds, weights)
@@ -292,7 +295,7 @@ def group_ridge(
         a large one.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -310,10 +313,9 @@ def group_ridge(
     """
     x, y, weights = _data.prepared(x, y, weights, intercept)
     labels, count = _data.numbered(groups, x.shape[1])
-    if groups is None:
-        raise ValueError("`groups` must give the group of every feature; got None.")
-    _data.check_choice("method", method, ("evidence", "loo", "gcv"))
-    _data.check_count("steps", steps)
+    checks.must("groups", groups is not None, "give the group of every feature", "None")
+    checks.choice("method", method, ("evidence", "loo", "gcv"))
+    checks.whole("steps", steps)
     found: GroupRidge = _data.in_float64(
         _group_ridge, x, y, labels, weights,
         count=count, method=method, steps=steps, intercept=intercept,
@@ -361,7 +363,7 @@ def enet_path(
 
     Args:
         x: X, (n, p), finite.
-        y: (n,), or (n, T) for T targets, each solved for itself.
+        y: (n,), or (n, T) for T targets, each solved separately.
         lams: λ > 0, (L,), in any order; by default 100 values in equal ratios, from `lam_max` down
             to a thousandth of it.
         l1_ratio: r in (0, 1]; 1 is the lasso. r = 0 is `ridge_path`.
@@ -379,7 +381,7 @@ def enet_path(
         the gap says by how much. With T targets coef is (L, p, T), all others but lams (L, T).
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows;
             no grid is given and all features or y are constant.
 
@@ -399,26 +401,24 @@ def enet_path(
         extrapolation).
     """
     x, y, weights = _data.prepared(x, y, weights, intercept)
-    _data.check_ratio(l1_ratio)
-    tol = _data.positive("tol", tol)
-    _data.check_count("max_sweeps", max_sweeps)
+    checks.number("l1_ratio", l1_ratio, above=0, most=1, advice=_RIDGE)
+    checks.number("tol", tol, above=0)
+    checks.whole("max_sweeps", max_sweeps)
+    checks.whole("max_active", max_active, optional=True)
     if lams is None:
         largest = lam_max(x, y, l1_ratio, intercept=intercept, weights=weights)
-        if _data.known(largest) and not largest > 0:
-            raise ValueError(
-                "`lams` must be given where y is constant: at every λ > 0 all coefficients are 0."
-            )
+        fits = not _data.known(largest) or largest > 0
+        got = "None: at every λ > 0 all coefficients are 0"
+        checks.must("lams", fits, "be given where y is constant", got)
         lams = largest * jnp.logspace(0, -3, 100, dtype=largest.dtype)
     lams = _data.grid(lams, x, zero=False)
-    if max_active is not None:
-        _data.check_count("max_active", max_active)
     lasso_only = _data.known(l1_ratio) and l1_ratio == 1
     x, y, *means = _data.near_zero(x, y, weights, intercept)
     solve = functools.partial(_enet_path, x, y, lams, l1_ratio, weights, intercept=intercept)
     first, last = _lasso.sizes(x.shape, lasso_only, max_active)
-    path: LassoPath = solve(options=_lasso.Options(tol, max_sweeps, first))
+    path: LassoPath = solve(options=_lasso.Options(float(tol), max_sweeps, first))
     if first < last and _lasso.is_full(path.coef, path.converged, first):
-        path = solve(options=_lasso.Options(tol, max_sweeps, last))
+        path = solve(options=_lasso.Options(float(tol), max_sweeps, last))
     return path._replace(intercept=path.intercept + _data.offset(path.coef, *means))
 
 
@@ -457,7 +457,7 @@ def lasso_path(
 
     Args:
         x: X, (n, p), finite.
-        y: (n,), or (n, T) for T targets, each solved for itself.
+        y: (n,), or (n, T) for T targets, each solved separately.
         lams: λ > 0, (L,), in any order; by default 100 values in equal ratios, from `lam_max` down
             to a thousandth of it.
         tol: the gap, in units of ‖y − ȳ‖², at which a solution is good enough; > 0.
@@ -508,7 +508,7 @@ def lam_max(
         (), of the dtype of x.
 
     Raises:
-        TypeError: an argument is not of numbers, or `intercept` is no bool.
+        TypeError: an argument is not of numbers, or `intercept` is not a bool.
         ValueError: shapes differ; a value is not finite or out of its range; fewer than two rows.
 
     Example:
@@ -520,7 +520,7 @@ def lam_max(
         Coordinate Descent*, 2010, section 2.5.
     """
     x, y, weights = _data.prepared(x, y, weights, intercept)
-    _data.check_ratio(l1_ratio)
+    checks.number("l1_ratio", l1_ratio, above=0, most=1, advice=_RIDGE)
     x, y, *_ = _data.near_zero(x, y, weights, intercept)
     largest: jax.Array = _lam_max(x, y, weights, intercept=intercept)
     return largest / l1_ratio
@@ -575,19 +575,18 @@ def to_sklearn_alpha(
         alpha, with the shape of `lam`.
 
     Raises:
+        TypeError: λ or n is not a number.
         ValueError: a name is not one of those above; λ < 0; n < 1.
 
     Example:
         >>> to_sklearn_alpha(0.1, 80), to_sklearn_alpha(0.1, 80, "half_mse", norm="l1")
         (4.0, 0.1)
     """
-    _data.check_choice("loss", loss, tuple(_LOSSES))
-    _data.check_choice("penalty", penalty, ("decay", "loss"))
-    _data.check_choice("norm", norm, ("l2", "l1"))
-    if _data.known(n) and not n >= 1:
-        raise ValueError(f"`n` must be >= 1, the number of examples; got {n!r}.")
-    if _data.known(lam) and not np.all(np.asarray(lam) >= 0):
-        raise ValueError(f"`lam` must be >= 0; got {lam!r}.")
+    checks.choice("loss", loss, _LOSSES)
+    checks.choice("penalty", penalty, ("decay", "loss"))
+    checks.choice("norm", norm, ("l2", "l1"))
+    checks.number("n", n, least=1)
+    checks.number("lam", lam, least=0, many=True)
     c = _LOSSES[loss](n)
     if norm == "l1":
         return lam / (2 * n * c)

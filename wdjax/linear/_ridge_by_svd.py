@@ -1,7 +1,7 @@
 """Ridge regression by the singular values of X: slower than by inner products, and less is lost.
 
 Inner products square the ratio of the largest singular value to the smallest. Where a feature is
-10⁴ times another or more, or all lie far from 0 and nothing takes their mean off, even float64 has
+10⁴ times another or more, or all are far from 0 and have no intercept, even float64 has
 few digits left for the small ones, from 10⁸ on none. These functions are those of `_ridge`
 with the same names.
 """

@@ -1,4 +1,4 @@
-"""What all figures share: colours that everyone can tell apart, curves, axes, legends."""
+"""What all figures share: colors that everyone can tell apart, curves, axes, legends."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe & Ito, Color Universal Design, 2008: told apart with every common colour blindness. Line
+# Okabe & Ito, Color Universal Design, 2008: told apart with every common color blindness. Line
 # styles and markers change as well, for print in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -16,7 +16,15 @@ DOTS = (0, (1.0, 1.6))  # for what was predicted
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def curves(argument: str, data: Mapping[str, Any], steps: Any, ax: "Axes | None") -> "Axes":
+def curves(
+    argument: str,
+    data: Mapping[str, Any],
+    *,
+    steps: Any,
+    ax: "Axes | None",
+    ylabel: str,
+    predicted: Mapping[str, Any] | None = None,
+) -> "Axes":
     """Draw a line for each entry of label -> (T,) values, over the steps, with a legend."""
     rows = {label: np.asarray(row) for label, row in filled(argument, data).items()}
     for label, row in rows.items():
@@ -28,7 +36,7 @@ def curves(argument: str, data: Mapping[str, Any], steps: Any, ax: "Axes | None"
                 "Draw curves of different lengths in two calls with the same `ax`."
             )
     ax = axes(ax)
-    first = len(ax.get_lines())  # a second call on the same Axes continues the colours
+    first = len(ax.get_lines())  # a second call on the same Axes continues the colors
     for index, (label, row) in enumerate(rows.items(), start=first):
         ax.plot(
             np.arange(1, len(row) + 1) if steps is None else np.asarray(steps),
@@ -38,30 +46,35 @@ def curves(argument: str, data: Mapping[str, Any], steps: Any, ax: "Axes | None"
             linewidth=1.5,
             label=label,
         )
+    ax.set(xlabel="step", ylabel=ylabel)
+    _add_predictions(ax, predicted)
     ax.legend()
     return ax
 
 
-def predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
-    """Add what was predicted for some of the curves, a number or (T,), dotted in their colour."""
+def log_if_wide(ax: "Axes") -> None:
+    """Make the vertical axis logarithmic where positive values span a factor of ten."""
+    low, high = ax.dataLim.intervaly
+    if low > 0 and high >= 10 * low:
+        ax.set_yscale("log")
+
+
+def _add_predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
+    """Add what was predicted for some of the curves, a number or (T,), dotted in their color."""
     from matplotlib import patheffects
 
     drawn = {str(line.get_label()): line for line in ax.get_lines()}
+    sizes = {label: np.size(line.get_xdata()) for label, line in drawn.items()}
     for label, value in labelled("predicted", predicted).items():
-        if label not in drawn:
+        row = np.asarray(value, np.float64)
+        if label not in drawn or row.shape not in ((), (sizes[label],)):
             raise ValueError(
-                f"`predicted` must have the labels of curves; got '{label}', and the curves "
-                f"{sorted(drawn)}."
+                f"`predicted` must hold, for labels of curves, a number or one for each step; got "
+                f"shape {row.shape} in '{label}', and curves of lengths {sizes}."
             )
         x = np.asarray(drawn[label].get_xdata(), np.float64)
-        row = np.asarray(value, np.float64)
-        if row.shape not in ((), x.shape):
-            raise ValueError(
-                f"`predicted` must be a number for each curve, or one for each step; got shape "
-                f"{row.shape} in '{label}', and a curve of {x.shape}."
-            )
         row = np.where(np.isfinite(row), row, np.nan) + np.zeros_like(x)
-        # a white rim, to be seen on top of noise of the same colour
+        # a white rim, to be seen on top of noise of the same color
         rim = [patheffects.withStroke(linewidth=5.0, foreground="white")]
         ax.plot(
             x, row, linestyle=DOTS, linewidth=2.0, color=drawn[label].get_color(), label="_",
@@ -69,7 +82,6 @@ def predictions(ax: "Axes", predicted: Mapping[str, Any] | None) -> None:
         )  # fmt: skip
     if predicted:
         ax.plot([], [], linestyle=DOTS, linewidth=2.0, color="0.3", label="predicted")
-        ax.legend()
 
 
 def verticals(ax: "Axes", chosen: Mapping[str, float] | None) -> None:
@@ -83,8 +95,7 @@ def counts_above(ax: "Axes", x: np.ndarray[Any, Any], counts: np.ndarray[Any, An
     """Write the number of non-zero coefficients above at most twelve of the values."""
     if counts.shape != x.shape:
         raise ValueError(
-            f"`nonzeros` must be a number for each value of the curve, {x.shape}; got "
-            f"{counts.shape}."
+            f"`nonzeros` must be a number for each value; got {len(counts)} for {len(x)}."
         )
     few = np.linspace(0, len(x) - 1, min(len(x), 12)).astype(int)
     place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center"}

@@ -41,11 +41,8 @@ def loss_curve(
         >>> [line.get_label() for line in ax.get_lines()], ax.get_yscale()
         (['train', 'test'], 'log')
     """
-    ax = _canvas.curves("losses", losses, steps, ax)
-    low, high = ax.dataLim.intervaly
-    if low > 0 and high >= 10 * low:
-        ax.set_yscale("log")
-    ax.set(xlabel="step", ylabel=ylabel)
+    ax = _canvas.curves("losses", losses, steps=steps, ax=ax, ylabel=ylabel)
+    _canvas.log_if_wide(ax)
     return ax
 
 
@@ -61,7 +58,7 @@ def weight_norms(
 
     Args:
         norms: label -> norms, each of shape (T,).
-        predicted: label -> norm at equilibrium, a number or (T,); dotted, in the colour of the
+        predicted: label -> norm at equilibrium, a number or (T,); dotted, in the color of the
             curve of that label. Infinite ones are left out.
         steps: the step of each norm, shape (T,), shared by all curves; None counts 1 ... T.
         ax: where to draw; None makes a new figure.
@@ -81,11 +78,9 @@ def weight_norms(
         >>> [float(number) for number in ax.get_lines()[0].get_xdata()]
         [0.0, 10.0, 20.0]
     """
-    ax = _canvas.curves("norms", norms, steps, ax)
-    _canvas.predictions(ax, predicted)
+    ax = _canvas.curves("norms", norms, steps=steps, ax=ax, ylabel=ylabel, predicted=predicted)
     ax.autoscale(axis="y")  # a fixed lower end would stop later calls from raising the upper one
     ax.set_ylim(bottom=0.0)
-    ax.set(xlabel="step", ylabel=ylabel)
     return ax
 
 
@@ -120,12 +115,8 @@ def rotations(
         >>> [text.get_text() for text in ax.get_legend().get_texts()], ax.get_yscale()
         (['kernel', 'predicted'], 'log')
     """
-    ax = _canvas.curves("angles", angles, steps, ax)
-    _canvas.predictions(ax, predicted)
-    low, high = ax.dataLim.intervaly
-    if low > 0 and high >= 10 * low:
-        ax.set_yscale("log")
-    ax.set(xlabel="step", ylabel=ylabel)
+    ax = _canvas.curves("angles", angles, steps=steps, ax=ax, ylabel=ylabel, predicted=predicted)
+    _canvas.log_if_wide(ax)
     return ax
 
 
@@ -145,7 +136,7 @@ def half_lives(
     Raises:
         ImportError: `ax` is None and matplotlib is missing.
         TypeError: `steps` is not a dict.
-        ValueError: `steps` is empty, or a half-life or T is not > 0.
+        ValueError: `steps` is empty.
 
     Example:
         >>> ax = half_lives({"kernel": 6931.0, "bias": np.inf}, run=10_000)
@@ -153,9 +144,6 @@ def half_lives(
         ['6,931', 'never']
     """
     values = {group: float(value) for group, value in _canvas.filled("steps", steps).items()}
-    for name, value in {**values, "run": 1.0 if run is None else run}.items():
-        if not value > 0:
-            raise ValueError(f"`steps` and `run` must be > 0; got {value} for '{name}'.")
     ax = _canvas.axes(ax)
     known = [x for x in (*values.values(), run) if x is not None and np.isfinite(x)] or [1.0]
     # whole decades, with room for a bar on the left and for a number on the right
@@ -259,10 +247,7 @@ def coefficients(
     names = [str(number) for number in range(size)] if names is None else list(names)
     sizes = {label: len(row) for label, row in rows.items()} | {"names": len(names)}
     if set(sizes.values()) != {size}:
-        raise ValueError(
-            f"`values` and `names` must have equal lengths; got {sizes}. "
-            "Pass one coefficient for each feature."
-        )
+        raise ValueError(f"`values` and `names` must have equal lengths; got {sizes}.")
     ax = _canvas.axes(ax)
     ax.axhline(0.0, color="0.6", linewidth=0.8)
     for index, (label, row) in enumerate(rows.items()):
@@ -345,14 +330,14 @@ def heat_map(
 ) -> "Axes":
     """Draw scores over two hyperparameters; cells in which all runs diverged are crossed out.
 
-    Cells have one size whatever the spacing of the values. Colours are logarithmic when the scores
+    Cells have one size whatever the spacing of the values. Colors are logarithmic when the scores
     span a factor of ten.
 
     Args:
         scores: from `sweeps.heatmap`: names, x (X,), y (Y,), mean and diverged (Y, X).
         chosen: label -> (x, y), marked in the map.
         ax: where to draw; None makes a new figure.
-        label: name and unit of the score, at the colour bar.
+        label: name and unit of the score, at the color bar.
 
     Returns:
         The Axes.

@@ -16,12 +16,11 @@ from wdjax.sweeps._selection import (
     table,
     validation_curve,
 )
-from wdjax.sweeps._sweep import HalvingResult, refit, successive_halving, sweep
+from wdjax.sweeps._sweep import refit, sweep
 
 __all__ = [
     "Curve",
     "Folds",
-    "HalvingResult",
     "HeatMap",
     "Selection",
     "SweepResult",
@@ -33,7 +32,6 @@ __all__ = [
     "random",
     "refit",
     "select",
-    "successive_halving",
     "sweep",
     "table",
     "time_folds",

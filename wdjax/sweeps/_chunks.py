@@ -5,7 +5,6 @@ are dropped afterwards. Every finished chunk is reported, and kept if there is a
 """
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from wdjax._trees import PyTree, checks
 from wdjax._trees.paths import listed
 from wdjax.sweeps import _program
 from wdjax.sweeps._functions import Job
 from wdjax.sweeps._results import Store
 
-PyTree = Any
 Array = np.ndarray[Any, Any]
 
-_HOST_BUDGET = 2**28  # bytes at once on a CPU; where they do not do, a second program is compiled
+_HOST_BUDGET = 2**28  # bytes at once on a CPU; if they are too few, a second program is compiled
 
 
 def run(
@@ -30,7 +29,6 @@ def run(
     hparams: PyTree,
     shared: _program.Shared,
     *,
-    carry: PyTree = None,
     mesh: Mesh | None = None,
     most: int | None = None,
     store: Store | None = None,
@@ -42,7 +40,6 @@ def run(
         job: the functions.
         hparams: a pytree of arrays with C rows.
         shared: data, folds and tables.
-        carry: (C, K, S, ...) where to go on, NumPy arrays; None starts.
         mesh: the devices, or None for the default one.
         most: configurations at a time; None asks the compiled program how much memory it needs.
         store: finished rows are read from it and written to it.
@@ -58,22 +55,20 @@ def run(
         >>> from wdjax.sweeps._functions import Gaps
         >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, Gaps.NONE)
         >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), (np.array([0]), np.array([1]))
-        >>> shared = runs.Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 2)), ())
+        >>> shared = _program.Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 2)), ())
         >>> run(job, np.array([1.0, 2.0, 3.0]), shared, most=2).val.ravel()
         array([1., 2., 3.], dtype=float32)
     """
     count = len(jax.tree.leaves(hparams)[0])
     store = Store(None, {}) if store is None else store
 
-    def arguments(rows: Array, size: int) -> tuple[PyTree, PyTree, _program.Shared]:
+    def part(rows: Array, size: int) -> PyTree:
         rows = np.append(rows, np.repeat(rows[-1:], size - len(rows)))
-        part = jax.tree.map(jnp.asarray, take(hparams, rows))
-        onward = jax.tree.map(lambda x: jnp.asarray(np.moveaxis(x[rows], 0, 2)), carry)
-        return part, onward, shared
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[rows]), hparams)
 
     def lowered(size: int) -> Any:
         with explained():  # the program is remembered: with the same shapes it only runs
-            return _program.train.lower(job, mesh, *arguments(np.zeros(1, int), size))
+            return _program.train.lower(job, mesh, part(np.zeros(1, int), size), shared)
 
     size = _size(count, 1 if mesh is None else mesh.size, most, lowered, _budget(mesh))
     kinds, tree = jax.tree.flatten(lowered(size).out_info)
@@ -88,7 +83,7 @@ def run(
     waiting = np.flatnonzero(~done)
     for start in range(0, len(waiting), size):
         rows = waiting[start : start + size]
-        trained = jax.tree.leaves(_program.train(job, mesh, *arguments(rows, size)))
+        trained = jax.tree.leaves(_program.train(job, mesh, part(rows, size), shared))
         pieces = [np.moveaxis(np.asarray(x), 2, 0)[: len(rows)] for x in trained]
         for into, piece in zip(found, pieces, strict=True):
             into[rows] = piece
@@ -98,25 +93,8 @@ def run(
     return result
 
 
-def take(tree: PyTree, rows: Array) -> PyTree:
-    """Take some rows of every array.
-
-    Args:
-        tree: a pytree of arrays.
-        rows: which.
-
-    Returns:
-        The same tree, NumPy arrays.
-
-    Example:
-        >>> take({"weight_decay": jnp.array([0.1, 0.2, 0.3])}, np.array([2]))
-        {'weight_decay': array([0.3], dtype=float32)}
-    """
-    return jax.tree.map(lambda x: np.asarray(x)[rows], tree)
-
-
 def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
-    """One axis of devices for `count` configurations; None where there is nothing to spread.
+    """One axis of devices for `count` configurations; None if there is nothing to spread.
 
     Args:
         devices: the devices, or None for all local ones.
@@ -126,21 +104,18 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
         A mesh with the axis "sweep", or None for the default device.
 
     Raises:
-        ValueError: there is no device, or one of another process.
+        ValueError: `devices` is empty, or has one of another process.
 
     Example:
         >>> mesh_over(jax.devices()[:1], 8).axis_names
         ('sweep',)
     """
     given = jax.local_devices() if devices is None else list(devices)
-    if not given:
-        raise ValueError("`devices` must have at least one device; got none.")
-    others = [device for device in given if device.process_index != jax.process_index()]
-    if others:
-        raise ValueError(
-            f"`devices` must belong to this process; got {listed([str(d) for d in others])}. Give "
-            "each process some of the rows of `hparams`, and a folder of its own."
-        )
+    others = [str(device) for device in given if device.process_index != jax.process_index()]
+    advice = "Of several processes, each takes some rows of `hparams`, and a folder of its own."
+    fits = given and not others
+    got = listed(others) or "none"
+    checks.must("devices", fits, "be of this process, one at least", got, advice)
     if devices is None and len(given) == 1:
         return None
     return Mesh(np.array(given[:count]), ("sweep",))
@@ -148,7 +123,7 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Say what to do about a traced hyperparameter where JAX says what a tracer is.
+    """Explain JAX's errors about tracers in terms of hyperparameters.
 
     Yields:
         Nothing; programs are traced inside.
@@ -196,8 +171,7 @@ def reporting(progress: bool | None, count: int) -> Iterator[Callable[[int], obj
         >>> with reporting(False, 10) as report:
         ...     report(10)
     """
-    quiet = progress is False or (progress is None and not sys.stderr.isatty())
-    tqdm = None if quiet else _tqdm(needed=bool(progress))
+    tqdm = checks.tqdm_for(progress)
     if tqdm is None:
         yield lambda rows: None
         return
@@ -234,15 +208,3 @@ def _budget(mesh: Mesh | None) -> int:
     device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
     return limit // 4 or _HOST_BUDGET
-
-
-def _tqdm(needed: bool) -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        if not needed:
-            return None
-        raise ImportError(
-            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
-        ) from None
-    return tqdm

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import kind_of
 from wdjax.sweeps._grids import row
 
-PyTree = Any
-
 
 class Batch(NamedTuple):
-    """What a step of one's own gets: the rows of a mini-batch and which of them count.
+    """What your own step gets: the rows of a mini-batch and which of them count.
 
     Args:
         data: the pytree of the data, each leaf with B rows.
@@ -104,26 +103,18 @@ def make_job(
     Example:
         >>> make_job(lambda h: None, lambda key: 0.0, max, None, np.ones(1), keep=0, gaps=0)
         Traceback (most recent call last):
-        TypeError: `build` must return an Optax transformation, with init and update; got ...
+        TypeError: `build` must return an Optax optimizer; got NoneType. A step of your own ...
     """
-    for name, function in {"build": build, "init": init}.items():
-        if not callable(function):
-            raise TypeError(f"`{name}` must be a function; got {kind_of(function)}.")
-    if needed(init) not in (1, 2):
-        raise TypeError(
-            "`init` must be init(key) or init(key, h); got a function that needs "
-            f"{needed(init)} arguments."
-        )
+    checks.function("build", build)
+    checks.function("init", init)
+    count = needed(init)
+    got = f"a function that needs {count} arguments"
+    checks.must("init", count in (1, 2), "be init(key) or init(key, h)", got, error=TypeError)
     if not is_build(build):
-        if metric is None:
-            raise TypeError(
-                "`metric` must be given with a step of your own: "
-                "metric(carry, data, weights) -> scalar."
-            )
+        checks.function("metric", metric, advice="Write metric(carry, data, weights) -> scalar.")
         return stepped(build, init, metric, keep=keep, gaps=gaps)
-    if loss is None:
-        raise TypeError("`loss` must be given: loss(params, data, weights) -> scalar.")
-    _try_build(build, init, hparams)
+    checks.function("loss", loss, advice="Write loss(params, data, weights) -> scalar.")
+    _check_build(build, init, hparams)
     measure = loss if metric is None else metric
     return optimized(build, init, loss, measure, keep=keep, gaps=gaps)
 
@@ -145,18 +136,16 @@ def is_build(build: Callable[..., Any]) -> bool:
         (True, False)
     """
     count = needed(build)
-    if count not in (1, 3):
-        raise TypeError(
-            "`build` must be build(h) -> Optax transformation or step(carry, batch, h) -> carry; "
-            f"got a function that needs {count} arguments."
-        )
+    rule = "be build(h) -> Optax transformation or step(carry, batch, h) -> carry"
+    got = f"a function that needs {count} arguments"
+    checks.must("build", count in (1, 3), rule, got, error=TypeError)
     return count == 1
 
 
-def _try_build(build: Callable[..., Any], init: Callable[..., Any], hparams: PyTree) -> None:
+def _check_build(build: Callable[..., Any], init: Callable[..., Any], hparams: PyTree) -> None:
     """Build and init with Python numbers: the checks of transformations do not see traced ones.
 
-    The extremes of every number in the hyperparameters stand for all.
+    The smallest and largest values of each hyperparameter are tried.
     """
     leaves = [np.asarray(x) for x in jax.tree.leaves(hparams)]
     extremes = [np.ravel([x.argmin(axis=0), x.argmax(axis=0)]) for x in leaves]
@@ -164,23 +153,25 @@ def _try_build(build: Callable[..., Any], init: Callable[..., Any], hparams: PyT
         h = row(hparams, index)
         try:
             optimizer = build(h)
+            fits = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+            rule, advice = (
+                "return an Optax optimizer",
+                "A step of your own takes (carry, batch, h).",
+            )
+            checks.must("build", fits, rule, kind_of(optimizer), advice, TypeError)
+            params = _shapes_of(init, h)
+            if params is not None:
+                jax.eval_shape(optimizer.init, params)
         except Exception as error:
             error.add_note(f"`build` was given row {index} of `hparams`: {h}")
             raise
-        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-            raise TypeError(
-                "`build` must return an Optax transformation, with init and update; got "
-                f"{kind_of(optimizer)}. A step of your own takes (carry, batch, h)."
-            )
-        try:
-            params = jax.eval_shape(functools.partial(_called, init, h=h), jax.random.key(0))
-        except Exception:  # of `init`: it says so itself where it is run
-            return
-        try:
-            jax.eval_shape(optimizer.init, params)
-        except ValueError as error:
-            error.add_note(f"`build` was given row {index} of `hparams`: {h}")
-            raise
+
+
+def _shapes_of(init: Callable[..., Any], h: PyTree) -> PyTree:
+    try:
+        return jax.eval_shape(functools.partial(_called, init, h=h), jax.random.key(0))
+    except Exception:  # `init` fails again where it is run, and there h is an array
+        return None
 
 
 class Optimized(NamedTuple):
@@ -266,7 +257,7 @@ def stepped(
     keep: bool,
     gaps: Gaps,
 ) -> Job:
-    """Make a job from a step of one's own.
+    """Make a job from your own step.
 
     Args:
         step: `step(carry, batch, h)` -> carry.
@@ -294,7 +285,7 @@ def stepped(
 
 
 def needed(function: Callable[..., Any]) -> int:
-    """Count the arguments that a function cannot do without; those with defaults are its own.
+    """Count the positional arguments without a default.
 
     Args:
         function: any function with a signature.
@@ -333,18 +324,15 @@ def checked_scalar(name: str, value: Any) -> jax.Array:
         A scalar array.
 
     Raises:
-        TypeError, ValueError: it is not a number, or more than one.
+        TypeError: it is not a number, or more than one.
 
     Example:
         >>> checked_scalar("loss", jnp.ones(3))
         Traceback (most recent call last):
-        ValueError: `loss` must return one number; got shape (3,). Take its weighted mean.
+        TypeError: `loss` must return one number; got float32[3]. Take its weighted mean.
     """
-    if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float):
-        raise TypeError(f"`{name}` must return one number; got {type(value).__name__}.")
-    if jnp.shape(value):
-        raise ValueError(
-            f"`{name}` must return one number; got shape {jnp.shape(value)}. "
-            "Take its weighted mean."
-        )
+    fits = isinstance(value, jax.Array | np.ndarray | np.generic | int | float)
+    fits = fits and jnp.shape(value) == ()
+    advice = "Take its weighted mean."
+    checks.must(name, fits, "return one number", kind_of(value), advice, TypeError)
     return jnp.asarray(value)

@@ -16,10 +16,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from wdjax._trees import PyTree, checks
+from wdjax._trees.paths import listed
 from wdjax.folds import Folds
 from wdjax.sweeps._functions import Batch, Gaps, Job
 
-PyTree = Any
 Array = np.ndarray[Any, Any]
 
 _ENTRIES = 2**24  # most entries of the table of rows: 64 MB
@@ -125,14 +126,13 @@ def unpacked(carry: PyTree) -> PyTree:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
+def train(job: Job, mesh: Mesh | None, hparams: PyTree, shared: Shared) -> Trained:
     """Train and evaluate C configurations on K folds with S seeds.
 
     Args:
         job: the functions.
         mesh: one axis "sweep" over which configurations are spread, or None for one device.
         hparams: a pytree of arrays (C, ...); the mesh divides C.
-        carry: (K, S, C, ...) where to go on, `packed`, or None to start.
         shared: data, folds and tables.
 
     Returns:
@@ -142,27 +142,27 @@ def train(job: Job, mesh: Mesh | None, hparams: PyTree, carry: PyTree, shared: S
         >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, Gaps.SHORT)
         >>> rows, spans = np.zeros((1, 1, 1, 2), np.int32), (np.array([0, 2]), np.array([2, 3]))
         >>> shared = Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 2)), ())
-        >>> train(job, None, jnp.array([1.0, 10.0]), None, shared).val[0, 0]
+        >>> train(job, None, jnp.array([1.0, 10.0]), shared).val[0, 0]
         Array([[ 2.,  3.],
                [20., 30.]], dtype=float32)
     """
     everything = functools.partial(_train, job)
     if mesh is None:
-        return everything(hparams, carry, shared)
+        return everything(hparams, shared)
     each, here = _axes("sweep"), _axes(None, None, "sweep")
     # check_vma=False: an initial carry that does not depend on h would be refused in the loop
     spread = jax.shard_map(
         everything,
         mesh=mesh,
-        in_specs=(each, here, _axes()),
+        in_specs=(each, _axes()),
         out_specs=here,
         check_vma=False,
     )
-    trained: Trained = spread(hparams, carry, shared)
+    trained: Trained = spread(hparams, shared)
     return trained
 
 
-def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
+def _train(job: Job, hparams: PyTree, shared: Shared) -> Trained:
     """The loops are outside, only what is done in a step is mapped: that is quick to trace."""
 
     def advance(h: PyTree, carry: PyTree, rows: jax.Array) -> PyTree:
@@ -191,7 +191,7 @@ def _train(job: Job, hparams: PyTree, carry: PyTree, shared: Shared) -> Trained:
         carry = lax.fori_loop(*ends, step, carry)
         return carry, measure_all(carry, shared.weights)
 
-    carry = _begin(job, hparams, shared) if carry is None else unpacked(carry)
+    carry = _begin(job, hparams, shared)
     if len(shared.spans[0]) == 1:  # no loop around it: that would take longer to compile
         carry, only = span(carry, (shared.spans[0][0], shared.spans[1][0]))
         return Trained(only[..., None], packed(carry) if job.keep else None)
@@ -242,27 +242,6 @@ def _nested(function: Callable[..., Any], *axes: str) -> Callable[..., Any]:
             places = tuple(0 if axis in given else None for given in axes)
             function = jax.vmap(function, in_axes=places)
     return function
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def begin(job: Job, hparams: PyTree, shared: Shared) -> PyTree:
-    """Make the carries before the first step, for a run in several parts.
-
-    Args:
-        job: the functions.
-        hparams: a pytree of arrays (C, ...).
-        shared: for the numbers of folds and seeds.
-
-    Returns:
-        (K, S, C, ...) carries, `packed`.
-
-    Example:
-        >>> job = Job(lambda key, h: h, lambda c, b, h: c, lambda c, b: c, False, Gaps.SHORT)
-        >>> shared = Shared(np.zeros(1, int), (), ((), ()), np.ones((2, 2, 4)), ())
-        >>> begin(job, jnp.arange(3.0), shared).shape
-        (2, 1, 3)
-    """
-    return packed(_begin(job, hparams, shared))
 
 
 # What the program is fed.
@@ -324,12 +303,10 @@ def _weights(folds: Folds, examples: int) -> Array:
 
 def _orders(folds: Folds, epochs: int, size: int, seeds: Sequence[int], shuffle: bool) -> Array:
     """(P, K, S, B) rows of every batch; orders repeat if they would take more than 64 MB."""
-    if not np.isin(folds.train_weights, (0, 1)).all():
-        raise ValueError(
-            "`folds` must have training weights 0 or 1: a row is in a batch, or it is not; got "
-            f"{np.setdiff1d(folds.train_weights, (0, 1))[0]:g}. Put weights of examples into "
-            "`data`, and let the loss multiply by them."
-        )
+    others = np.setdiff1d(folds.train_weights, (0, 1))
+    rule = "have training weights 0 or 1, as a row is in a batch or not"
+    advice = "Put weights of examples into `data`, and let the loss multiply by them."
+    checks.must("folds", not len(others), rule, listed(map(str, others)), advice)
     count, width = folds.train.shape
     per_epoch = -(-width // size)
     epochs = min(epochs, max(1, _ENTRIES // (count * len(seeds) * per_epoch * size)))

@@ -3,17 +3,17 @@
 import hashlib
 import json
 import os
+import secrets
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from wdjax._trees import PyTree, checks
 from wdjax._trees.paths import listed
 
-PyTree = Any
 Array = np.ndarray[Any, Any]
 
 
@@ -27,8 +27,6 @@ class SweepResult(NamedTuple):
         epochs: (R,) integers, the epochs after which it was measured.
         params: (C, K, S, ...) the last parameters, or None if they were not kept.
         repeats: how often each example validates; folds of different repeats overlap.
-        tried: the hyperparameters of all that started, where only survivors are scored here; None
-            is `hparams`.
 
     Example:
         >>> val = np.array([[0.5, 0.7], [np.nan, 0.6]])[:, :, None, None]
@@ -44,7 +42,6 @@ class SweepResult(NamedTuple):
     epochs: Array
     params: PyTree = None
     repeats: int = 1
-    tried: PyTree = None
 
     @property
     def finite(self) -> Array:
@@ -56,7 +53,8 @@ class SweepResult(NamedTuple):
 class Store:
     """A folder with the finished rows of one sweep; without a folder it forgets.
 
-    Every piece is written whole or not at all, so a sweep killed at any moment can go on.
+    Every piece is written whole or not at all, so a sweep killed at any moment can go on; and its
+    name has the digest of the sweep, so that no other takes it.
 
     Args:
         folder: where; made if needed.
@@ -71,30 +69,26 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, prints: dict[str, str]) -> None:
-        if not isinstance(folder, str | os.PathLike | None):
-            raise TypeError(f"`folder` must be a path or None; got {folder!r}.")
+        is_path = isinstance(folder, str | os.PathLike) and bool(os.fspath(folder))
+        fits = is_path or folder is None
+        checks.must("folder", fits, "be a path or None", repr(folder), error=TypeError)
         self.folder = None if folder is None else Path(folder)
+        self.name = _digest(json.dumps(prints, sort_keys=True))
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "sweep.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            changed = [name for name in prints | found if prints.get(name) != found.get(name)]
-            if changed:
-                raise ValueError(
-                    f"`folder` must be empty or hold the same sweep; {str(self.folder)!r} holds "
-                    f"one with other {listed(changed)}. Name another folder or remove this one."
-                )
-        else:
-            text = json.dumps(prints, indent=2).encode()
-            _write(path, lambda file: file.write(text))
+        try:
+            with path.open("x") as file:  # of two sweeps that start at once, one is refused
+                json.dump(prints, file, indent=2)
+        except FileExistsError:
+            _check_same(path, prints)
 
     def load(self) -> list[tuple[Array, list[Array]]]:
         """The finished pieces: their rows and their arrays, as raw bytes."""
         if self.folder is None:
             return []
-        return list(_pieces(self.folder))
+        return [_piece(path) for path in sorted(self.folder.glob(f"rows-{self.name}-*.npz"))]
 
     def save(self, rows: Array, arrays: list[Array]) -> None:
         """Add a finished piece."""
@@ -103,7 +97,7 @@ class Store:
         # as bytes, because NumPy's files do not know bfloat16
         raw: dict[str, Any] = {"rows": rows}
         raw |= {str(i): np.frombuffer(x.tobytes(), np.uint8) for i, x in enumerate(arrays)}
-        path = self.folder / f"rows-{rows[0]:06d}-{rows[-1]:06d}.npz"
+        path = self.folder / f"rows-{self.name}-{rows[0]:06d}-{rows[-1]:06d}.npz"
         _write(path, lambda file: np.savez(file, **raw))
 
 
@@ -137,28 +131,39 @@ def _digest(part: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pieces(folder: Path) -> Iterator[tuple[Array, list[Array]]]:
-    for path in sorted(folder.glob("rows-*.npz")):
-        try:
-            piece = _piece(path)
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"`folder` must hold finished pieces only; {str(path)!r} is none: {error}. Remove "
-                "this file, and its rows are trained again."
-            ) from None
-        yield piece
+def _check_same(path: Path, prints: dict[str, str]) -> None:
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`folder` must hold the record of its sweep; {str(path)!r} is damaged. Remove this "
+            "file: the finished rows of this sweep are kept."
+        ) from None
+    changed = [name for name in prints | found if prints.get(name) != found.get(name)]
+    got = f"{str(path.parent)!r} with other {listed(changed)}"
+    advice = "Name another folder or remove this one."
+    checks.must("folder", not changed, "be empty or hold the same sweep", got, advice)
 
 
 def _piece(path: Path) -> tuple[Array, list[Array]]:
-    with np.load(path) as file:
-        return file["rows"], [file[str(i)] for i in range(len(file.files) - 1)]
+    try:
+        with np.load(path) as file:
+            return file["rows"], [file[str(i)] for i in range(len(file.files) - 1)]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"`folder` must hold whole files; {str(path)!r} is damaged: {error}. Remove this file, "
+            "and its rows are trained again."
+        ) from None
 
 
 def _write(path: Path, fill: Any) -> None:
     """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

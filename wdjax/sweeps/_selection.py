@@ -4,7 +4,7 @@ A configuration is judged by the mean of its validation score over folds, seeds 
 
     m = mean over folds,   se = sd over folds / √K
 
-One run that is not finite puts its configuration out: it never wins. Lower is better.
+A configuration with a run that is not finite never wins. Lower is better.
 """
 
 import warnings
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wdjax._trees.checks import kind_of, named_leaves
+from wdjax._trees import PyTree, checks
+from wdjax._trees.checks import kind_of
 from wdjax._trees.paths import listed
-from wdjax.sweeps._grids import row
+from wdjax.sweeps._grids import columns, row
 from wdjax.sweeps._results import SweepResult
 
-PyTree = Any
 Array = np.ndarray[Any, Any]
 Rule = str | Callable[[Array], int]
 Preference = str | Callable[[PyTree], Any]
@@ -134,10 +134,9 @@ def select(
         The `Selection`.
 
     Raises:
-        TypeError: a function returned no whole number; `result` is of successive halving, whose
-            last rung is its `final`.
+        TypeError: `result` is not a SweepResult.
         ValueError: an unknown rule, name or `at`; every configuration diverged; a 1-SE rule with a
-            single fold; `prefer` gave NaN.
+            single fold; a function returned no such row, or `prefer` not (C,) numbers.
 
     Warns:
         UserWarning: the chosen or best value of a hyperparameter is at the edge of what was tried.
@@ -157,11 +156,10 @@ def select(
     scores, epochs = _scores(result, at)
     mean = scores.mean(axis=1)
     se = _standard_error(scores, result.repeats)
-    if not np.isfinite(mean).any():
-        raise ValueError(
-            f"`result` must have a configuration that did not diverge; all {len(mean)} did. Lower "
-            "the learning rates."
-        )
+    diverged = int(np.sum(~np.isfinite(mean)))
+    converges = "have a configuration that did not diverge"
+    got = f"{diverged} of {len(mean)} that did"
+    checks.must("result", diverged < len(mean), converges, got, "Lower the learning rates.")
     more = _preference(result.hparams, prefer, len(mean), needed=rule in ("1se", "paired-1se"))
     best = _most(more, mean == mean.min(), mean)
     eligible = _eligible(rule, scores, mean, se, best, result.repeats)
@@ -170,15 +168,13 @@ def select(
     else:
         eligible &= more >= more[best]
         index = _most(more, eligible, mean)
-    tried = result.hparams if result.tried is None else result.tried
-    edge = _edges(tried, row(result.hparams, index), row(result.hparams, best))
+    edge = _edges(result.hparams, row(result.hparams, index), row(result.hparams, best))
     if edge:
         warnings.warn(
             f"the choice is at the edge of what was tried for {listed(edge)}: a better value may "
             "lie outside. Widen the grid there.",
             stacklevel=2,
         )
-    diverged = int(np.sum(~np.isfinite(mean)))
     chosen = row(result.hparams, index)
     epoch = int(epochs[index])
     return Selection(index, chosen, epoch, best, mean, se, eligible, edge, diverged)
@@ -196,7 +192,7 @@ def validation_curve(result: SweepResult, name: str, *, at: str = "last") -> Cur
         The `Curve`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -229,7 +225,7 @@ def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap
         The `HeatMap`.
 
     Raises:
-        TypeError: `result` is no SweepResult.
+        TypeError: `result` is not a SweepResult.
         ValueError: there is no such hyperparameter, or an unknown `at`.
 
     Example:
@@ -276,9 +272,9 @@ def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
     mean, se = scores.mean(axis=1), _standard_error(scores, result.repeats)
     train = _train_mean(result, epochs)
     diverged = (~result.finite).sum(axis=(1, 2))
-    names = dict(named_leaves(result.hparams))
+    names = columns(result.hparams)
     return [
-        {name: np.asarray(values)[i].tolist() for name, values in names.items()}
+        {name: values[i].tolist() for name, values in names.items()}
         | {"mean": float(mean[i]), "se": float(se[i]), "train": float(train[i])}
         | {"epoch": int(epochs[i]), "diverged": int(diverged[i])}
         for i in np.argsort(mean, kind="stable")
@@ -287,13 +283,10 @@ def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
 
 def _scores(result: Any, at: str) -> tuple[Array, Array]:
     """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
-    if not isinstance(result, SweepResult):
-        advice = " Give its last rung, `.final`." if hasattr(result, "final") else ""
-        raise TypeError(
-            f"`result` must be a SweepResult, from sweep; got {kind_of(result)}.{advice}"
-        )
-    if at not in ("last", "best"):
-        raise ValueError(f'`at` must be "last" or "best"; got {at!r}.')
+    is_result = isinstance(result, SweepResult)
+    rule = "be a SweepResult, from sweep"
+    checks.must("result", is_result, rule, kind_of(result), error=TypeError)
+    checks.choice("at", at, ("last", "best"))
     val = np.asarray(result.val, np.float64).mean(axis=2)
     val = np.where(np.isfinite(val).all(axis=1, keepdims=True), val, np.inf)
     last = np.full(len(val), val.shape[2] - 1)
@@ -322,22 +315,17 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
     finite = np.isfinite(mean)
     if callable(rule):
         index = rule(scores)
-        if isinstance(index, bool) or not isinstance(index, int | np.integer):
-            raise TypeError(f"`rule` must return the row it chooses; got {index!r}.")
-        if not 0 <= index < len(mean) or not finite[index]:
-            raise ValueError(
-                f"`rule` must choose a row in [0, {len(mean)}) that did not diverge; got {index}."
-            )
+        is_whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
+        fits = is_whole and index in np.flatnonzero(finite)
+        wanted = f"return a row in [0, {len(mean)}) that did not diverge"
+        checks.must("rule", fits, wanted, repr(index))
         return np.asarray(np.arange(len(mean)) == index)
+    checks.choice("rule", rule, ("min", "1se", "paired-1se"))
     if rule == "min":
         return np.asarray(mean == mean[best])
-    if rule not in ("1se", "paired-1se"):
-        raise ValueError(f'`rule` must be "min", "1se", "paired-1se" or a function; got {rule!r}.')
-    if scores.shape[1] < 2:
-        raise ValueError(
-            f"`rule` {rule!r} needs a standard error, so at least two folds; got one. "
-            'Use kfold, or rule="min".'
-        )
+    has_error = scores.shape[1] > 1
+    wanted = "be 'min' with a single fold, which has no standard error"
+    checks.must("rule", has_error, wanted, repr(rule), "Use kfold.")
     if rule == "1se":
         return np.asarray(mean <= mean[best] + se[best])
     loss = np.where(finite[:, None], scores, np.inf) - scores[best]
@@ -345,21 +333,14 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
 
 
 def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -> Array:
-    """(C,) numbers, larger where more regularised; all equal where nothing says."""
+    """(C,) numbers, larger where more regularised; all equal if that is unknown."""
     if callable(prefer):
         more = np.asarray(prefer(hparams), np.float64)
-        if more.shape != (count,):
-            raise ValueError(
-                f"`prefer` must give one number for each of the {count} "
-                f"configurations; got shape {more.shape}."
-            )
-        if np.isnan(more).any():
-            raise ValueError(
-                f"`prefer` must give numbers that can be compared; got nan for row "
-                f"{np.isnan(more).argmax()}."
-            )
+        fits = more.shape == (count,) and not np.isnan(more).any()
+        got = f"shape {more.shape}, {np.isnan(more).sum()} of them NaN"
+        checks.must("prefer", fits, f"give a number for each of {count} configurations", got)
         return more
-    if prefer == "weight_decay" and prefer not in dict(named_leaves(hparams)) and not needed:
+    if prefer == "weight_decay" and prefer not in columns(hparams) and not needed:
         return np.zeros(count)
     return np.asarray(_axis(hparams, prefer, "prefer"), np.float64)
 
@@ -373,11 +354,10 @@ def _most(more: Array, among: Array, mean: Array) -> int:
 def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
     names = []
     of_each = zip(*(jax.tree.leaves(one) for one in chosen), strict=True)
-    for (name, leaf), own in zip(named_leaves(tried), of_each, strict=True):
-        values = np.asarray(leaf)
+    for (name, values), own in zip(columns(tried).items(), of_each, strict=True):
         if values.ndim != 1 or values.dtype == bool or values.min() == values.max():
             continue
-        # at 0 as the least there is no edge: nothing is smaller than none
+        # a smallest value of 0 is not an edge: nothing is below it
         ends = {float(values.min())} - {0.0} | {float(values.max())}
         if ends & {float(value) for value in own}:
             names.append(name)
@@ -385,16 +365,8 @@ def _edges(tried: PyTree, *chosen: PyTree) -> tuple[str, ...]:
 
 
 def _axis(hparams: PyTree, name: str, argument: str) -> Array:
-    leaves = dict(named_leaves(hparams))
-    if name not in leaves:
-        raise ValueError(
-            f"`{argument}` must be one of the hyperparameters, {listed(map(repr, leaves))}; got "
-            f"{name!r}."
-        )
-    values = np.asarray(leaves[name])
-    if values.ndim != 1:
-        raise ValueError(
-            f"`{argument}` must be a hyperparameter with one number for each "
-            f"configuration; {name!r} has shape {values.shape}."
-        )
-    return values
+    leaves = columns(hparams)
+    names = [repr(path) for path, leaf in leaves.items() if leaf.ndim == 1]
+    rule = f"be a hyperparameter with one number for each configuration, of {listed(names)}"
+    checks.must(argument, repr(name) in names, rule, repr(name))
+    return leaves[name]

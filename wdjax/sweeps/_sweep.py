@@ -1,46 +1,23 @@
-"""Train many configurations at once, in rungs, or the chosen one again; see `wdjax.sweeps`."""
+"""Train many configurations at once, or the chosen one again; see `wdjax.sweeps`."""
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.checks import check_data, check_seed, check_whole
+from wdjax._trees import PyTree, checks
+from wdjax._trees.checks import check_data
 from wdjax.folds import Folds, check_folds
 from wdjax.sweeps import _checks, _chunks, _program
 from wdjax.sweeps._functions import Gaps, Job, is_build, make_job
 from wdjax.sweeps._grids import check_hparams
 from wdjax.sweeps._results import Store, SweepResult, fingerprints
-from wdjax.sweeps._selection import (
-    Selection,
-)
+from wdjax.sweeps._selection import Selection
 
-PyTree = Any
 Array = np.ndarray[Any, Any]
-
-
-class HalvingResult(NamedTuple):
-    """What successive halving found: one sweep for each rung, of fewer and fewer configurations.
-
-    Args:
-        rungs: the results, each with the hyperparameters that were still in the race.
-        rows: for each rung the (C_r,) rows of all hyperparameters that were still in the race.
-
-    Example:
-        >>> HalvingResult._fields
-        ('rungs', 'rows')
-    """
-
-    rungs: tuple[SweepResult, ...]
-    rows: tuple[Array, ...]
-
-    @property
-    def final(self) -> SweepResult:
-        """The last rung, trained to the end: what `select` should look at."""
-        return self.rungs[-1]
 
 
 def sweep(
@@ -85,9 +62,9 @@ def sweep(
             for an example and 0 for what fills up a batch or, in a score, is of other folds, so
             take weighted means, `jnp.sum(weights * losses) / jnp.sum(weights)`. Not used by a step
             of your own.
-        metric: like the loss, lower is better; None is the loss. A step of your own gives it its
-            carry instead of the parameters.
-        folds: who trains and who validates, such as `kfold(n, 5)`.
+        metric: like the loss, lower is better; None is the loss. With a step of your own it gets
+            the carry instead of the parameters.
+        folds: which examples train and which validate, such as `kfold(n, 5)`.
         epochs: passes over the training part of a fold.
         batch_size: B; the last batch of an epoch may be smaller. None is full-batch training.
         seeds: how many, or which: of the initial parameters and the mini-batches.
@@ -99,8 +76,8 @@ def sweep(
             of a CPU: `jax.config.update("jax_num_cpu_devices", 2)` before anything else. Several
             processes share a sweep by its rows: `row[jax.process_index() :: jax.process_count()]`
             of each array in `hparams`, and a folder each.
-        folder: where to keep finished chunks. The same call with the same folder goes on where an
-            interrupted one was; with other data or functions it is refused, and so are functions
+        folder: where to keep finished chunks. The same call with the same folder continues an
+            interrupted one; with other data or functions it is refused, and so are functions
             that call the host (`jax.pure_callback`), where changes are not seen.
         progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work
             takes more than a second.
@@ -121,6 +98,7 @@ def sweep(
 
     Example:
         >>> import optax
+        >>> from wdjax.sweeps import grid, kfold
         >>> data = {"x": np.ones(8, np.float32), "y": np.full(8, 3.0, np.float32)}
         >>> def loss(w, data, weights):
         ...     return jnp.sum(weights * (w * data["x"] - data["y"]) ** 2) / jnp.sum(weights)
@@ -143,11 +121,8 @@ def sweep(
     check_folds(folds, check_data("data", data))
     gaps = _check_batches(folds, epochs, batch_size)
     job = make_job(build, init, loss, metric, hparams, keep=keep_params, gaps=gaps)
-    check_whole("evals", evals)
-    if evals > epochs:
-        raise ValueError(f"`evals` must be at most `epochs`, {epochs}; got {evals}.")
-    if chunk is not None:
-        check_whole("chunk", chunk)
+    checks.whole("evals", evals, most=epochs, advice="Scores come at most once an epoch.")
+    checks.whole("chunk", chunk, optional=True)
     when = np.round(np.arange(1, evals + 1) * (epochs / evals)).astype(int)
     mesh = _chunks.mesh_over(devices, count)
     shared = _program.share(
@@ -168,123 +143,6 @@ def sweep(
     return SweepResult(hparams, found.val, found.train, when, params, _repeats(folds))
 
 
-def successive_halving(
-    build: Callable[..., Any],
-    hparams: PyTree,
-    data: PyTree,
-    *,
-    init: Callable[..., Any],
-    loss: Callable[..., Any] | None = None,
-    metric: Callable[..., Any] | None = None,
-    folds: Folds,
-    epochs: int,
-    batch_size: int | None,
-    eta: int = 4,
-    rungs: int = 3,
-    seeds: int | Sequence[int] = 1,
-    shuffle: bool = True,
-    devices: Sequence[Any] | None = None,
-    progress: bool | None = None,
-) -> HalvingResult:
-    """Train all configurations a little, the best 1/η of them η times as long, and so on.
-
-        rung r = 0 ... Q − 1:   C η^(−r) configurations, trained up to epochs · η^(r − Q + 1)
-
-    A bet that what is ahead early stays ahead. It saves training time, at most a factor
-    η^(Q−1) / Q, and one program serves all rungs, but where training takes less than compiling
-    there is little to save, and only survivors have a score at the end: no validation curve, no
-    1-SE rule over all of λ. Slow learning rates and strong decay look worse early than they are;
-    on digits the choice was third or fourth of 64. Schedules see the same steps as in a full run.
-
-    Args:
-        build: as in `sweep`.
-        hparams: as in `sweep`.
-        data: as in `sweep`.
-        init: as in `sweep`.
-        loss: as in `sweep`.
-        metric: as in `sweep`.
-        folds: as in `sweep`.
-        epochs: for the configurations that stay to the end.
-        batch_size: as in `sweep`.
-        eta: η >= 2, one in how many goes on.
-        rungs: Q >= 2.
-        seeds: as in `sweep`.
-        shuffle: as in `sweep`.
-        devices: as in `sweep`.
-        progress: as in `sweep`.
-
-    Returns:
-        The `HalvingResult`; `select(result.final)` chooses among the survivors.
-
-    Raises:
-        TypeError, ValueError: as in `sweep`; fewer than η^(Q−1) configurations or epochs.
-
-    Warns:
-        UserWarning: as in `sweep`.
-
-    Example:
-        >>> import optax
-        >>> def loss(w, data, weights):
-        ...     return jnp.sum(weights * (w - data) ** 2) / jnp.sum(weights)
-        >>> halving = successive_halving(
-        ...     optax.sgd,
-        ...     np.array([0.0, 0.01, 0.1, 0.2]),
-        ...     np.ones(8, np.float32),
-        ...     init=lambda key: jnp.array(0.0),
-        ...     loss=loss,
-        ...     folds=kfold(8, 2),
-        ...     epochs=4,
-        ...     batch_size=None,
-        ...     eta=2,
-        ... )
-        >>> [rung.hparams.tolist() for rung in halving.rungs]
-        [[0.0, 0.01, 0.1, 0.2], [0.1, 0.2], [0.2]]
-
-    References:
-        Jamieson and Talwalkar, *Non-stochastic Best Arm Identification and Hyperparameter
-        Optimization*, 2016, arXiv:1502.07943, Figure 3.
-    """
-    count = check_hparams(hparams)
-    _check_rungs(count, epochs, eta, rungs)
-    check_folds(folds, check_data("data", data))
-    gaps = _check_batches(folds, epochs, batch_size)
-    job = make_job(build, init, loss, metric, hparams, keep=True, gaps=gaps)
-    shrink = [eta ** (rungs - 1 - r) for r in range(rungs)]
-    ends = np.array([max(1, round(epochs / s)) for s in shrink])
-    survivors = -(-count // shrink[0])
-    mesh = _chunks.mesh_over(devices, survivors)
-    shared = _program.share(
-        data,
-        folds,
-        epochs=ends,
-        batch_size=batch_size,
-        seeds=_seeds(seeds),
-        shuffle=shuffle,
-        mesh=mesh,
-    )
-    _checks.check_usage(job, hparams, shared)
-    with _chunks.explained():
-        carry = _program.begin(job, jax.tree.map(jnp.asarray, hparams), shared)
-    carry = jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 2, 0), carry)
-    rows = np.arange(count)
-    results, kept = [], []
-    with _chunks.reporting(progress, count * rungs) as report:
-        for r in range(rungs):
-            left = _chunks.take(hparams, rows)
-            part = shared._replace(spans=jax.tree.map(lambda x, r=r: x[r : r + 1], shared.spans))
-            # every rung in chunks of the last one's size: one program serves all
-            found = _chunks.run(
-                job, left, part, carry=carry, mesh=mesh, most=survivors, report=report
-            )
-            rung = SweepResult(left, found.val, found.train, ends[r : r + 1])
-            results.append(rung._replace(repeats=_repeats(folds), tried=hparams))
-            kept.append(rows)
-            if r + 1 < rungs:
-                ahead = np.sort(_ranked(found.val)[: -(-count // eta ** (r + 1))])
-                rows, carry = rows[ahead], _chunks.take(found.carry, ahead)
-    return HalvingResult(tuple(results), tuple(kept))
-
-
 def refit(
     build: Callable[..., Any],
     selection: Selection,
@@ -299,7 +157,7 @@ def refit(
 ) -> PyTree:
     """Train the chosen configuration on all examples.
 
-    There are more steps in an epoch than there were in a fold; it is the epochs that stay equal.
+    An epoch has more steps than it had in a fold; the number of epochs stays the same.
 
     Args:
         build: as in `sweep`.
@@ -329,7 +187,7 @@ def refit(
     """
     hparams = jax.tree.map(lambda x: np.asarray(x)[None], selection.hparams)
     check_hparams(hparams)
-    check_seed("seed", seed)
+    checks.whole("seed", seed, least=0)
     epochs = selection.epoch if epochs is None else epochs
     rows = np.arange(check_data("data", data), dtype=np.int32)[None]
     nothing = np.zeros((1, 1), np.int32)
@@ -347,7 +205,7 @@ def refit(
     )
     _checks.check_usage(job, hparams, shared)
     with _chunks.explained():
-        trained = _program.train(job, None, jax.tree.map(jnp.asarray, hparams), None, shared)
+        trained = _program.train(job, None, jax.tree.map(jnp.asarray, hparams), shared)
     carry = _program.unpacked(jax.tree.map(lambda x: x[0, 0, 0], trained.carry))
     return carry.params if is_build(build) else carry
 
@@ -366,58 +224,34 @@ def _store(folder: Any, job: Job, hparams: PyTree, shared: _program.Shared) -> S
     return Store(folder, fingerprints(**parts))
 
 
-def _ranked(val: Array) -> Array:
-    """Rows from the lowest mean to the highest; what diverged comes last."""
-    mean = val[..., -1].mean(axis=(1, 2))
-    return np.argsort(np.where(np.isfinite(mean), mean, np.inf), kind="stable")
-
-
 # Checks.
 
 
 def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> Gaps:
     """What the batches of some folds lack."""
-    check_whole("epochs", epochs)
+    checks.whole("epochs", epochs)
     sizes = (np.asarray(folds.train_weights) > 0).sum(axis=1)
     # the table of rows may be wider than these folds, of which some were taken out
     widths = np.append(sizes, np.shape(folds.train)[1])
     if batch_size is None:
         return Gaps.NONE if len(set(widths.tolist())) == 1 else Gaps.SHORT
-    check_whole("batch_size", batch_size)
-    if batch_size > sizes.max():
-        raise ValueError(
-            f"`batch_size` must be at most the largest training part, {sizes.max()}; got "
-            f"{batch_size}. None is full-batch training."
-        )
+    advice = f"The largest training part has {sizes.max()} examples; None is full-batch training."
+    checks.whole("batch_size", batch_size, most=sizes.max(), advice=advice)
     if len(set((-(-widths // batch_size)).tolist())) > 1:
         return Gaps.MISSING
     return Gaps.SHORT if (widths % batch_size).any() else Gaps.NONE
 
 
-def _check_rungs(count: int, epochs: Any, eta: Any, rungs: Any) -> None:
-    check_whole("epochs", epochs)
-    for name, value in {"eta": eta, "rungs": rungs}.items():
-        check_whole(name, value)
-        if value < 2:
-            raise ValueError(f"`{name}` must be >= 2; got {value}.")
-    least = eta ** (rungs - 1)
-    for name, value in {"hparams": count, "epochs": epochs}.items():
-        if value < least:
-            raise ValueError(
-                f"`{name}` must be at least eta^(rungs − 1) = {least} for successive halving; got "
-                f"{value}. Use fewer rungs, or sweep."
-            )
-
-
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     if isinstance(seeds, int | np.integer):
-        check_whole("seeds", seeds)
+        checks.whole("seeds", seeds)
         return list(range(int(seeds)))
     chosen = np.asarray(seeds)
-    if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or chosen.size == 0 or chosen.min() < 0:
-        raise ValueError(f"`seeds` must be a number >= 1 or a list of ints >= 0; got {seeds!r}.")
-    if chosen.max() >= 2**32 or len(set(chosen.tolist())) < len(chosen):
-        raise ValueError(f"`seeds` must be different numbers below 2**32; got {seeds!r}.")
+    is_list = chosen.ndim == 1 and chosen.size > 0 and chosen.dtype.kind in "iu"
+    distinct = set(chosen.tolist()) if is_list else set()
+    fits = distinct and len(distinct) == chosen.size and 0 <= min(distinct) <= max(distinct) < 2**32
+    rule = "be a number >= 1, or different whole numbers in [0, 2**32)"
+    checks.must("seeds", fits, rule, repr(seeds))
     return list(map(int, chosen))
 
 

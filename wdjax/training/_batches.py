@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax._trees.checks import as_arrays, check_seed, check_whole, common_axis
+from wdjax._trees import PyTree, checks
+from wdjax._trees.checks import as_arrays, common_axis
 
-PyTree = Any
 Draw = Callable[[int, int], tuple[PyTree, np.ndarray, np.ndarray]]
 
 _INDICES = 2**22  # most entries of one index table: 16 MB
@@ -35,21 +35,12 @@ def from_memory(
     """Batches cut from arrays in memory: the arrays go to the device once, then only indices."""
     data = jax.tree.map(jnp.asarray, as_arrays("batches", batches, np.asarray))
     size = common_axis("batches", data)
-    if batch_size is None:
-        raise ValueError(
-            "`batch_size` must be given for data in memory. A list of batches counts as data in "
-            "memory: pass iter(batches) to train on one after the other."
-        )
-    check_whole("batch_size", batch_size)
-    if batch_size > size:
-        raise ValueError(
-            f"`batch_size` must be at most the number of examples, {size}; got {batch_size}."
-        )
-    if (epochs is None) == (steps is None):
-        raise ValueError(
-            f"exactly one of `epochs` and `steps` must be given; got {epochs=} and {steps=}."
-        )
-    check_seed("seed", seed)
+    advice = f"These are {size} examples in memory; iter(batches) trains on a list of batches."
+    checks.whole("batch_size", batch_size, most=size, advice=advice)
+    assert batch_size is not None
+    is_one = (epochs is None) != (steps is None)
+    checks.must("epochs", is_one, "be given, or else `steps`", f"{epochs=} and {steps=}")
+    checks.whole("seed", seed, least=0)
     per_epoch = -(-size // batch_size)
     capacity = max(1, min(chunk, _INDICES // batch_size))
     # a function of N alone, so that the order does not depend on the batch size
@@ -120,11 +111,9 @@ def from_stream(
     batches: Stream, epochs: int | None, steps: int | None, batch_size: int | None, chunk: int
 ) -> tuple[Draw, int | None, int]:
     """Batches from an iterator, stacked in groups of one shape so that a chunk can scan them."""
-    if epochs is not None or batch_size is not None:
-        raise ValueError(
-            "`epochs` and `batch_size` are for data in memory; an iterator of batches has its own. "
-            f"Use `steps`; got {epochs=} and {batch_size=}."
-        )
+    got = f"{epochs=} and {batch_size=} for an iterator of batches, which has its own"
+    is_free = epochs is None and batch_size is None
+    checks.must("epochs", is_free, "come with data in memory, as `batch_size`", got, "Use `steps`.")
 
     def draw(_: int, limit: int) -> tuple[PyTree, np.ndarray, np.ndarray]:
         group = _group(batches, min(limit, chunk))

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wdjax._trees.checks import check_function, check_whole, checked_readings, kind_of
-from wdjax._trees.devices import cut_rows, require_global, spans_processes, take_rows
+from wdjax._trees import PyTree, checks
+from wdjax._trees.checks import checked_readings, kind_of, require_global
+from wdjax._trees.devices import cut_rows, spans_processes, take_rows
 from wdjax.training._batches import Draw, Stream, from_memory, from_stream, is_stream
-from wdjax.training._states import check_not_used_up
-from wdjax.training._step import Metrics, PyTree, Step, TrainState
+from wdjax.training._step import Metrics, Step, TrainState
 
 _SECONDS = 0.5  # per chunk: often enough for a moving bar, rare enough to cost nothing
 
@@ -67,8 +67,8 @@ def fit(
     that was saved on the way finishes the job, and in-memory data gives the same run bit for bit,
     because the order of the examples depends on `seed`, the epoch and the number of examples only.
 
-    Where the state lies on the devices of several processes, each of them calls this with the same
-    arguments and as many batches, and the batches lie on all of these devices, too.
+    If the state is on the devices of several processes, each of them calls this with the same
+    arguments and as many batches, and the batches are on all of these devices, too.
 
     The caller's `state` stays valid. If something raises on the way (the iterator, `evaluate`,
     `on_chunk`, an interrupt), the exception carries what was reached as `.state` and `.history`,
@@ -80,9 +80,9 @@ def fit(
         state: where to start.
         batches: either a pytree of arrays with a common leading axis of N examples (also a tuple
             or list of arrays), cut into mini-batches; the last batch of an epoch is shorter if
-            `batch_size` does not divide N, and counts as a step. Arrays whose examples lie on
+            `batch_size` does not divide N, and counts as a step. Arrays whose examples are on
             several devices give batches that do, too. Or an iterator, or any other iterable, of
-            batches; it is read in groups and goes through once.
+            batches; it is read in groups, once.
         epochs: passes over in-memory data. Exactly one of `epochs` and `steps`.
         steps: batches. With an iterator optional: its end is the end.
         batch_size: examples per batch, for in-memory data, at most N.
@@ -91,9 +91,9 @@ def fit(
         evaluate: `evaluate(state) -> dict of scalars`, called outside the compiled program at every
             multiple of `eval_every` and at the end. The state is a copy, to keep if you like.
         eval_every: steps; None evaluates at the end only.
-        chunk: most steps in one compiled call. Fewer run at once when steps are slow: a call is
-            to last about half a second, so that bar and `on_chunk` keep moving. Not so in several
-            processes, which must keep in step.
+        chunk: most steps in one compiled call. Fewer run at once when steps are slow, so that a
+            call takes about half a second and bar and `on_chunk` keep moving. Several processes
+            always run all of them, because they must stay in step.
         progress: a tqdm bar; None shows one if tqdm is there, stderr is a terminal and the work
             takes more than a second.
         on_chunk: `on_chunk(state)` after every chunk, for checkpoints, with a copy of the state.
@@ -121,12 +121,8 @@ def fit(
         >>> history.steps, history.metrics["loss"][:3]
         (array([0, 1, 2, 3, 4, 5]), array([9.    , 2.25  , 0.5625], dtype=float32))
     """
-    for name, function in {"step": step, "evaluate": evaluate, "on_chunk": on_chunk}.items():
-        check_function(name, function, optional=name != "step")
-    _check_options(evaluate, epochs=epochs, steps=steps, eval_every=eval_every, chunk=chunk)
-    if not isinstance(state, TrainState):
-        raise TypeError(f"`state` must be a TrainState; got {kind_of(state)}.")
-    check_not_used_up(state)
+    counts = {"epochs": epochs, "steps": steps, "eval_every": eval_every, "chunk": chunk}
+    _check(step, state, evaluate, on_chunk, counts)
     left = Stream(batches) if is_stream(batches) else None
     if left is not None:
         draw, goal, short = from_stream(left, epochs, steps, batch_size, chunk)
@@ -140,9 +136,11 @@ def fit(
             stacklevel=2,
         )
         return state, run.history()
-    bar = _bar(progress, run.reached, goal)
     try:
-        run.loop(draw, goal, evaluate, eval_every, on_chunk, bar)
+        with _bar(progress, run.reached, goal) as bar:
+            run.loop(draw, goal, evaluate, eval_every, on_chunk, bar)
+        _warn_about(run, goal, int(state.skipped))
+        return run.state, run.history()
     except BaseException as error:
         with contextlib.suppress(Exception):  # a chunk that failed has no metrics to wait for
             run.settle(len(run.results))
@@ -153,11 +151,6 @@ def fit(
             f"`fit` was at step {run.reached}: see .state and .history of this exception"
         )
         raise
-    finally:
-        if bar is not None:
-            bar.close()
-    _warn_about(run, goal, int(state.skipped))
-    return run.state, run.history()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -199,11 +192,8 @@ def _run_chunk(
     table, rounds = jnp.asarray(table), jnp.asarray(rounds)
     state = jax.tree.unflatten(structure, leaves)
     shapes = jax.eval_shape(take, state, table[0])[1]
-    if short and shapes != (last := jax.eval_shape(take, state, table[0, :short])[1]):
-        raise ValueError(
-            "metrics must not depend on the batch size, because the last batch of an epoch is "
-            f"shorter; got {shapes} and then {last}. Reduce them over the batch."
-        )
+    if short:
+        _check_same_shapes(shapes, jax.eval_shape(take, state, table[0, :short])[1])
     metrics = jax.tree.map(lambda x: jnp.zeros((len(table), *x.shape), x.dtype), shapes)
     (count, (state, metrics)), _ = lax.scan(epoch, (jnp.int32(0), (state, metrics)), rounds)
     return jax.tree.leaves(state), metrics, count
@@ -250,13 +240,11 @@ class _Run:
             data, table, rounds = draw(self.reached, min(limit, stop - self.reached))
             if self.is_shared:
                 require_global("batches", data)
-            if not rounds.any() and self.reached > self.ends[0]:
-                break
             if not rounds.any():
-                raise ValueError(
-                    "`batches` must yield at least one batch; got none. An iterator can be used "
-                    "only once: make a new one."
-                )
+                advice = "An iterator can be used only once: make a new one."
+                has_moved = self.reached > self.ends[0]
+                checks.must("batches", has_moved, "yield at least one batch", "none", advice)
+                break
             self.advance(data, table, rounds)
             due = eval_every is not None and self.reached % eval_every == 0
             # the device always has the next chunk to work on, unless someone wants this one now
@@ -291,12 +279,9 @@ class _Run:
             count.block_until_ready()
             active = slice(self.ends[i] - self.ends[i - 1])
             metrics = jax.tree.map(lambda x, rows=active: np.asarray(x)[rows].copy(), metrics)
-            kinds = [jax.tree.map(lambda x: x.shape[1:], m) for m in (self.results[1][1], metrics)]
-            if kinds[0] != kinds[1]:
-                raise ValueError(
-                    f"metrics must keep their shapes from batch to batch; got {kinds[0]} and then "
-                    f"{kinds[1]}. Reduce them over the batch."
-                )
+            _check_same_shapes(
+                *(jax.tree.map(lambda x: x.shape[1:], m) for m in (self.results[1][1], metrics))
+            )
             self.results[i] = (leaves, metrics, count)
             self.settled += 1
 
@@ -339,25 +324,31 @@ def _next_stop(reached: int, goal: int | None, eval_every: int | None) -> int:
 # What the user says and sees.
 
 
-def _check_options(evaluate: Any, **numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None:
-            check_whole(name, value)
-    if evaluate is None and numbers["eval_every"] is not None:
-        raise ValueError("`eval_every` needs `evaluate`; got `evaluate=None`.")
+def _check(step: Any, state: Any, evaluate: Any, on_chunk: Any, counts: dict[str, Any]) -> None:
+    for name, function in {"step": step, "evaluate": evaluate, "on_chunk": on_chunk}.items():
+        checks.function(name, function, optional=name != "step")
+    for name, count in counts.items():
+        checks.whole(name, count, optional=True)
+    is_lone = evaluate is None and counts["eval_every"] is not None
+    checks.must("eval_every", not is_lone, "come with `evaluate`", "`evaluate=None`")
+    is_state = isinstance(state, TrainState)
+    checks.must("state", is_state, "be a TrainState", kind_of(state), error=TypeError)
+    used_up = any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(state))
+    advice = "Give that step state.copy(), or build it by make_train_step(..., donate=False)."
+    got = "one that was donated to an earlier step"
+    checks.must("state", not used_up, "still have its memory", got, advice)
+
+
+def _check_same_shapes(first: PyTree, then: PyTree) -> None:
+    rule = "keep their shapes, also for a shorter last batch"
+    got = f"{first} and then {then}"
+    checks.must("metrics", first == then, rule, got, "Reduce them over the batch.")
 
 
 def _bar(progress: bool | None, start: int, goal: int | None) -> Any:
-    if progress is False or (progress is None and not sys.stderr.isatty()):
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        if progress is None:
-            return None
-        raise ImportError(
-            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
-        ) from None
+    tqdm = checks.tqdm_for(progress)
+    if tqdm is None:
+        return contextlib.nullcontext()
     return tqdm(total=goal, initial=start, unit="step", delay=0.0 if progress else 1.0)
 
 

@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,20 +16,13 @@ import optax
 from jax import lax
 
 from wdjax._lift.leaves import applied, widened
-from wdjax._trees.checks import (
-    check_function,
-    check_positive,
-    check_whole,
-    common_axis,
-    kind_of,
-    named_leaves,
-)
+from wdjax._trees import PyTree, checks
+from wdjax._trees.checks import common_axis, kind_of, named_leaves
 from wdjax._trees.devices import beside, copied, every_nth
-from wdjax._trees.paths import listed
-from wdjax.metrics import collected
-from wdjax.training._states import check_kept, check_key, check_made_by
+from wdjax._trees.paths import listed, nodes
+from wdjax.metrics import MeasuredState, latest
+from wdjax.training._states import check_kept, check_made_by
 
-PyTree = Any
 Metrics = dict[str, Any]
 Step = Callable[["TrainState", PyTree], tuple["TrainState", Metrics]]
 
@@ -73,8 +65,8 @@ class TrainState(NamedTuple):
         """The state before the first step.
 
         Everything is copied: a step may donate the state, and the arrays passed here stay valid.
-        Where the parameters lie on a mesh of devices, their moments, anchors and residuals lie as
-        they do, and what belongs to no parameter, such as counts, lies on all of them.
+        If the parameters are on a mesh of devices, their moments, anchors and residuals are sharded
+        like them, and arrays without a parameter, such as counts, are on all devices.
 
         Args:
             params: θ, a pytree whose leaves are all floating-point arrays.
@@ -86,23 +78,23 @@ class TrainState(NamedTuple):
             A `TrainState` at step 0.
 
         Raises:
-            TypeError: a leaf of `params` is not a floating-point array; `key` is no random key.
+            TypeError: a leaf of `params` is not a floating-point array; `key` is not a random key.
 
         Example:
             >>> TrainState.create({"ids": jnp.arange(3)}, optax.sgd(0.1))
             Traceback (most recent call last):
             TypeError: `params` must hold floating-point arrays only; got int32[3] at 'ids'. ...
         """
-        _check_optimizer(optimizer)
-        check_key(key)
-        wrong = [
-            f"{kind_of(x)} at '{path}'" for path, x in named_leaves(params) if not _is_inexact(x)
-        ]
-        if wrong:
-            raise TypeError(
-                f"`params` must hold floating-point arrays only; got {listed(wrong)}. Keep other "
-                "leaves in `model_state` or outside the state (equinox: `eqx.partition`)."
-            )
+        checks.optimizer("optimizer", optimizer)
+        dtype: Any = getattr(key, "dtype", None)
+        # jax.random.PRNGKey makes uint32, and so does saving a key
+        is_key = key is None or dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        rule = "be a random key, such as jax.random.key(0)"
+        checks.must("key", is_key, rule, key, error=TypeError)
+        checks.leaves(
+            "params", params, _is_inexact, "floating-point arrays only",
+            "Keep others in `model_state` or outside the state (equinox: `eqx.partition`).",
+        )  # fmt: skip
         zero = jnp.zeros((), jnp.int32)
         # one copy of each leaf, also where the optimizer keeps `params` itself in its state: no
         # buffer can then be donated twice
@@ -124,7 +116,7 @@ def make_train_step(
     skip_nonfinite: bool = True,
     donate: bool = True,
 ) -> Step:
-    """One jitted step: check the shapes, differentiate, clip, update, skip what is not finite.
+    """One jitted step: check the shapes, differentiate, clip, update; skip if not finite.
 
         g  = mean over micro-batches of ∇ loss_fn(θ)
         g ← g min(1, max_grad_norm / ‖g‖)
@@ -133,10 +125,10 @@ def make_train_step(
     The norm is taken over all gradients in float32 or wider; a norm too large for that counts as
     not finite. Clipping comes before the optimizer, so decay inside the optimizer is not clipped.
 
-    With arrays on a mesh of devices all of this is of the whole batch and the whole model. Of
-    several processes, each with its examples, make a batch that lies on the devices of all by
-    `jax.make_array_from_process_local_data`: an array of one process JAX takes to be the same in
-    all of them, and does not look.
+    With arrays on a mesh of devices all of this is of the whole batch and the whole model. If each
+    of several processes has some examples, make one batch of them by
+    `jax.make_array_from_process_local_data`: JAX would assume, unchecked, that an array of one
+    process is the same in all.
 
     Args:
         loss_fn: `loss_fn(params, batch)`. If it has parameters named `model_state` or `key`, it
@@ -174,11 +166,13 @@ def make_train_step(
         >>> float(state.params["w"]), float(metrics["loss"]), float(metrics["grad_norm"])
         (3.0, 9.0, 6.0)
     """
-    check_whole("accumulate", accumulate)
-    check_function("loss_fn", loss_fn)
-    _check_optimizer(optimizer)
-    check_positive("max_grad_norm", max_grad_norm)
-    _check_shapes(batch_spec)
+    checks.whole("accumulate", accumulate)
+    checks.function("loss_fn", loss_fn)
+    checks.optimizer("optimizer", optimizer)
+    checks.number("max_grad_norm", max_grad_norm, above=0, optional=True)
+    checks.leaves(
+        "batch_spec", batch_spec, _is_shape, "tuples such as ('B', 13)", is_leaf=_is_shape
+    )
     names = set(inspect.signature(loss_fn).parameters) - set(getattr(loss_fn, "keywords", ()))
     extras = tuple(name for name in ("model_state", "key") if name in names)
     evaluate = functools.partial(_evaluate, loss_fn, extras)
@@ -186,14 +180,19 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         _check_batch(batch, batch_spec, accumulate)
-        _check_extras(state, extras)
+        for name in extras:
+            has = getattr(state, name) is not None
+            advice = f"Pass {name}= to TrainState.create."
+            checks.must("state", has, f"have the `{name}` that `loss_fn` takes", "None", advice)
         check_made_by(optimizer, state.params, state.opt_state)
         loss, grads, metrics, model_state = _accumulated(evaluate, accumulate, state, batch)
         grad_norm = _norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if max_grad_norm is not None:
             shrink = jnp.minimum(1.0, max_grad_norm / grad_norm)
-            grads = jax.tree.map(functools.partial(_shrunk, shrink), grads)
+            wide = jax.tree.map(widened, grads)
+            wide = jax.tree.map(lambda g: g * shrink.astype(g.dtype), wide)
+            grads = jax.tree.map(lambda g, old: g.astype(old.dtype), wide, grads)
         old = (state.params, state.opt_state, state.model_state)
 
         def update(old: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
@@ -215,8 +214,8 @@ def make_train_step(
             model_state=new[2],
             skipped=state.skipped + skips if skip_nonfinite else state.skipped,
         )
-        readings = collected(state.opt_state)
-        metrics = {"measured": readings, **metrics} if readings else metrics
+        if nodes(state.opt_state, lambda node: isinstance(node, MeasuredState)):
+            metrics = {"measured": latest(state.opt_state), **metrics}
         return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **metrics}
 
     return jax.jit(train_step, donate_argnums=0 if donate else ())
@@ -261,29 +260,20 @@ def _evaluate(
     batch: PyTree,
     model_state: PyTree,
     key: jax.Array | None,
-) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+) -> tuple[Any, tuple[Metrics, PyTree]]:
     """`loss_fn` with one signature and one kind of result, checked."""
     available = {"model_state": model_state, "key": key}
     result = loss_fn(params, batch, **{name: available[name] for name in extras})
-    if "model_state" in extras:
-        if not (isinstance(result, tuple) and len(result) == 3):
-            raise TypeError(
-                "a `loss_fn` that takes model_state must return (loss, metrics, model_state); "
-                f"got {_kinds_of(result)}. Return an empty dict where there are no metrics."
-            )
-        loss, metrics, model_state = result
-    elif isinstance(result, tuple):
-        if len(result) != 2:
-            raise TypeError(
-                f"`loss_fn` must return the loss or (loss, metrics); got {_kinds_of(result)}. "
-                "To return a model state as well, take a parameter named `model_state`."
-            )
-        loss, metrics = result
-    else:
-        loss, metrics = result, {}
-    _check_loss(loss)
-    _check_metrics(metrics)
-    return jnp.asarray(loss), (metrics, model_state)
+    returned = result if isinstance(result, tuple) else (result, {})
+    wanted = "(loss, metrics, model_state)" if "model_state" in extras else "(loss, metrics)"
+    loss, metrics, model_state = (*returned, model_state, None, None)[:3]
+    kinds = f"({', '.join(map(kind_of, returned))})" if returned is result else kind_of(result)
+    fits = len(returned) == wanted.count(",") + 1 and isinstance(metrics, dict)
+    advice = "Metrics are a dict; a loss that takes no `model_state` may return the loss alone."
+    checks.must("loss_fn", fits, f"return {wanted}", kinds, advice, TypeError)
+    taken = [f"'{name}'" for name in _ADDED if name in metrics]
+    checks.must("metrics", not taken, "leave out names that the step adds", listed(taken))
+    return loss, (metrics, model_state)
 
 
 def _norm(tree: PyTree) -> jax.Array:
@@ -293,105 +283,32 @@ def _norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(squares, start=jnp.zeros(())))
 
 
-def _shrunk(shrink: jax.Array, g: jax.Array) -> jax.Array:
-    wide = widened(g)
-    return (wide * shrink.astype(wide.dtype)).astype(g.dtype)
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    # not by class: optax.MultiSteps is none of Optax's own transformations
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise TypeError(
-            f"`optimizer` must be an Optax transformation, such as wdjax.adamw(1e-3); got "
-            f"{optimizer!r}."
-        )
-
-
-def _check_shapes(spec: PyTree) -> None:
-    entries = named_leaves(spec, is_leaf=_is_shape)
-    wrong = [f"{shape!r} at '{path}'" for path, shape in entries if not _is_shape(shape)]
-    if wrong:
-        raise TypeError(
-            f"`batch_spec` must hold shapes, tuples such as ('B', 13); got {listed(wrong)}."
-        )
-
-
 def _check_batch(batch: PyTree, spec: PyTree, accumulate: int) -> None:
     size = common_axis("batch", batch)
-    if size % accumulate:
-        raise ValueError(
-            f"`accumulate` must divide every batch; got accumulate={accumulate} and a batch of "
-            f"{size}. Choose a batch size that is a multiple of it, also for the last batch."
-        )
+    advice = "Choose a batch size that is a multiple of it, also for the last batch."
+    got = f"accumulate={accumulate} and a batch of {size}"
+    checks.must("accumulate", size % accumulate == 0, "divide every batch", got, advice)
     if spec is not None:
-        _check_spec(dict(named_leaves(batch)), spec)
+        _check_spec(dict(named_leaves(batch)), dict(named_leaves(spec, is_leaf=_is_shape)))
 
 
-def _check_spec(entries: dict[str, jax.Array], spec: PyTree) -> None:
-    shapes = dict(named_leaves(spec, is_leaf=_is_shape))
-    wrong = [f"'{path}' is missing" for path in shapes if path not in entries]
-    wrong += [f"'{path}' is not declared" for path in entries if path not in shapes]
-    if wrong:
-        raise ValueError(f"the batch must have the entries of `batch_spec`; {listed(wrong)}.")
-    sizes: dict[str, int] = {}
+def _check_spec(entries: dict[str, jax.Array], shapes: dict[str, tuple[Any, ...]]) -> None:
+    missing, extra = sorted(shapes.keys() - entries), sorted(entries.keys() - shapes)
+    got = f"missing: {missing}, not declared: {extra}"
+    checks.must("batch", not (missing or extra), "have the entries of `batch_spec`", got)
+    sizes: dict[Any, int] = {}
     for path, shape in shapes.items():
-        x = entries[path]
-        rule = f"batch entry '{path}' must have shape {shape}; got {x.shape}."
-        chex.assert_rank(x, len(shape), custom_message=rule, exception_type=ValueError)
-        for axis, size in zip(shape, x.shape, strict=True):
-            if isinstance(axis, str):
-                sizes.setdefault(axis, size)
-        rule = f"{rule} {', '.join(f'{axis} is {sizes[axis]}' for axis in shape if axis in sizes)}"
-        exact = tuple(sizes.get(axis, axis) for axis in shape)
-        chex.assert_shape(x, exact, custom_message=rule, exception_type=ValueError)
+        found = jnp.shape(entries[path])
+        axes = [(axis, size) for axis, size in zip(shape, found, strict=False) if axis is not None]
+        known = [(sizes.setdefault(a, n) if isinstance(a, str) else a) == n for a, n in axes]
+        rule = f"have shape {shape} at '{path}'"
+        sized = " ".join(f"{a} is {sizes[a]}." for a in dict.fromkeys(shape) if a in sizes)
+        checks.must("batch", len(shape) == len(found) and all(known), rule, found, sized)
 
 
 def _is_shape(node: Any) -> bool:
     return isinstance(node, tuple) and all(isinstance(axis, str | int | None) for axis in node)
 
 
-def _check_extras(state: TrainState, extras: tuple[str, ...]) -> None:
-    for name in extras:
-        if getattr(state, name) is None:
-            raise ValueError(
-                f"`loss_fn` takes {name}, but the state has none. "
-                f"Pass {name}= to TrainState.create."
-            )
-
-
-def _check_loss(loss: Any) -> None:
-    if not _is_number(loss):
-        raise TypeError(f"the loss must be a scalar array; got {kind_of(loss)}.")
-    shape, dtype = jnp.shape(loss), jnp.result_type(loss)
-    rule = f"the loss must be a scalar; got shape {shape}. Take its mean."
-    chex.assert_rank(loss, 0, custom_message=rule, exception_type=ValueError)
-    rule = f"the loss must be a floating-point number; got {dtype}."
-    chex.assert_type(loss, float, custom_message=rule, exception_type=TypeError)
-
-
-def _check_metrics(metrics: Any) -> None:
-    if not isinstance(metrics, dict):
-        raise TypeError(
-            f"metrics must be a dict of arrays; got {kind_of(metrics)}. `loss_fn` returns (loss, "
-            "metrics), and (loss, metrics, model_state) where it takes model_state."
-        )
-    wrong = [f"{kind_of(x)} at '{path}'" for path, x in named_leaves(metrics) if not _is_number(x)]
-    if wrong:
-        raise TypeError(f"metrics must be a dict of arrays; got {listed(wrong)}.")
-    taken = [f"'{name}'" for name in _ADDED if name in metrics]
-    if taken:
-        raise ValueError(
-            f"metrics must not use the names that the step adds; got {listed(taken)}. Rename them."
-        )
-
-
-def _kinds_of(result: Any) -> str:
-    return f"({', '.join(map(kind_of, result))})" if isinstance(result, tuple) else kind_of(result)
-
-
 def _is_inexact(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _is_number(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)

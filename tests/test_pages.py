@@ -1,5 +1,6 @@
-"""The README runs, and its table of conventions is true."""
+"""The README and the written pages run and print what they show; the conventions are true."""
 
+import importlib.util
 import pathlib
 import re
 
@@ -11,38 +12,49 @@ import pytest
 
 import wdjax
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-IMPORTS = {"flax": "flax", "haiku": "haiku", "equinox": "equinox"}
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LIBRARIES = ("flax", "haiku", "equinox")
 
 
-def test_there_are_blocks_for_every_library():
-    assert len(BLOCKS) == 15
-    for library in IMPORTS:
-        assert any(library in block for block in BLOCKS)
+def imported(code):
+    """Those of LIBRARIES that code imports; they are extras."""
+    return {name for name in LIBRARIES if re.search(rf"^(import|from) {name}\b", code, re.M)}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0][:40])
-def test_a_block_runs_as_it_stands(block):
-    for library in IMPORTS:
-        if library in block:
-            pytest.importorskip(library)
-    exec(compile(block, "README.md", "exec"), {})
+def stripped(text):
+    return [line.rstrip() for line in text.strip().splitlines()]
 
 
-def test_the_audit_shown_is_the_audit_printed(capsys):
-    shown = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
-    exec(compile(BLOCKS[0], "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    strip = lambda text: [line.rstrip() for line in text.strip().splitlines()]
-    assert strip(printed) == strip(shown)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_blocks_run_in_order_and_print_what_the_page_shows(page, capsys):
+    """The blocks of a page share their names, as cells of a notebook do."""
+    text, names, missing, printed = page.read_text(encoding="utf-8"), {}, set(), None
+    for block in BLOCK.finditer(text):
+        kind, content = block.groups()
+        if kind == "text":
+            assert stripped(printed) == stripped(content)
+            continue
+        absent = {name for name in imported(content) if importlib.util.find_spec(name) is None}
+        missing |= absent
+        if absent:
+            continue
+        above = text[: block.start(2)].count("\n")  # so that errors name the line of the page
+        exec(compile("\n" * above + content, str(page), "exec"), names)
+        printed = capsys.readouterr().out
+    if missing:
+        pytest.skip(f"the other blocks ran; these need {missing}")
 
 
-def test_the_prediction_shown_is_the_prediction_printed(capsys):
-    block = next(block for block in BLOCKS if "dynamics.predict" in block)
-    shown = README.split(block)[1].split("```")[2]
-    exec(compile(block, "README.md", "exec"), {})
-    assert shown.strip() == capsys.readouterr().out.strip()
+def test_a_block_for_every_library_is_on_the_page_of_loops():
+    assert imported((ROOT / "docs/where.md").read_text(encoding="utf-8")) == set(LIBRARIES)
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120
+    assert max(map(len, lines)) <= 120
 
 
 N, D, LAM = 30, 4, 0.3
@@ -74,7 +86,7 @@ def test_each_convention_maps_as_the_table_says(row, x64):
     x, y = jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.normal(size=N))
     squares = lambda w: jnp.sum((x @ w - y) ** 2)
 
-    # the gradient of the whole objective is what the chain feeds the optimiser
+    # the gradient of the whole objective is what the chain feeds the optimizer
     w = {"kernel": jnp.asarray(rng.normal(size=D))}
     tx = wdjax.add_decayed_weights(coefficient)
     grads = jax.grad(lambda p: data_part(squares(p["kernel"])))(w)
