@@ -18,7 +18,7 @@ from wdjax.audit._machine import Machine
 from wdjax.audit._probe import Probe, Response, Walk, walk
 
 _FIRST = 4  # real steps that are really taken
-_FEW = 33  # visits that tell whether the step plays a part
+_FEW = 17  # visits that tell whether the step plays a part
 _MOST = 4096  # visits of a run in which it does
 _MOST_WORK = 2**23  # numbers times visits
 _WITHOUT_END = 10**6  # steps looked at where the length of the run is not known
@@ -186,15 +186,10 @@ class _Course:
         if not self.named:
             return 0
         few = np.unique(self._few())
-        noise, machine = self.probe.noise(), self.probe.machine
+        noise = self.probe.noise()
         sizes = np.array(
             [
-                [
-                    float(jnp.abs(x).sum())
-                    for x in machine.run(
-                        self.probe.theta, noise, self._at(int(c)), calls=self.probe.period
-                    ).total
-                ]
+                [float(np.abs(x).sum()) for x in self.probe.summed(self._at(int(c)), noise)]
                 for c in few
             ]
         )
@@ -355,7 +350,9 @@ def _skipped(probe: Probe, state: Any) -> list[bool]:
 def _with_nan(grads: Any) -> Any:
     if not jnp.issubdtype(grads.dtype, jnp.inexact):
         return grads
-    return grads.ravel().at[0].set(jnp.nan).reshape(grads.shape)
+    poisoned = grads.copy()
+    poisoned.flat[:1] = np.nan
+    return poisoned
 
 
 def swallowed(machine: Machine, findings: Sequence[Finding]) -> list[bool]:
@@ -390,10 +387,10 @@ def swallowed(machine: Machine, findings: Sequence[Finding]) -> list[bool]:
 
 def injected_laws(machine: Compiled) -> list[float] | None:
     """By how much f grows if an injected rate is doubled; None where nothing was injected."""
+    if not machine.has_rate:
+        return None
     probe = Probe(machine)
     twice = machine.with_rate(probe.state, 2.0)
-    if twice is None:
-        return None
     noise = probe.noise()
     steps = [probe.summed(state, noise) for state in (probe.state, twice)]
     if all(np.array_equal(a, b) for a, b in zip(*steps, strict=True)):

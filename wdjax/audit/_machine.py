@@ -241,7 +241,7 @@ class Plain:
         return Run(theta, total, last, state)
 
     def _tree(self, leaves: Arrays) -> Any:
-        return jax.tree.unflatten(self._treedef, leaves)
+        return jax.tree.unflatten(self._treedef, list(map(jnp.asarray, leaves)))
 
 
 def _with_counts_of(before: Any, after: Any) -> Any:

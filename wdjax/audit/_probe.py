@@ -109,7 +109,7 @@ class Probe:
         self.theta = theta or [
             self._like(x, lambda n: self._draw.uniform(1, 2, n)) for x in machine.shapes
         ]
-        self.quiet = [[jnp.zeros_like(x) for x in self.theta]]
+        self.quiet = [[np.zeros_like(x) for x in self.theta]]
         self.weights = [np.asarray(x, np.result_type(x.dtype, np.float64)) for x in self.theta]
         self.state = machine.start(self.theta)
         self.period = 1
@@ -123,8 +123,8 @@ class Probe:
 
     def _like(self, shape: jax.ShapeDtypeStruct, values: Any) -> Any:
         if not jnp.issubdtype(shape.dtype, jnp.inexact):
-            return jnp.zeros(shape.shape, shape.dtype)
-        return jnp.asarray(values(shape.shape), shape.dtype)
+            return np.zeros(shape.shape, shape.dtype)
+        return np.asarray(values(shape.shape)).astype(shape.dtype)  # NumPy's: nothing to compile
 
     def summed(
         self, state: Any, grads: Arrays, scales: Any = 1.0, calls: int | None = None
