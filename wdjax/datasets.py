@@ -140,7 +140,6 @@ def _sklearn_datasets() -> ModuleType:
         from sklearn import datasets
     except ImportError as error:
         raise ImportError(
-            "scikit-learn holds this data and is not installed. "
-            "Run: pip install 'wdjax[examples]' (or: pip install scikit-learn)."
+            "scikit-learn holds this data and is not installed. Run: pip install scikit-learn"
         ) from error
     return datasets  # type: ignore[no-any-return]

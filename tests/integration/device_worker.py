@@ -395,7 +395,7 @@ def _check_sweep():
         mesh=mesh,
     )
     h = {"weight_decay": np.ones(16, np.float32)}
-    compiled = _program.train.lower(job, mesh, h, None, shared).compile()
+    compiled = _program.train.lower(job, mesh, h, shared).compile()
     assert not collectives(compiled)
     assert "f32[4,1,2,6]" in compiled.as_text()  # two of the sixteen on each device
 

@@ -141,8 +141,7 @@ def axes(ax: "Axes | None") -> "Axes":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "matplotlib draws the figures and is not installed. "
-            "Run: pip install 'wdjax[plot]' (or: pip install matplotlib)."
+            "matplotlib draws the figures and is not installed. Run: pip install matplotlib"
         ) from error
     return Figure(layout="constrained").subplots()
 

@@ -93,7 +93,7 @@ class TrainState(NamedTuple):
         checks.must("key", is_key, rule, key, error=TypeError)
         checks.leaves(
             "params", params, _is_inexact, "floating-point arrays only",
-            "Keep others in `model_state` or outside the state (equinox: `eqx.partition`).",
+            "Keep other leaves in `model_state` or outside the state (equinox: `eqx.partition`).",
         )  # fmt: skip
         zero = jnp.zeros((), jnp.int32)
         # one copy of each leaf, also where the optimizer keeps `params` itself in its state: no
