@@ -33,7 +33,7 @@ _LINEAR = {  # of one argument: f(2x) = 2 f(x)
     *("expand_dims", "copy", "copy_p", "reduce_precision", "rev", "slice"),
 }
 _MOST_SITES = 8
-_BLOCK = 264  # steps visited at once
+BLOCK = 264  # steps visited at once
 
 
 class _Traced(NamedTuple):
@@ -234,7 +234,7 @@ class Compiled:
         """Return f = −⟨U(2θ) − U(θ), θ⟩ / ⟨θ, θ⟩ at each of these steps, (steps, kinds)."""
         blocks = [
             self._visited(theta, grads, state, part.astype(np.int32), calls)
-            for part in padded(counts, _BLOCK)
+            for part in padded(counts, BLOCK)
         ]
         found: np.ndarray = np.concatenate(jax.device_get(blocks))[: len(counts)]
         return found.astype(np.float64)

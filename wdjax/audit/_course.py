@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax.audit._compiled import Compiled
+from wdjax.audit._compiled import BLOCK, Compiled
 from wdjax.audit._judge import Seen, judged
 from wdjax.audit._machine import Machine
 from wdjax.audit._probe import Probe, Response, Walk, walk
@@ -92,6 +92,7 @@ class _Course:
     def __init__(self, probe: Probe, steps: int | None) -> None:
         """Find what a real step is, and visit the run."""
         self.probe, self.steps = probe, steps
+        self._known: dict[int, np.ndarray] = {}
         self.named = probe.machine.at(probe.state, 0) is not None
         self.walk = self._best_walk()
         probe.period = self.walk.period
@@ -221,10 +222,7 @@ class _Course:
         shrink, step = seen.fraction, None
         if shrink is not None and here:
             curve = curve * (shrink / here)  # momentum, once settled, multiplies every step alike
-            top = int(np.abs(curve).argmax())
-            shrink = float(curve[top])
-            varies = np.ptp(curve) > 1e-5 * abs(shrink)
-            step = int(self.counts[top]) if varies else None
+            shrink, step = self._top(kind, curve, shrink / here)
         elif seen.acts != "none":
             curve = np.full(len(curve), math.nan)
         moved, pulled = self.walk.moved[kind], self.walk.pulled[kind]
@@ -246,6 +244,28 @@ class _Course:
             counts=tuple(int(c) for c in self.counts),
             curve=tuple(float(x) for x in curve),
         )
+
+    def _top(self, kind: int, curve: np.ndarray, factor: float) -> tuple[float, int | None]:
+        """Largest fraction, and the first step that has it; None where all steps do."""
+        top = int(np.abs(curve).argmax())
+        if np.ptp(curve) <= 1e-5 * abs(curve[top]):
+            return float(curve[top]), None
+        step = int(self.counts[top])
+        if self.steps is None or len(self.counts) in (1, self.steps):
+            return float(curve[top]), step
+        near = self._near(step)
+        nearest = factor * self._near_fractions(step)[:, kind]
+        best = int(np.abs(nearest).argmax())
+        return float(nearest[best]), int(near[best])
+
+    def _near(self, step: int) -> np.ndarray:
+        """Steps around one that was drawn from a long run."""
+        return np.clip(np.arange(BLOCK) + step - BLOCK // 2, 0, (self.steps or 1) - 1)
+
+    def _near_fractions(self, step: int) -> np.ndarray:
+        if step not in self._known:
+            self._known[step] = self._fractions(self._near(step))
+        return self._known[step]
 
     def _history(self, kind: int, seen: Seen) -> str:
         """Say where steps that were taken differ from steps that were visited."""

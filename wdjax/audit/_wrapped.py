@@ -6,13 +6,14 @@ import jax
 import optax
 
 from wdjax import stacking
+from wdjax._trees import stacks
 
 
 def on_leaves(tree: Any, optimizers: list[Any]) -> tuple[Any, list[Any]]:
     """Take leaves out of stacks and of pairs, and give each optimizer leaves to look at."""
     if isinstance(tree, optax.LookaheadParams):
         return tree.slow, [slow_weights_of(each) for each in optimizers]
-    if stacking.is_stacked(tree):
+    if stacks.is_stacked(tree):
         return stacking.unstack(tree), [_of_stacks(each) for each in optimizers]
     return tree, optimizers
 
