@@ -194,7 +194,6 @@ OPTAX = {
     "noisy_sgd": Case(lambda: optax.noisy_sgd(ETA, key=0), NONE, says=_NOTHING),
     "lbfgs": Case(optax.lbfgs, NONE, says=_NOTHING),
     "lbfgs, no search": Case(lambda: optax.lbfgs(ETA, linesearch=None), NONE, says=_NOTHING),
-    "adopt, no decay to be had": Case(lambda: contrib.adopt(ETA), NONE, says=_NOTHING),
     # θ ← θ / (1 + ηλ), as MoMo's authors define it
     "momo, decay": Case(
         lambda: contrib.momo(ETA, weight_decay=LAM),
@@ -326,15 +325,17 @@ OURS = {
     "radial.norm_control": Case(lambda: last(radial.norm_control(LAM)), UNKNOWN),
     "radial.hyperball": Case(lambda: last(radial.hyperball(LAM)), UNKNOWN),
     "radial.rotational": Case(lambda: last(radial.rotational(LAM, axes=-1)), UNKNOWN),
-    "radial.radial_brake": Case(lambda: last(radial.radial_brake(0.5)), NONE, says=_NOTHING),
+    # it takes the radial part off steps: how much that is depends on gradients
+    "radial.radial_brake": Case(lambda: last(radial.radial_brake(0.5)), UNKNOWN),
     "radial.project_radial": Case(lambda: last(radial.project_radial(LAM)), ("weights", LAM)),
     "radial.update_floor": Case(lambda: last(radial.update_floor(0.1)), NONE, says=_NOTHING),
     "radial.relative_update": Case(lambda: last(radial.relative_update(LAM)), NONE, says=_NOTHING),
+    # λ starts at 0.001, and the strength multiplies it
     "tuning.hyper_decay": Case(
         lambda: tuning.hyper_decay(
             LAM, lambda p, b: jnp.sum(p["a"]["kernel"] * b[0, 0]), jnp.ones((8, 4))
         ),
-        ("weights", LAM),
+        ("weights", LAM * 1e-3),
     ),
 }
 
