@@ -73,7 +73,7 @@ def many_leaves(count: int) -> Any:
 
 def bench_audit(repeats: int, smoke: bool) -> list[Figure]:
     """7 billion parameters in at most 10 s and 1 GB; 1,600 leaves in 1.5 x tracing and lowering."""
-    return [*_billions(2 if smoke else 33), _leaves(16 if smoke else 1_600, repeats)]
+    return [*_billions(2 if smoke else 33), _leaves(16 if smoke else 1_600, repeats, smoke)]
 
 
 def _billions(blocks: int) -> list[Figure]:
@@ -101,7 +101,7 @@ def _figure(name: str, ours: float, most: float, goal: str) -> Figure:
     return Figure(name, ours, most, (ratio, ratio, ratio), goal, ratio <= 1)
 
 
-def _leaves(count: int, repeats: int) -> Figure:
+def _leaves(count: int, repeats: int, smoke: bool) -> Figure:
     params = many_leaves(count)
     optimizer = optax.adamw(
         1e-3, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
@@ -125,4 +125,5 @@ def _leaves(count: int, repeats: int) -> Figure:
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     spread = (statistics.median(ratios), min(ratios), max(ratios))
     name = f"audit, {count:,} leaves, against tracing and lowering optax.adamw"
-    return Figure(name, ours, theirs, spread, "ours/theirs <= 1.5", spread[0] <= 1.5)
+    met = None if smoke else spread[0] <= 1.5
+    return Figure(name, ours, theirs, spread, "ours/theirs <= 1.5", met)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from wdjax._trees import paths
-from wdjax.audit import _course, _verdicts
+from wdjax.audit import _course, _trials, _verdicts
 from wdjax.audit._compiled import Compiled, machine
 from wdjax.audit._course import Finding
 from wdjax.audit._declared import checked_steps, decisions_of, half_life_of
@@ -190,7 +190,7 @@ def _with_narrow(
     own = machine(optimizer, resized(tree, 8, own_dtypes=True), extra)
     of_kind = {kind: findings[i] for i, kind in enumerate(own.kinds) if decaying[i]}
     nothing = Finding("none", 0.0)
-    lost = _course.swallowed(own, [of_kind.get(k, nothing) for k in range(len(own.shapes))])
+    lost = _trials.swallowed(own, [of_kind.get(k, nothing) for k in range(len(own.shapes))])
     return [
         dataclasses.replace(finding, swallowed=decays and lost[own.kinds[i]])
         for i, (finding, decays) in enumerate(zip(findings, decaying, strict=True))
@@ -211,7 +211,7 @@ def _laws(
         return [_law(a.shrink, b.shrink) for a, b in zip(findings, twice, strict=True)]
     machines = {id(each.machine): each.machine for each in on}
     laws = {
-        key: _course.injected_laws(found) if isinstance(found, Compiled) else None
+        key: _trials.injected_laws(found) if isinstance(found, Compiled) else None
         for key, found in machines.items()
     }
     shares = [laws[id(each.machine)] for each in on]
