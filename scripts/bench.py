@@ -36,6 +36,7 @@ BENCHES = {  # name -> module, in which it is the function bench_NAME
     "lasso": "linear_models",
     "jaxopt": "linear_models",
     "growth": "growth",
+    "audit": "audit",
     "accelerator": "accelerator",
 }
 FORMATS = (".png", ".svg", ".pdf")

@@ -462,8 +462,10 @@ def test_a_multiplier_can_make_the_strength_flip_signs():
 
 def test_a_strength_of_another_kind_is_an_error():
     with pytest.raises(
-        TypeError, match="`strength` must be a finite number >= 0, or a schedule; got None"
+        TypeError, match="`strength` must be a finite number >= 0, or a schedule; got 'x'"
     ):
+        audit(SMALL, strength="x")
+    with pytest.raises(TypeError, match="takes an optimizer, or a strength .* got neither"):
         audit(SMALL, strength=None)
 
 

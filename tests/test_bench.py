@@ -30,7 +30,8 @@ PARTS = {  # names -> the first words of some of their figures
         "metrics",
         "accelerator",
     },
-    "loop digits start import rules growth": {
+    "loop digits start import rules audit growth": {
+        "audit",
         "fit",
         "cold",
         "first",

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from wdjax import anchors, gates, penalties
-from wdjax.audit import Audit, audit
+from wdjax.audit import Audit, audit, check_decay, same_decay
 from wdjax.optimizers import adagradw, adamw, decayed, lionw, muonw, sgdw
 from wdjax.penalties import penalty_value
 from wdjax.precision import compensated, stochastically_rounded
@@ -71,6 +71,7 @@ __all__ = [
     "anchors",
     "audit",
     "bounds",
+    "check_decay",
     "compensated",
     "convert",
     "corrected",
@@ -108,6 +109,7 @@ __all__ = [
     "prox_weights",
     "radial",
     "resolve",
+    "same_decay",
     "scaling",
     "schedule_scaled",
     "sgdw",

@@ -1,0 +1,254 @@
+"""An optimizer as a machine that can be run on stand-ins: from any state, with any gradients.
+
+`_compiled` traces `init` and `update` and keeps one leaf of each kind. Where an optimizer cannot be
+traced, `Plain` calls it as it is.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Arrays = list[Any]
+shape_of: Any = jax.ShapeDtypeStruct  # which has no types
+
+COUNTS = {  # how counters of real steps are called
+    *("count", "step", "steps", "gradient_step", "step_count", "global_step", "iteration", "t"),
+}
+_MISSING = re.compile(r"missing \d+ required (?:keyword-only|positional) arguments?: (.*)")
+_PROVIDED = re.compile(r"(\w+)`? must be provided")
+_FROM_GRADIENTS = {"value", "grad", "value_fn"}  # what a loss ⟨g, θ⟩ tells
+
+
+class Run(NamedTuple):
+    """What n calls did.
+
+    Attributes:
+        theta: the weights, one array for each kind of leaf.
+        total: the sum of the updates.
+        last: the last update.
+        state: the state.
+    """
+
+    theta: Arrays
+    total: Arrays
+    last: Arrays
+    state: Any
+
+
+class Machine(Protocol):
+    """An optimizer that can be run.
+
+    Attributes:
+        kinds: for each leaf of the tree, of which kind it is.
+        shapes: for each kind, shape and dtype.
+        sites: how many places there are at which weights enter; each can be scaled alone.
+        names: the names of the state's classes, outermost first.
+        needs: which extra arguments were made up of the gradients.
+    """
+
+    kinds: tuple[int, ...]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+    sites: int
+    names: frozenset[str]
+    needs: frozenset[str]
+
+    def start(self, theta: Arrays) -> Any:
+        """Return the state for these weights."""
+
+    def at(self, state: Any, count: int) -> Any | None:
+        """Return the state with its step counts set, or None if it names no counts."""
+
+    def run(
+        self,
+        theta: Arrays,
+        grads: Arrays,
+        state: Any,
+        *,
+        calls: int = 1,
+        scales: Any = 1.0,
+        moving: bool = False,
+        pinned: bool = False,
+    ) -> Run:
+        """Call `update` several times with the same gradients.
+
+        Args:
+            theta: weights.
+            grads: gradients.
+            state: where to start.
+            calls: how often.
+            scales: a factor of the weights as the optimizer sees them, one for all places or one
+                for each.
+            moving: apply the updates; else the weights are held.
+            pinned: keep the step counts where they are.
+        """
+
+
+# What the optimizer is called with.
+
+
+def caller(optimizer: Any, extra: dict[str, Any], needs: frozenset[str]) -> Callable[..., Any]:
+    """Return `update` with its extra arguments.
+
+    A line search asks for value, gradient and the loss itself: for held gradients g that is the
+    loss ⟨g, θ⟩.
+    """
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        def loss(at: Any) -> Any:
+            pairs = zip(*map(jax.tree.leaves, (grads, at)), strict=True)
+            return sum(jnp.sum(g * x) for g, x in pairs)
+
+        made: dict[str, Any] = {
+            "grad": lambda: grads,
+            "value_fn": lambda: loss,
+            "value": lambda: loss(params),
+        }
+        supplied: dict[str, Any] = {name: made[name]() for name in sorted(needs)}
+        updated: Any = optimizer.update(grads, state, params, **supplied, **extra)
+        return updated
+
+    return update
+
+
+def missing_arguments(error: Exception) -> list[str]:
+    """Return the names that a TypeError says are missing."""
+    found = _MISSING.search(str(error)) if isinstance(error, TypeError) else None
+    return re.findall(r"'(\w+)'", found[1]) if found else _PROVIDED.findall(str(error))
+
+
+def needed_arguments(
+    attempt: Callable[[frozenset[str]], Any], optimizer: Any
+) -> tuple[Any, frozenset[str]]:
+    """Try without extra arguments; supply those that the gradients tell; name the others."""
+    try:
+        return attempt(frozenset()), frozenset()
+    except (TypeError, ValueError) as error:
+        names = missing_arguments(error)
+        if not names:
+            raise
+        unknown = sorted(set(names) - _FROM_GRADIENTS)
+        if unknown:
+            raise TypeError(
+                f"`optimizer` needs the extra argument {unknown[0]!r} at each update. Pass "
+                f"audit(params, optimizer, extra={{{unknown[0]!r}: ...}})."
+            ) from error
+    needs = frozenset(names)
+    return attempt(needs), needs
+
+
+# What a state tells.
+
+
+def words_of(path: Any) -> list[str]:
+    """The words of a path in a state: fields and keys."""
+    return [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
+
+
+def is_count(words: list[str], leaf: Any) -> bool:
+    """Tell a counter of real steps by its name."""
+    return (
+        bool(words)
+        and words[-1] in COUNTS
+        and leaf.shape == ()
+        and jnp.issubdtype(leaf.dtype, jnp.integer)
+    )
+
+
+def class_names(state: Any) -> frozenset[str]:
+    """Return the names of all classes of nodes in a state."""
+    found: set[str] = set()
+
+    def look(node: Any) -> bool:
+        found.add(type(node).__name__)
+        return False
+
+    jax.tree.flatten(state, is_leaf=look)
+    return frozenset(found)
+
+
+def applied(param: Any, update: Any) -> Any:
+    """θ + u in the dtype of θ, as `optax.apply_updates` does it."""
+    return jnp.asarray(param + update).astype(param.dtype)
+
+
+# As it is.
+
+
+class Plain:
+    """A `Machine` that calls the optimizer itself, each leaf a kind of its own."""
+
+    def __init__(self, optimizer: Any, tree: Any, extra: dict[str, Any]) -> None:
+        """Remember the optimizer; nothing is traced."""
+        self._optimizer, self._extra = optimizer, extra
+        leaves, self._treedef = jax.tree.flatten(tree)
+        self.kinds = tuple(range(len(leaves)))
+        self.shapes = tuple(shape_of(x.shape, x.dtype) for x in leaves)
+        self.sites = 1
+        self.needs: frozenset[str] = frozenset()
+        self.names: frozenset[str] = frozenset()
+
+    def start(self, theta: Arrays) -> Any:
+        """Return the state for these weights."""
+        state = self._optimizer.init(self._tree(theta))
+        self.names = class_names(state)
+        zeros = self._tree([jnp.zeros_like(x) for x in theta])
+
+        def attempt(needs: frozenset[str]) -> Any:
+            return caller(self._optimizer, self._extra, needs)(zeros, state, self._tree(theta))
+
+        _, self.needs = needed_arguments(attempt, self._optimizer)
+        return state
+
+    def at(self, state: Any, count: int) -> Any | None:
+        """Return the state with its step counts set, or None if it names no counts."""
+        named, treedef = jax.tree_util.tree_flatten_with_path(state)
+        hits = [is_count(words_of(path), jnp.asarray(x)) for path, x in named]
+        if not any(hits):
+            return None
+        leaves = [
+            jnp.asarray(count, jnp.asarray(x).dtype) if hit else x
+            for hit, (_, x) in zip(hits, named, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, leaves)
+
+    def run(
+        self,
+        theta: Arrays,
+        grads: Arrays,
+        state: Any,
+        *,
+        calls: int = 1,
+        scales: Any = 1.0,
+        moving: bool = False,
+        pinned: bool = False,
+    ) -> Run:
+        """Call `update` several times with the same gradients."""
+        update = caller(self._optimizer, self._extra, self.needs)
+        scale = float(np.ravel(scales)[0])
+        total = last = [jnp.zeros_like(x) for x in theta]
+        for _ in range(int(calls)):
+            seen = self._tree([x * jnp.asarray(scale, x.dtype) for x in theta])
+            updates, after = update(self._tree(grads), state, seen)
+            last = jax.tree.leaves(updates)
+            total = [a + b for a, b in zip(total, last, strict=True)]
+            if moving:
+                theta = [applied(p, u) for p, u in zip(theta, last, strict=True)]
+            state = _with_counts_of(state, after) if pinned else after
+        return Run(theta, total, last, state)
+
+    def _tree(self, leaves: Arrays) -> Any:
+        return jax.tree.unflatten(self._treedef, list(map(jnp.asarray, leaves)))
+
+
+def _with_counts_of(before: Any, after: Any) -> Any:
+    named, treedef = jax.tree_util.tree_flatten_with_path(after)
+    old = jax.tree.leaves(before)
+    leaves = [
+        was if is_count(words_of(path), jnp.asarray(now)) else now
+        for (path, now), was in zip(named, old, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, leaves)

@@ -1,0 +1,248 @@
+"""The audit of an optimizer: run on stand-ins, and put into rows."""
+
+import dataclasses
+import inspect
+import math
+import warnings as python_warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from wdjax._trees import paths
+from wdjax.audit import _course, _trials, _verdicts
+from wdjax.audit._compiled import Compiled, machine
+from wdjax.audit._course import Finding
+from wdjax.audit._declared import checked_steps, decisions_of, half_life_of
+from wdjax.audit._machine import Machine
+from wdjax.audit._standins import Measured, prepared, resized
+from wdjax.audit._table import Audit, Row
+from wdjax.audit._wrapped import on_leaves, slow_weights_of
+from wdjax.rules import Rules, is_guess, label
+
+_RATES = (1e-3, 2e-3)  # at which a factory of the rate is tried
+_LAWS = {0: "fixed", 1: "lr_scaled", 2: "lr_squared"}
+_NARROW = ("bfloat16", "float16")
+
+
+class Measurement(NamedTuple):
+    """What was found of every leaf.
+
+    Attributes:
+        described: the leaves.
+        leaves: with what is wanted and what is found of them.
+        search: the optimizer asks for the loss.
+        laws: for each leaf, or None.
+    """
+
+    described: list[paths.Leaf]
+    leaves: list[_verdicts.Leaf]
+    search: bool
+    laws: list[str | None]
+
+
+def measured(
+    tree: Any, optimizer: Any, rules: Rules | None, steps: int | None, extra: dict[str, Any]
+) -> Audit:
+    """Run an optimizer on stand-ins of a tree and report what it does to each leaf."""
+    steps = None if steps is None else checked_steps(steps)
+    found = measure(tree, optimizer, rules, steps, extra)
+    facts = _verdicts.Facts(found.leaves, steps, rules is not None, found.search)
+    rows = [_row(*each) for each in zip(found.described, found.leaves, found.laws, strict=True)]
+    top = max(
+        (leaf.found for leaf in found.leaves if leaf.found.shrink),
+        key=lambda f: abs(f.shrink or 0.0),
+        default=Finding("none", 0.0),
+    )
+    return Audit(
+        rows=rows,
+        total=sum(row["numbers"] for row in rows),
+        decayed=sum(row["numbers"] for row in rows if row["acts"] not in ("none", "unknown")),
+        strength=top.shrink or 0.0,
+        step=top.step,
+        steps=steps,
+        warnings=_verdicts.warnings(facts),
+        notes=_verdicts.notes(facts),
+    )
+
+
+def measure(
+    tree: Any, optimizer: Any, rules: Rules | None, steps: int | None, extra: dict[str, Any]
+) -> Measurement:
+    """Return what is found of every leaf, before it is put into rows."""
+    tree, optimizers = on_leaves(tree, _checked(optimizer))
+    paths.leaves(tree)  # raises where a leaf is no array
+    with _asked(tree):
+        try:
+            on = prepared(optimizers[0], tree, extra)
+        except AttributeError as error:
+            if "'fast'" not in str(error):
+                raise
+            optimizers = [slow_weights_of(each) for each in optimizers]
+            on = prepared(optimizers[0], tree, extra)
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        findings = _found(on, steps)
+        findings = _with_narrow(findings, optimizers[0], tree, extra)
+        laws = _laws(on, findings, optimizers, tree, steps, extra)
+    decided = decisions_of(tree, rules)
+    leaves = [
+        _verdicts.Leaf(leaf.path, str(leaf.dtype), label(selector), is_guess(selector), m, finding)
+        for (leaf, selector, m), finding in zip(decided, findings, strict=True)
+    ]
+    asked = {name for each in on if each.machine for name in each.machine.needs}
+    described = [leaf for leaf, _, _ in decided]
+    return Measurement(described, leaves, "value_fn" in asked or "value_fn" in extra, laws)
+
+
+# What comes in.
+
+
+def _checked(optimizer: Any) -> list[Any]:
+    """Return the optimizer, or two of a factory of the rate."""
+    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+        return [optimizer]
+    name = getattr(optimizer, "__name__", type(optimizer).__name__)
+    if callable(optimizer) and _takes_a_rate_only(optimizer):
+        made = [optimizer(rate) for rate in _RATES]
+        if all(hasattr(each, "update") for each in made):
+            return made
+    if callable(optimizer):
+        raise TypeError(
+            f"`optimizer` must be an optimizer; got the function {name}. Call it, as in "
+            f"{name}(learning_rate); or, to learn the law as well, pass a function of the rate "
+            f"alone, as in lambda lr: {name}(lr)."
+        )
+    raise TypeError(
+        f"`optimizer` must have `init` and `update`, as Optax's have; got {name}: {optimizer!r}."
+    )
+
+
+def _takes_a_rate_only(factory: Callable[..., Any]) -> bool:
+    try:
+        return len(inspect.signature(factory).parameters) == 1
+    except (TypeError, ValueError):
+        return False
+
+
+@contextmanager
+def _asked(tree: Any) -> Iterator[None]:
+    """Silence what the optimizer warns of, and say of its errors where they come from."""
+    leaves = jax.tree.leaves(tree)
+    shapes = sorted({tuple(x.shape) for x in leaves})[:1]
+    try:
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        error.add_note(
+            f"wdjax.audit: the optimizer raised this when it was run on stand-ins for "
+            f"{len(leaves)} parameters, of shapes such as {shapes}. If it was made for another "
+            "tree, pass that tree; else try optimizer.init(params) and "
+            "optimizer.update(grads, state, params) by hand."
+        )
+        raise
+
+
+# What is found.
+
+
+def _found(on: list[Measured], steps: int | None) -> list[Finding]:
+    """Follow each machine once; look up each leaf in its own."""
+    done: dict[int, list[Finding]] = {}
+
+    def of(found: Machine) -> list[Finding]:
+        if id(found) not in done:
+            done[id(found)] = _course.followed(found, steps)
+        return done[id(found)]
+
+    findings = []
+    for each in on:
+        if each.machine is None:
+            size = "x".join(map(str, each.shape))
+            why = f"its program depends on its size, and {size} is too large to be run here"
+            findings.append(Finding("unknown", None, why=why))
+            continue
+        finding = of(each.machine)[each.kind]
+        if each.twin is not None and not _agree(finding, of(each.twin)[each.kind]):
+            why = "its strength depends on its size"
+            finding = Finding("unknown", None, why=why)
+        findings.append(finding)
+    return findings
+
+
+def _agree(one: Finding, other: Finding) -> bool:
+    return one.acts == other.acts and bool(
+        np.allclose(one.curve, other.curve, rtol=1e-5, atol=1e-12, equal_nan=True)
+    )
+
+
+def _with_narrow(
+    findings: list[Finding], optimizer: Any, tree: Any, extra: dict[str, Any]
+) -> list[Finding]:
+    """Try narrow weights in their own dtype: does decay move them?"""
+    narrow = [str(x.dtype) in _NARROW for x in jax.tree.leaves(tree)]
+    decaying = [n and bool(f.shrink) for n, f in zip(narrow, findings, strict=True)]
+    if not any(decaying):
+        return findings
+    own = machine(optimizer, resized(tree, 8, own_dtypes=True), extra)
+    of_kind = {kind: findings[i] for i, kind in enumerate(own.kinds) if decaying[i]}
+    nothing = Finding("none", 0.0)
+    lost = _trials.swallowed(own, [of_kind.get(k, nothing) for k in range(len(own.shapes))])
+    return [
+        dataclasses.replace(finding, swallowed=decays and lost[own.kinds[i]])
+        for i, (finding, decays) in enumerate(zip(findings, decaying, strict=True))
+    ]
+
+
+def _laws(
+    on: list[Measured],
+    findings: list[Finding],
+    optimizers: list[Any],
+    tree: Any,
+    steps: int | None,
+    extra: dict[str, Any],
+) -> list[str | None]:
+    """How shrink follows the rate: by a factory of it, or where the optimizer was injected."""
+    if len(optimizers) == 2:
+        twice = _found(prepared(optimizers[1], tree, extra), steps)
+        return [_law(a.shrink, b.shrink) for a, b in zip(findings, twice, strict=True)]
+    machines = {id(each.machine): each.machine for each in on}
+    laws = {
+        key: _trials.injected_laws(found) if isinstance(found, Compiled) else None
+        for key, found in machines.items()
+    }
+    shares = [laws[id(each.machine)] for each in on]
+    return [
+        _law(1.0, ratios[each.kind]) if ratios is not None and finding.shrink else None
+        for each, ratios, finding in zip(on, shares, findings, strict=True)
+    ]
+
+
+def _law(once: float | None, twice: float | None) -> str | None:
+    """Name the power of the rate."""
+    if not once or not twice or twice / once <= 0:
+        return None
+    power = math.log2(twice / once)
+    return _LAWS.get(round(power)) if abs(power - round(power)) < 0.02 else None
+
+
+def _row(leaf: paths.Leaf, known: _verdicts.Leaf, law: str | None) -> Row:
+    found = known.found
+    shape = [int(size) for size in leaf.shape]
+    return {
+        "path": leaf.path,
+        "shape": shape,
+        "dtype": str(leaf.dtype),
+        "numbers": math.prod(shape),
+        "rule": known.rule,
+        "guess": known.guess,
+        "multiplier": known.multiplier,
+        "acts": found.acts,
+        "shrink": found.shrink,
+        "half_life": half_life_of(found.shrink),
+        "left": found.left,
+        "law": law,
+    }
