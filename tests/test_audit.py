@@ -465,7 +465,7 @@ def test_a_strength_of_another_kind_is_an_error():
         TypeError, match="`strength` must be a finite number >= 0, or a schedule; got 'x'"
     ):
         audit(SMALL, strength="x")
-    with pytest.raises(TypeError, match="takes an optimizer, or a strength .* got neither"):
+    with pytest.raises(TypeError, match=r"takes an optimizer, or a strength .* got neither"):
         audit(SMALL, strength=None)
 
 

@@ -493,7 +493,7 @@ def test_a_constraint_has_no_value_and_no_gradient():
     params = {"kernel": jnp.ones((2, 2))}
     with pytest.raises(TypeError, match=r"`penalty` must be a penalty with a value, .*; got \{\}"):
         wdjax.penalty_value({}, penalties.l2)
-    with pytest.raises(TypeError, match=r"`penalty` must be a penalty with a value.*; got <penalty ball"):
+    with pytest.raises(TypeError, match=r"`penalty` must be .*; got <penalty ball"):
         wdjax.penalty_value(penalties.ball(1.0), params)
     with pytest.raises(TypeError, match=r"`decay_weights` needs a penalty with a gradient; sphere"):
         wdjax.decay_weights(0.1, penalties.sphere(1.0))

@@ -684,3 +684,50 @@ def test_params_may_hold_none_as_a_filtered_equinox_model_does():
     state, _ = step(TrainState.create(params, optax.sgd(0.1)), BATCH)
     assert state.params["b"] is None
     assert not np.array_equal(state.params["w"], np.ones(3))
+
+
+# Parameters that no gradient reaches.
+
+
+def _through_a_buffer(params, batch):
+    held = jax.jit(jax.lax.stop_gradient)(params["buffer"]).sum()
+    return jnp.mean((batch["x"] * params["kernel"].sum() * held) ** 2)
+
+
+WITH_BUFFER = {"kernel": jnp.ones((2, 2)), "buffer": jnp.ones((2, 2)), "unused": jnp.ones(2)}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_decay_of_parameters_that_no_gradient_reaches_is_warned_of(accumulate):
+    optimizer = optax.adamw(1e-3, weight_decay=0.1)
+    step = wdjax.make_train_step(_through_a_buffer, optimizer, accumulate=accumulate)
+    state = TrainState.create(WITH_BUFFER, optimizer)
+    with pytest.warns(UserWarning, match=r"no gradient reaches 'buffer', 'unused', .*fade away"):
+        step(state, {"x": jnp.ones(4)})
+
+
+def test_parameters_that_no_gradient_reaches_may_stay_as_they_are():
+    """Warnings are errors here."""
+    rules = (("kernel", 1.0), ("**", 0.0))
+    for optimizer in (optax.adam(1e-3), wdjax.adamw(1e-3, weight_decay=0.1, rules=rules)):
+        step = wdjax.make_train_step(_through_a_buffer, optimizer)
+        state, _ = step(TrainState.create(WITH_BUFFER, optimizer), {"x": jnp.ones(4)})
+        np.testing.assert_array_equal(state.params["buffer"], WITH_BUFFER["buffer"])
+
+
+def test_the_loss_is_traced_once_to_look_and_to_train():
+    traces = []
+
+    def loss_fn(params, batch):
+        traces.append(None)
+        return jnp.mean(params["w"] * batch["x"])
+
+    step = wdjax.make_train_step(loss_fn, optax.sgd(0.1))
+    step(TrainState.create({"w": jnp.ones(())}, optax.sgd(0.1)), {"x": jnp.ones(4)})
+    assert len(traces) == 1
+
+
+def test_a_state_prints_the_audit_of_its_optimizer_when_asked(capsys):
+    optimizer = optax.sgd(0.1)
+    TrainState.create({"kernel": jnp.ones((2, 2))}, optimizer, audit=True)
+    assert "! nothing decays" in capsys.readouterr().out

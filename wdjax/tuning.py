@@ -142,7 +142,9 @@ def hyper_decay(
     checks.whole("every", every)
     val_data, examples = _checked_data(val_loss, val_data, batch_size)
     has_gradient = isinstance(penalty, Penalty) and penalty.gradient is not None
-    checks.must("penalty", has_gradient, "be a penalty with a gradient", penalty, error=TypeError)
+    checks.must(
+        "penalty", has_gradient, "be a penalty with a gradient", repr(penalty), error=TypeError
+    )
     pull: Any = penalty.gradient
     adapt = optax.adam(0.2) if hyper_optimizer is None else hyper_optimizer
     checks.optimizer("hyper_optimizer", adapt)

@@ -6,6 +6,7 @@ Shapes are checked while tracing: a mistake names its entry, and the compiled st
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +20,9 @@ from wdjax._lift.leaves import applied, widened
 from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import common_axis, kind_of, named_leaves
 from wdjax._trees.devices import beside, copied, every_nth
-from wdjax._trees.paths import listed, nodes
+from wdjax._trees.paths import leaves, listed, nodes
+from wdjax._trees.reach import reached
+from wdjax.audit import audit as audit_of
 from wdjax.metrics import MeasuredState, latest
 from wdjax.training._states import check_kept, check_made_by
 
@@ -61,6 +64,7 @@ class TrainState(NamedTuple):
         *,
         model_state: PyTree = None,
         key: jax.Array | None = None,
+        audit: bool = False,
     ) -> Self:
         """The state before the first step.
 
@@ -73,6 +77,7 @@ class TrainState(NamedTuple):
             optimizer: any Optax transformation; its `init` sees `params`.
             model_state: handed to a loss that has a parameter `model_state`.
             key: for a loss that has a parameter `key`, from `jax.random.key(seed)`.
+            audit: print what the optimizer does to each leaf, by `wdjax.audit`.
 
         Returns:
             A `TrainState` at step 0.
@@ -90,11 +95,13 @@ class TrainState(NamedTuple):
         # jax.random.PRNGKey makes uint32, and so does saving a key
         is_key = key is None or dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)
         rule = "be a random key, such as jax.random.key(0)"
-        checks.must("key", is_key, rule, key, error=TypeError)
+        checks.must("key", is_key, rule, repr(key), error=TypeError)
         checks.leaves(
             "params", params, _is_inexact, "floating-point arrays only",
             "Keep other leaves in `model_state` or outside the state (equinox: `eqx.partition`).",
         )  # fmt: skip
+        if audit:
+            print(audit_of(params, optimizer))
         zero = jnp.zeros((), jnp.int32)
         # one copy of each leaf, also where the optimizer keeps `params` itself in its state: no
         # buffer can then be donated twice
@@ -157,6 +164,10 @@ def make_train_step(
             state of another optimizer, when the step is first called with such shapes, naming the
             entry.
 
+    Warns:
+        UserWarning: when the step is first called, no gradient reaches a parameter (it is unused,
+            or behind `jax.lax.stop_gradient`), and the optimizer makes it decay.
+
     Example:
         >>> def loss_fn(params, batch):
         ...     return jnp.mean((params["w"] * batch["x"] - batch["y"]) ** 2)
@@ -175,8 +186,8 @@ def make_train_step(
     )
     names = set(inspect.signature(loss_fn).parameters) - set(getattr(loss_fn, "keywords", ()))
     extras = tuple(name for name in ("model_state", "key") if name in names)
-    evaluate = functools.partial(_evaluate, loss_fn, extras)
     optimizer = optax.with_extra_args_support(optimizer)
+    gradient = _differentiated(functools.partial(_evaluate, loss_fn, extras), optimizer)
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         _check_batch(batch, batch_spec, accumulate)
@@ -185,7 +196,7 @@ def make_train_step(
             advice = f"Pass {name}= to TrainState.create."
             checks.must("state", has, f"have the `{name}` that `loss_fn` takes", "None", advice)
         check_made_by(optimizer, state.params, state.opt_state)
-        loss, grads, metrics, model_state = _accumulated(evaluate, accumulate, state, batch)
+        loss, grads, metrics, model_state = _accumulated(gradient, accumulate, state, batch)
         grad_norm = _norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if max_grad_norm is not None:
@@ -221,11 +232,48 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0 if donate else ())
 
 
+def _differentiated(
+    evaluate: Callable[..., Any], optimizer: optax.GradientTransformation
+) -> Callable[..., Any]:
+    """Value and gradient of the loss; warns of parameters that it cannot move and decay does."""
+    gradient = jax.jit(jax.value_and_grad(evaluate, has_aux=True), inline=True)
+
+    def watched(params: PyTree, *rest: PyTree) -> Any:
+        outputs = reached(gradient.trace(params, *rest).jaxpr)  # traced once, for both
+        found = leaves(params)
+        still = [
+            leaf.path
+            for leaf, moves in zip(found, outputs[-len(found) :], strict=True)
+            if not moves
+        ]
+        fading = _decayed(params, optimizer) & {*still} if still else ()
+        if fading:
+            warnings.warn(
+                f"no gradient reaches {listed(map(repr, sorted(fading)))}, and the optimizer makes "
+                "them decay, so they fade away. Give them the multiplier 0 in `rules`, or keep "
+                "them out of `params`.",
+                stacklevel=2,
+            )
+        return gradient(params, *rest)
+
+    return watched
+
+
+def _decayed(params: PyTree, optimizer: optax.GradientTransformation) -> set[str]:
+    """The paths of parameters that decay, as far as the audit can tell inside of a trace."""
+    shapes = jax.eval_shape(lambda: params)
+    try:
+        with jax.ensure_compile_time_eval():
+            rows = audit_of(shapes, optimizer).rows
+    except (TypeError, ValueError):  # it cannot run this optimizer, and says nothing of it
+        return set()
+    return {row["path"] for row in rows if row["acts"] not in ("none", "unknown")}
+
+
 def _accumulated(
-    evaluate: Callable[..., Any], accumulate: int, state: TrainState, batch: PyTree
+    gradient: Callable[..., Any], accumulate: int, state: TrainState, batch: PyTree
 ) -> tuple[jax.Array, PyTree, Metrics, PyTree]:
     """Loss, gradients, metrics and model state of one batch, the means over its micro-batches."""
-    gradient = jax.value_and_grad(evaluate, has_aux=True)
     key = None if state.key is None else jax.random.fold_in(state.key, state.step)
     if accumulate == 1:
         (loss, (metrics, model_state)), grads = gradient(
