@@ -8,7 +8,7 @@ import optax
 
 from wdjax import penalties
 from wdjax._lift import preconditioners
-from wdjax._lift.leaves import Params, lined_up, require_params
+from wdjax._lift.leaves import Params, lined_up, moved_params
 from wdjax._lift.place import wrapper_in
 from wdjax._trees import checks
 from wdjax.gates import Gate
@@ -163,7 +163,7 @@ def _followed_by(
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[Params, Params, tuple[Any, Any]]:
-        require_params("decayed", params)
+        params = moved_params("decayed", updates, params)
         # its own gradients, not those a caller passes: inside optax.masked they are fewer
         own = {**extra_args, "grad": updates}
         try:

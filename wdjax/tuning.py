@@ -19,7 +19,7 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
-from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, require_params, widened
+from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, moved_params, widened
 from wdjax._lift.place import check_is_last
 from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import check_data
@@ -166,7 +166,7 @@ def hyper_decay(
         updates: Params, state: HyperDecayState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, HyperDecayState]:
         del extra_args
-        require_params("hyper_decay", params)
+        params = moved_params("hyper_decay", updates, params)
         check_is_last("hyper_decay")
         s = schedules.at_step(schedule, state.count)
         entries = _entries(rules, state)

@@ -144,6 +144,23 @@ def needed_gradient(name: str, grad: Any) -> Any:
     return grad
 
 
+def moved_params(name: str, updates: Params, params: Params | None) -> Params:
+    """Return the parameters without what is not an array and has no update; raise for None.
+
+    Equinox' own examples pass the whole model, with its functions: their gradient is None.
+    """
+    require_params(name, params)
+    try:
+        return jax.tree.map(
+            lambda update, param: param if update is not None or hasattr(param, "dtype") else None,
+            updates,
+            params,
+            is_leaf=lambda x: x is None,
+        )
+    except ValueError:  # of other structures: said later, by path
+        return params
+
+
 def require_params(name: str, params: Params | None) -> None:
     """Raise where an update was called without parameters."""
     if params is None:

@@ -137,7 +137,7 @@ def lift(
     def act(
         count: Any, updates: Params, memory: Memory, params: Params | None, extra: dict[str, Any]
     ) -> tuple[Params, Memory]:
-        leaves.require_params(name, params)
+        params = leaves.moved_params(name, updates, params)
         check_order(name)
         multipliers = restrict(ruled(rules, params)[1], params)
         if exact:
