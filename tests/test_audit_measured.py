@@ -512,3 +512,14 @@ def test_the_html_holds_each_row_and_each_sentence_and_loads_nothing():
     assert "&lt;kernel&gt;" in text
     assert "nothing decays" in text
     assert not re.search(r"https?:|<script|<link", text)
+
+
+def test_a_leaf_that_no_gradient_reaches_and_that_decays_is_named():
+    params = jax.eval_shape(lambda: {"kernel": jnp.ones((2, 2)), "table": jnp.ones((2, 2))})
+    loss = lambda p: jnp.sum(p["kernel"] * jax.lax.stop_gradient(p["table"]))
+    rules = (("**", 1.0),)
+    (said,) = audit(params, optax.adamw(0.1, weight_decay=0.1), rules=rules, loss=loss).warnings
+    assert said.startswith("no gradient of the loss reaches table, and decay does")
+    assert not audit(params, wdjax.adamw(0.1, weight_decay=0.1, rules=rules), rules=rules).warnings
+    with pytest.raises(TypeError, match="`loss` must be a function"):
+        audit(params, optax.adamw(0.1), loss=3.0)

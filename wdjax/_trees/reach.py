@@ -1,6 +1,35 @@
 """Which parameters a loss can move: told by its program, and not by their names."""
 
+from collections.abc import Callable
 from typing import Any
+
+import jax
+
+from wdjax._trees import checks, paths
+
+
+def unreached(loss: Callable[[Any], Any], params: Any) -> frozenset[str]:
+    """Name the parameters that no gradient of a loss can reach.
+
+    Args:
+        loss: of the parameters alone.
+        params: a pytree of arrays or of their shapes.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        TypeError: the loss is not a function.
+
+    Example:
+        >>> params = {"used": jax.numpy.ones(()), "other": jax.numpy.ones(3)}
+        >>> sorted(unreached(lambda p: p["used"] ** 2, params))
+        ['other']
+    """
+    checks.function("loss", loss)
+    gradient = jax.make_jaxpr(jax.grad(loss, allow_int=True))(params)
+    found = zip(paths.leaves(params), reached(gradient.jaxpr), strict=True)
+    return frozenset(leaf.path for leaf, moves in found if not moves)
 
 
 def reached(program: Any) -> list[bool]:

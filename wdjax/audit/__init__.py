@@ -4,6 +4,7 @@
 `audit(params, strength=..., rules=...)` shows what is declared, for those who have none yet.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from wdjax.audit._compare import Difference, check_decay, same_decay
@@ -25,6 +26,7 @@ def audit(
     rules: Rules | None = None,
     strength: Strength | None = None,
     extra: dict[str, Any] | None = None,
+    loss: Callable[[Any], Any] | None = None,
 ) -> Audit:
     """Show, before anything is trained, what decay does to every weight.
 
@@ -55,6 +57,10 @@ def audit(
             a schedule such as `lr_scaled(0.1, lr)`.
         extra: further arguments that the optimizer's `update` needs. Value, gradient and loss of a
             line search need not be given: the loss is ⟨g, θ⟩.
+
+        loss: with an optimizer: a function of the parameters, such as
+            `lambda params: loss_fn(params, batch)`. Leaves that decay and that its gradient cannot
+            reach, unused or behind `stop_gradient`, are named.
 
     Returns:
         The audit: print it, log its `rows`, or test that its `warnings` are empty.
@@ -91,4 +97,4 @@ def audit(
         )
     if strength is not None:
         return declared(params, strength, STANDARD if rules is None else rules, steps)
-    return measured(params, optimizer, rules, steps, extra or {})
+    return measured(params, optimizer, rules, steps, extra or {}, loss)

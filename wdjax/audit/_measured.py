@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from wdjax._trees import paths
+from wdjax._trees.reach import unreached
 from wdjax.audit import _course, _trials, _verdicts
 from wdjax.audit._compiled import Compiled, machine
 from wdjax.audit._course import Finding
@@ -44,12 +45,18 @@ class Measurement(NamedTuple):
 
 
 def measured(
-    tree: Any, optimizer: Any, rules: Rules | None, steps: int | None, extra: dict[str, Any]
+    tree: Any,
+    optimizer: Any,
+    rules: Rules | None,
+    steps: int | None,
+    extra: dict[str, Any],
+    loss: Callable[[Any], Any] | None = None,
 ) -> Audit:
     """Run an optimizer on stand-ins of a tree and report what it does to each leaf."""
     steps = None if steps is None else checked_steps(steps)
     found = measure(tree, optimizer, rules, steps, extra)
-    facts = _verdicts.Facts(found.leaves, steps, rules is not None, found.search)
+    still = frozenset() if loss is None else unreached(loss, tree)
+    facts = _verdicts.Facts(found.leaves, steps, rules is not None, found.search, still)
     rows = [_row(*each) for each in zip(found.described, found.leaves, found.laws, strict=True)]
     top = max(
         (leaf.found for leaf in found.leaves if leaf.found.shrink),

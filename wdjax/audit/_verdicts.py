@@ -46,12 +46,14 @@ class Facts(NamedTuple):
         steps: of the run, or None.
         given: the rules were given; else they are `standard()`.
         search: the optimizer asks for the loss, as a line search does.
+        unreached: the paths of leaves that no gradient of the loss reaches.
     """
 
     leaves: list[Leaf]
     steps: int | None
     given: bool
     search: bool
+    unreached: frozenset[str] = frozenset()
 
 
 def _named(leaves: Iterable[Leaf]) -> str:
@@ -110,6 +112,17 @@ def frozen_decay(facts: Facts) -> str | None:
     return (
         f"frozen weights decay: no gradient moves {_named(fading)}, and decay does; leave them "
         "out of the rules, or put decay inside of what freezes them"
+    )
+
+
+def unreached_decay(facts: Facts) -> str | None:
+    """No gradient reaches a leaf, and it fades."""
+    fading = _which(facts, lambda leaf: leaf.path in facts.unreached)
+    if not fading:
+        return None
+    return (
+        f"no gradient of the loss reaches {_named(fading)}, and decay does, so they fade away; "
+        "give them the multiplier 0 in `rules`, or keep them out of `params`"
     )
 
 
@@ -233,6 +246,7 @@ VERDICTS = (
     weights_grow,
     repeats,
     frozen_decay,
+    unreached_decay,
     skipped_decay,
     swallowed,
     against_rules,
