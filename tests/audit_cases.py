@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from optax import contrib
 
 import wdjax
@@ -119,6 +120,12 @@ WARMUP = optax.warmup_cosine_decay_schedule(0.0, ETA, 20, 200)
 
 # Optax.
 
+
+def later(module, name, *args, **kwargs):
+    """Call a factory that the oldest Optax does not have: `built` then skips."""
+    return getattr(module, name)(*args, **kwargs)
+
+
 _OFF = (
     "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adan", "amsgrad", "lamb",
     "lars", "nadam", "novograd", "optimistic_adam_v2", "optimistic_gradient_descent",
@@ -133,33 +140,33 @@ _NOTHING = ("nothing decays",)
 _BIAS = ("decays against",)
 
 OPTAX = {
-    **{n: Case(functools.partial(getattr(optax, n), ETA), NONE, says=_NOTHING) for n in _OFF},
+    **{n: Case(functools.partial(later, optax, n, ETA), NONE, says=_NOTHING) for n in _OFF},
     **{
-        n: Case(functools.partial(getattr(contrib, n), ETA), NONE, says=_NOTHING)
+        n: Case(functools.partial(later, contrib, n, ETA), NONE, says=_NOTHING)
         for n in _OFF_CONTRIB
     },
     **{
         f"{n}, no decay": Case(
-            functools.partial(getattr(optax, n), ETA, weight_decay=0.0), NONE, says=_NOTHING
+            functools.partial(later, optax, n, ETA, weight_decay=0.0), NONE, says=_NOTHING
         )
         for n in ("adamw", "adamaxw", "nadamw", "lion")
     },
     **{
         f"{n}, decay": Case(
-            functools.partial(getattr(optax, n), ETA, weight_decay=LAM, mask=KERNELS),
+            functools.partial(later, optax, n, ETA, weight_decay=LAM, mask=KERNELS),
             ("weights", BOTH),
         )
         for n in ("adamw", "adamaxw", "nadamw", "lion", "adan")
     },
     **{
         f"{n}, decay": Case(
-            functools.partial(getattr(contrib, n), ETA, weight_decay=LAM, mask=KERNELS),
+            functools.partial(later, contrib, n, ETA, weight_decay=LAM, mask=KERNELS),
             ("weights", BOTH),
         )
         for n in ("acprop", "ademamix", "galore", "simplified_ademamix")
     },
     **{
-        n: Case(functools.partial(getattr(contrib, n), ETA, weight_decay=LAM), UNKNOWN, UNKNOWN)
+        n: Case(functools.partial(later, contrib, n, ETA, weight_decay=LAM), UNKNOWN, UNKNOWN)
         for n in _UNREAD
     },
     # the trust ratio of lamb and lars makes of decay alone a step as long as η times the weights
@@ -698,4 +705,9 @@ def built(case):
     """Make an optimizer; what it warns of is not what is tested."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return case.make()
+        try:
+            return case.make()
+        except AttributeError as error:
+            if "module 'optax" not in str(error):
+                raise
+            pytest.skip(f"another version of Optax: {error}")

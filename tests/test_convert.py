@@ -556,7 +556,7 @@ def as_tree(module):
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = jnp.asarray(param.detach().numpy())
+        node[last] = jnp.array(param.detach().numpy())  # a copy: torch steps in place
     return tree
 
 

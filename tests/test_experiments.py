@@ -39,7 +39,7 @@ def test_each_leaf_decays_with_its_own_weight_decay(script):
     ends = script.settle(
         "plain",
         (0.5, 1.0),
-        lambda x, data: 0 * x.sum(),
+        lambda x, data: (0.0 * x).sum(),
         np.ones(2, np.float32),
         np.ones((3, 1)),
         0.1,

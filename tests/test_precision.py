@@ -338,7 +338,8 @@ def test_the_seed_stays_valid_where_the_state_is_donated(seed):
 def test_the_train_step_adds_updates_to_float8(dtype, wrap):
     params = {"kernel": jnp.ones((64, 64), dtype), "scale": jnp.ones(3)}
     optimizer = wrap(wdjax.decayed(optax.sgd)(1.0, weight_decay=0.01))
-    loss = lambda params, batch: 0.0 * jnp.sum(params["scale"]) * jnp.sum(batch)
+    held = lambda params: params["kernel"].astype(jnp.float32).sum() + jnp.sum(params["scale"])
+    loss = lambda params, batch: 0.0 * held(params) * jnp.sum(batch)
     step = wdjax.make_train_step(loss, optimizer)
     state = wdjax.TrainState.create(params, optimizer)
     for _ in range(20):

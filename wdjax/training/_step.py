@@ -21,7 +21,7 @@ from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import common_axis, kind_of, named_leaves
 from wdjax._trees.devices import beside, copied, every_nth
 from wdjax._trees.paths import leaves, listed, nodes
-from wdjax._trees.reach import reached
+from wdjax._trees.reach import always_zero
 from wdjax.audit import audit as audit_of
 from wdjax.metrics import MeasuredState, latest
 from wdjax.training._states import check_kept, check_made_by
@@ -239,14 +239,11 @@ def _differentiated(
     gradient = jax.jit(jax.value_and_grad(evaluate, has_aux=True), inline=True)
 
     def watched(params: PyTree, *rest: PyTree) -> Any:
-        outputs = reached(gradient.trace(params, *rest).jaxpr)  # traced once, for both
         found = leaves(params)
-        still = [
-            leaf.path
-            for leaf, moves in zip(found, outputs[-len(found) :], strict=True)
-            if not moves
-        ]
-        fading = _decayed(params, optimizer) & {*still} if still else ()
+        zeros = always_zero(gradient.trace(params, *rest).jaxpr)  # traced once, for both
+        rows = zip(found, zeros[-len(found) :], strict=True)
+        still = {leaf.path for leaf, is_zero in rows if is_zero}
+        fading = _decayed(params, optimizer) & still if still else ()
         if fading:
             warnings.warn(
                 f"no gradient reaches {listed(map(repr, sorted(fading)))}, and the optimizer makes "
