@@ -347,3 +347,52 @@ def test_the_train_step_adds_updates_to_float8(dtype, wrap):
     mean = jnp.mean(state.params["kernel"].astype(jnp.float32))
     np.testing.assert_allclose(mean, 0.99**20, atol=0.0625)  # half a step of float8_e5m2
     assert state.params["kernel"].dtype == dtype
+
+
+# Every library's own addition.
+
+
+def _nnx_style(params, updates):
+    return jax.tree.map(lambda p, u: p + u, params, updates)
+
+
+def _equinox_style(params, updates):
+    return pytest.importorskip("equinox").apply_updates(params, updates)
+
+
+@pytest.mark.parametrize("apply", [optax.apply_updates, _equinox_style, _nnx_style])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_compensation_keeps_the_dtype_and_the_sum_in_every_addition(apply, dtype):
+    """(1 − s)^T, whatever adds the update."""
+    optimizer = wdjax.compensated(optax.chain(optax.set_to_zero(), wdjax.decay_weights(1e-4)))
+    params = {"kernel": jnp.full((4, 4), 3, dtype), "bias": jnp.ones(4)}
+    start = optimizer.init(params)
+    grads = jax.tree.map(jnp.zeros_like, params)
+
+    @jax.jit
+    def run(params, state):
+        def body(carry, _):
+            updates, state = optimizer.update(grads, carry[1], carry[0])
+            return (apply(carry[0], updates), state), None
+
+        return jax.lax.scan(body, (params, state), length=1_000)[0]
+
+    ended, _ = run(params, start)
+    assert {name: x.dtype for name, x in ended.items()} == {"kernel": dtype, "bias": jnp.float32}
+    mean = ended["kernel"].astype(jnp.float32).mean()
+    np.testing.assert_allclose(mean, 3 * (1 - 1e-4) ** 1_000, rtol=0.01)
+
+
+@pytest.mark.parametrize("apply", [optax.apply_updates, _equinox_style, _nnx_style])
+def test_random_rounding_keeps_the_dtype_and_the_mean_in_every_addition(apply):
+    inner = optax.chain(optax.set_to_zero(), wdjax.decay_weights(1e-3))
+    optimizer = stochastically_rounded(inner, 0)
+    params = {"kernel": jnp.ones((64, 64), jnp.bfloat16)}
+    state, grads = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    update = jax.jit(optimizer.update)
+    for _ in range(50):
+        updates, state = update(grads, state, params)
+        params = apply(params, updates)
+    assert params["kernel"].dtype == jnp.bfloat16
+    mean = float(params["kernel"].astype(jnp.float32).mean())
+    np.testing.assert_allclose(mean, (1 - 1e-3) ** 50, rtol=2e-3)

@@ -27,7 +27,7 @@ class CompensatedState(NamedTuple):
     Attributes:
         inner: the wrapped optimizer's state, for parameters in float32.
         residual: per leaf, exact parameter minus stored parameter, float32 for leaves narrower
-            than float32, else 0, for Orbax saves no empty array.
+            than float32, else None.
     """
 
     inner: Any
@@ -89,10 +89,7 @@ def compensated(
     def init(params: Params) -> CompensatedState:
         # zeros_like, for it takes over the sharding of a leaf
         residual = jax.tree.map(
-            lambda p: (
-                jnp.zeros_like(p, jnp.float32) if _is_narrow(p) else jnp.zeros((), jnp.float32)
-            ),
-            params,
+            lambda p: jnp.zeros_like(p, jnp.float32) if _is_narrow(p) else None, params
         )
         return CompensatedState(inner.init(jax.tree.map(_wide, params)), residual)
 
@@ -107,11 +104,11 @@ def compensated(
         changes, inner_state = inner.update(wide, state.inner, exact, **extra_args)
 
         def rounded(change: Any, param: Any, value: Any) -> Any:
-            # apply_updates adds in float32 and so lands on θ⁺
-            return _nearest(_float32(value + change), param.dtype) - widened(param)
+            return _step_to(_nearest(_float32(value + change), param.dtype), param)
 
         def left_over(change: Any, param: Any, step: Any, residual: Any) -> Any:
-            return _float32((residual + change) - step)
+            landed = _nearest(widened(param) + widened(step), param.dtype)
+            return _float32((residual + change) - (landed - widened(param)))
 
         steps = _on_narrow(rounded, changes, params, exact)
         kept = _on_narrow(
@@ -183,7 +180,7 @@ def stochastically_rounded(
         def rounded(change: Any, param: Any, index: int) -> Any:
             value = widened(param)
             key = jax.random.fold_in(now, index)
-            return _at_random(_float32(value + change), param.dtype, key) - value
+            return _step_to(_at_random(_float32(value + change), param.dtype, key), param)
 
         treedef: Any = jax.tree.structure(changes, is_leaf=_is_none)
         indices = jax.tree.unflatten(treedef, range(treedef.num_leaves))
@@ -244,6 +241,11 @@ def _as_key(seed: Any) -> jax.Array:
 
 # Rounding float32 values to the grid of a narrower dtype. A pair of casts would be optimised away,
 # and jax.lax.reduce_precision knows neither subnormal numbers nor the wider range of float8_e4m3fn.
+
+
+def _step_to(goal: jax.Array, param: Any) -> jax.Array:
+    """The update in the dtype of θ, so that θ + Δ keeps it in every library's own addition."""
+    return _nearest(goal - widened(param), param.dtype).astype(param.dtype)
 
 
 def _nearest(x: jax.Array, dtype: Any) -> jax.Array:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import loops
 import pytest
 
+import wdjax
+
 nnx = pytest.importorskip("flax.nnx")
 pytestmark = pytest.mark.usefixtures("rank_promotion_allowed")  # not the library's habit
 
@@ -122,3 +124,16 @@ def transformer():
 @loops.checks_of(mlp, cnn, transformer)
 def test_nnx(check, build):
     check(build())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_compensated_takes_partitioned_parameters(kind, dtype):
+    nnx = pytest.importorskip("flax.nnx")
+    ones = nnx.with_partitioning(nnx.initializers.ones_init(), ("fsdp", None))
+    with jax.set_mesh(jax.make_mesh((1,), ("fsdp",), axis_types=(kind,))):
+        model = nnx.Linear(4, 4, rngs=nnx.Rngs(0), param_dtype=dtype, kernel_init=ones)
+        optimizer = wdjax.compensated(wdjax.adamw(1e-1, weight_decay=0.1))
+        holder = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+        holder.update(model, nnx.grad(lambda m: jnp.mean(m(jnp.ones((2, 4))) ** 2))(model))
+    assert model.kernel[...].dtype == dtype
