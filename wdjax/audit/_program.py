@@ -67,9 +67,10 @@ class Graph:
         found: Value = self._known[key]
         return found
 
-    def add(self, closed: core.ClosedJaxpr, ins: Iterable[Value]) -> list[Value]:
-        """Add a program that starts from these values; return its results."""
-        return self._add(closed.jaxpr, map(self.constant, closed.consts), ins)
+    def add(self, program: Any, ins: Iterable[Value]) -> list[Value]:
+        """Add a program, a jaxpr with or without constants; return its results."""
+        consts = getattr(program, "consts", ())
+        return self._add(getattr(program, "jaxpr", program), map(self.constant, consts), ins)
 
     def _add(self, jaxpr: core.Jaxpr, consts: Iterable[Value], ins: Iterable[Value]) -> list[Value]:
         values = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -90,8 +91,7 @@ class Graph:
         """Return what an equation computes, as values."""
         body = equation.params.get(_CALLS.get(equation.primitive.name, ""))
         if body is not None:
-            closed = body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ())
-            return self.add(closed, ins)
+            return self.add(body, ins)
         if equation.primitive.name == "stop_gradient":  # the value is the same
             return ins
         if equation.primitive.name == "cond" and not equation.effects:

@@ -236,7 +236,7 @@ def _check_batches(folds: Folds, epochs: Any, batch_size: Any) -> Gaps:
     if batch_size is None:
         return Gaps.NONE if len(set(widths.tolist())) == 1 else Gaps.SHORT
     advice = f"The largest training part has {sizes.max()} examples; None is full-batch training."
-    checks.whole("batch_size", batch_size, most=sizes.max(), advice=advice)
+    checks.whole("batch_size", batch_size, most=int(sizes.max()), advice=advice)
     if len(set((-(-widths // batch_size)).tolist())) > 1:
         return Gaps.MISSING
     return Gaps.SHORT if (widths % batch_size).any() else Gaps.NONE
