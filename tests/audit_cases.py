@@ -256,6 +256,9 @@ OPTAX = {
         ("weights", 0.5 * (1 - (1 - BOTH) ** 4)),
     ),
 }
+if not hasattr(optax, "signum"):  # Optax 0.2.5: momo asks for a loss by hand, dog decays by lengths
+    for name in ("momo", "momo, decay", "dog, decay"):
+        del OPTAX[name]
 
 # Methods of wdjax.
 

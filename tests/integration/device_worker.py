@@ -232,7 +232,7 @@ def host_data(rows=ROWS):
 def loss_fn(params, batch):
     mesh = jax.typeof(params["head"]["bias"]).sharding.mesh
     if EXPLICIT in mesh.axis_types:  # it wants to hear that weights are gathered before their use
-        params = jax.tree.map(lambda p: jax.reshard(p, NamedSharding(mesh, P())), params)
+        params = jax.tree.map(lambda p: jax.sharding.reshard(p, NamedSharding(mesh, P())), params)
     hidden = jnp.tanh(batch["x"] @ params["first"]["kernel"])
     prediction = hidden @ params["head"]["kernel"] + params["head"]["bias"][None]
     return jnp.mean((prediction - batch["y"]) ** 2)
