@@ -476,8 +476,16 @@ def test_digits_with_noisy_labels_settle_within_15_percent_of_the_prediction():
         if row["group"] != "head/kernel":
             assert row["measured"] == pytest.approx(row["equilibrium"], rel=0.15)
     assert found.sentences["first/kernel"] == found.sentences["second/kernel"] == []
-    (why,) = found.sentences["head/kernel"]
-    assert why.startswith("weights are 1.2 times as large as noise makes them: successive steps")
+    # about 1.15 times, on which side of it depends on how XLA rounds: the report follows
+    (head,) = (
+        r for r in found.rows if (r["group"], r["quantity"]) == ("head/kernel", "weight_rms")
+    )
+    times = head["measured"] / head["equilibrium"]
+    assert 1.1 < times < 1.25
+    sentences = found.sentences["head/kernel"]
+    assert len(sentences) == (times > 1.15)
+    says = "weights are 1.2 times as large as noise makes them: successive steps"
+    assert all(sentence.startswith(says) for sentence in sentences)
 
 
 @pytest.mark.slow  # 4,000 steps of a real network
