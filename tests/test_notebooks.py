@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 
+import jax
 import pytest
 import script_files
 
@@ -137,6 +138,8 @@ def test_the_committed_outputs_are_whole_clean_and_small(path):
 @pytest.mark.filterwarnings("default")  # of what talks to the kernel
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_it_runs_and_shows_what_is_committed(path, script):
+    if path.stem == "6_tpu" and jax.__version_info__ < (0, 10):
+        pytest.skip("its line `reshard` also takes axes of type Auto, as JAX does from 0.10 on")
     committed = nbformat.read(path, as_version=4)
     notebook = script.executed(path)  # raises the error of a cell
     for before, after in zip(code(committed), code(notebook), strict=True):
