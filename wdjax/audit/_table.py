@@ -321,7 +321,7 @@ def _left_text(left: float | None) -> str:
 
 _STYLE = """
 .wdjax-audit {font: 13px/1.5 system-ui, sans-serif; color: inherit; overflow-x: auto}
-.wdjax-audit table {border-collapse: collapse; margin: .5em 0}
+.wdjax-audit table {border-collapse: collapse; margin: .5em 0; color: inherit; font: inherit}
 .wdjax-audit th, .wdjax-audit td {padding: .15em .7em; text-align: left; background: none;
   border-bottom: 1px solid rgba(128, 128, 128, .35); color: inherit; white-space: nowrap}
 .wdjax-audit th {cursor: pointer; font-weight: 600}
