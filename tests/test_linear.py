@@ -997,7 +997,7 @@ def test_a_path_that_reaches_its_tolerance_is_certified_to():
         w[:10] = rng.normal(size=10)
         y = x @ w
         y += rng.normal(size=200) * y.std() / noise
-        assert linear.lasso_path(x, y, tol=3e-6, max_sweeps=3000).converged.all()
+        assert linear.lasso_path(x, y, tol=1e-5, max_sweeps=3000).converged.all()
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.3, 30.0])
