@@ -34,6 +34,7 @@ BENCHES = {  # name -> module, in which it is the function bench_NAME
     "folds": "linear_models",
     "groups": "linear_models",
     "lasso": "linear_models",
+    "stream": "streams",
     "jaxopt": "linear_models",
     "growth": "growth",
     "audit": "audit",

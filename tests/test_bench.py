@@ -40,7 +40,7 @@ PARTS = {  # names -> the first words of some of their figures
         "growth",
     },
     "one many cube devices groups jaxopt": {"20", "240", "sweep"},
-    "ridge folds lasso": {"LOO", "5", "lasso"},
+    "ridge folds lasso stream": {"LOO", "5", "lasso", "stream"},
 }
 
 

@@ -1,11 +1,7 @@
 """The audit of an optimizer: what it costs on trees as large as they get."""
 
 import functools
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -14,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import wdjax
-from benchmarks.timing import Figure
+from benchmarks.timing import Figure, alone
 
 MOST_SECONDS, MOST_GIGABYTES = 10.0, 1.0
 SHAPES = {  # a decoder of 7 billion parameters: 33 blocks of nine leaves, and three more
@@ -78,16 +74,7 @@ def bench_audit(repeats: int, smoke: bool) -> list[Figure]:
 
 def _billions(blocks: int) -> list[Figure]:
     """In a process of its own, for its memory is measured."""
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.pathsep.join([folder, os.path.dirname(folder), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", _ALONE.format(blocks=blocks)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    seconds, gigabytes, total, decayed = json.loads(done.stdout)
+    seconds, gigabytes, total, decayed = alone(_ALONE.format(blocks=blocks))
     assert 0 < decayed < total
     name = f"audit, {total / 1e9:.1f} billion parameters in {9 * blocks + 3} leaves"
     return [

@@ -1,7 +1,12 @@
 """How everything is timed: two programs in turn, and the ratio of each pair."""
 
 import importlib.util
+import json
+import os
+import pathlib
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -95,6 +100,20 @@ def timed(program: Callable[[], Any], repeats: int) -> list[float]:
         jax.block_until_ready(program())
         times.append(1e3 * (time.perf_counter() - begin))
     return times
+
+
+def alone(program: str) -> Any:
+    """Run Python code in a process of its own, and return the JSON that it prints."""
+    folder = pathlib.Path(__file__).parents[1]  # of the scripts, and of the package beside them
+    path = [str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+    )
+    return json.loads(done.stdout)
 
 
 PEERS = {"wanted": True}  # --alone leaves them out

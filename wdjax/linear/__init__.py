@@ -8,6 +8,10 @@ The sum is over examples, not their mean: λ is scikit-learn's `Ridge(alpha=λ)`
 weights: Σ s times) the alpha of its Lasso and ElasticNet. `to_sklearn_alpha` converts the λ of a
 training loss.
 
+Ridge regression needs only inner products. `statistics` sums them up batch by batch, for data that
+do not fit in memory or that lie on many devices, and the ridge functions take the total in place
+of x and y.
+
 Precision of ridge: if no value is traced it is computed in float64, whatever the dtype of
 the data, and results are rounded to the dtype that JAX would give them, without x64 float32. So
 features need not be standardised, and NumPy's float64 is taken as it is; a CPU takes two to three
@@ -33,17 +37,21 @@ from wdjax.linear._models import (
     ridge_path,
     to_sklearn_alpha,
 )
+from wdjax.linear._statistics import Statistics, statistics, total_statistics
 
 __all__ = [
     "GroupRidge",
     "LassoPath",
     "RidgeCV",
     "RidgePath",
+    "Statistics",
     "enet_path",
     "group_ridge",
     "lam_max",
     "lasso_path",
     "ridge_cv",
     "ridge_path",
+    "statistics",
     "to_sklearn_alpha",
+    "total_statistics",
 ]

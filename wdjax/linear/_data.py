@@ -115,7 +115,7 @@ def targets(y: jax.Array, *results: jax.Array) -> Any:
     return tuple(result[..., 0] for result in results) if y.ndim == 1 else results
 
 
-def intercept_of(problem: Centred, coef: jax.Array) -> jax.Array:
+def intercept_of(problem: Any, coef: jax.Array) -> jax.Array:
     """(..., T) b = ȳ − x̄ᵀw."""
     mean_y = problem.mean_y.reshape((1,) * (coef.ndim - 2) + problem.mean_y.shape)
     return mean_y - jnp.einsum("p,...pt->...t", problem.mean_x, coef)
@@ -140,8 +140,9 @@ def in_float64(program: Callable[..., Any], *arrays: Any, **options: Any) -> Any
         arrays: of floats and ints, or pytrees of them.
         options: static, hashable.
     """
-    dtype = jax.dtypes.canonicalize_dtype(arrays[0].dtype)
-    is_traced = not known(*jax.tree.leaves(arrays))
+    leaves = jax.tree.leaves(arrays)
+    dtype = jax.dtypes.canonicalize_dtype(leaves[0].dtype)
+    is_traced = not known(*leaves)
     if is_traced or dtype == np.float64 or jax.default_backend() == "tpu":
         return program(*arrays, **options)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):

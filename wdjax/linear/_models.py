@@ -10,9 +10,11 @@ import numpy as np
 
 from wdjax._trees import checks
 from wdjax.folds import Folds, check_folds
-from wdjax.linear import _data, _lasso, _ridge, _ridge_by_svd
+from wdjax.linear import _data, _lasso, _ridge, _ridge_by_sums, _ridge_by_svd
+from wdjax.linear._statistics import Statistics
 
 _STATIC = ("intercept", "exact", "tolerance")
+_SUMS = "It is in the `Statistics` already."
 _RIDGE = "At 0 the elastic net is ridge regression: call ridge_path."
 
 
@@ -86,7 +88,13 @@ class LassoPath(NamedTuple):
 
 
 def ridge_path(
-    x: Any, y: Any, lams: Any, *, groups: Any = None, intercept: bool = True, weights: Any = None
+    x: Any,
+    y: Any = None,
+    lams: Any = None,
+    *,
+    groups: Any = None,
+    intercept: bool = True,
+    weights: Any = None,
 ) -> RidgePath:
     """Ridge regression at every λ of a grid, from one eigendecomposition.
 
@@ -98,7 +106,8 @@ def ridge_path(
     and grad.
 
     Args:
-        x: X, (n, p), finite. A constant column gets the coefficient 0 beside an intercept.
+        x: X, (n, p), finite. A constant column gets the coefficient 0 beside an intercept. Or the
+            `Statistics` of data that do not fit in memory, without y and weights.
         y: (n,), or (n, T) for T targets.
         lams: λ >= 0, (L,); (L, G) with groups. λ = 0 is least squares, of smallest norm where that
             is not unique: a singular value up to p · eps times the largest counts as 0, with the
@@ -127,6 +136,9 @@ def ridge_path(
         eq. 2.1; Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009,
         eq. 3.47 and 3.50.
     """
+    if isinstance(x, Statistics):
+        _check_sums(y, weights)
+        return RidgePath(*_ridge_by_sums.ridge_path(x, lams, groups, intercept))
     x, y, weights = _data.prepared(x, y, weights, intercept)
     labels, count = _data.numbered(groups, x.shape[1])
     lams = _data.grid(lams, x, width=None if groups is None else count, zero=True)
@@ -161,10 +173,10 @@ def _ridge_path(
 
 def ridge_cv(
     x: Any,
-    y: Any,
-    lams: Any,
+    y: Any = None,
+    lams: Any = None,
     *,
-    method: Literal["loo", "gcv", "evidence"] | Folds = "loo",
+    method: Literal["loo", "gcv", "evidence", "folds"] | Folds = "loo",
     per_target: bool = False,
     intercept: bool = True,
     weights: Any = None,
@@ -183,7 +195,8 @@ def ridge_cv(
     are traced: see the module on float32 under jit, vmap and grad.
 
     Args:
-        x: X, (n, p), finite.
+        x: X, (n, p), finite. Or the `Statistics` of data that do not fit in memory, without y and
+            weights; method is then "gcv", "evidence", or "folds" for the folds that they have.
         y: (n,), or (n, T) for T targets.
         lams: λ > 0, (L,), in any order.
         method: how λ is scored, see above; `Folds` come from kfold, holdout, time_folds or
@@ -217,6 +230,9 @@ def ridge_cv(
         Choosing a Good Ridge Parameter*, 1979, eq. 1.4; MacKay, *Bayesian Interpolation*, 1992,
         section 4; Rifkin, Lippert, *Notes on Regularized Least Squares*, 2007.
     """
+    if isinstance(x, Statistics):
+        _check_sums(y, weights)
+        return RidgeCV(*_ridge_by_sums.ridge_cv(x, lams, method, per_target, intercept))
     x, y, weights = _data.prepared(x, y, weights, intercept)
     lams = _data.grid(lams, x, zero=False)
     checks.flag("per_target", per_target)
@@ -262,8 +278,8 @@ def _ridge_cv(
 
 def group_ridge(
     x: Any,
-    y: Any,
-    groups: Any,
+    y: Any = None,
+    groups: Any = None,
     *,
     method: Literal["evidence", "loo", "gcv"] = "evidence",
     steps: int = 30,
@@ -281,7 +297,8 @@ def group_ridge(
     module on float32 under jit, vmap and grad.
 
     Args:
-        x: X, (n, p), finite.
+        x: X, (n, p), finite. Or the `Statistics` of data that do not fit in memory, without y and
+            weights; not for "loo".
         y: (n,), or (n, T) for T targets that share λ.
         groups: (p,) int, the group 0 ... G − 1 of every feature.
         method: what is minimised; evidence is the cheapest and chose best where its Gaussian
@@ -311,6 +328,9 @@ def group_ridge(
         the Relevance Vector Machine*, 2001; Dupré la Tour et al., *Feature-space selection with
         banded ridge regression*, 2022.
     """
+    if isinstance(x, Statistics):
+        _check_sums(y, weights)
+        return GroupRidge(*_ridge_by_sums.group_ridge(x, groups, method, steps, intercept))
     x, y, weights = _data.prepared(x, y, weights, intercept)
     labels, count = _data.numbered(groups, x.shape[1])
     checks.must("groups", groups is not None, "give the group of every feature", "None")
@@ -330,10 +350,15 @@ def _group_ridge(
 ) -> GroupRidge:  # fmt: skip
     with jax.default_matmul_precision("highest"):
         problem = _data.centred(x, y, weights, intercept)
-        lam, edge, score = _ridge.group_search(problem, groups, count, method, steps, intercept)
+        lam, edge, score = _ridge.group_lams(problem, groups, count, method, steps, intercept)
         coef = _ridge.group_path(problem, lam[groups][None])[0][0]
         coef, constant = _data.targets(y, coef, _data.intercept_of(problem, coef))
         return GroupRidge(lam, coef, constant, score, edge)
+
+
+def _check_sums(y: Any, weights: Any) -> None:
+    for name, value in {"y": y, "weights": weights}.items():
+        checks.must(name, value is None, "be left out beside `Statistics`", "one", _SUMS)
 
 
 def enet_path(

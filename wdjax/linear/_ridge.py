@@ -282,17 +282,27 @@ def leave_one_out(fit: Fit, problem: Centred) -> jax.Array:
 
 
 def generalised(fit: Fit, problem: Centred) -> jax.Array:
-    """Generalised cross-validation: (1/n) Σ s r² / (1 − tr H / n)², n counts weights above 0."""
+    """Generalised cross-validation."""
     used = problem.root > 0
-    n = jnp.sum(used)
-    return n * jnp.sum(fit.residual**2, axis=0) / jnp.sum(jnp.where(used, fit.slack, 0)) ** 2
+    slack = jnp.sum(jnp.where(used, fit.slack, 0))
+    return generalised_of(jnp.sum(fit.residual**2, axis=0), slack, jnp.sum(used))
+
+
+def generalised_of(squares: jax.Array, slack: jax.Array, n: jax.Array) -> jax.Array:
+    """(1/n) Σ s r² / (1 − tr H / n)², of Σ s r² and n − tr H; n counts weights above 0."""
+    return n * squares / slack**2
 
 
 def evidence(fit: Fit, problem: Centred) -> jax.Array:
-    """−log p(y | λ) up to a constant: ½ (m log(energy / m) + log det(I + K/λ)), σ² profiled out."""
+    """−log p(y | λ) up to a constant, σ² profiled out."""
     used = jnp.sum(problem.root > 0)
     m = used - jnp.sum(problem.constant**2)  # the intercept takes one
-    return (m * jnp.log(fit.energy / m) + fit.log_det) / 2
+    return evidence_of(fit.energy, fit.log_det, m)
+
+
+def evidence_of(energy: jax.Array, log_det: jax.Array, m: jax.Array) -> jax.Array:
+    """½ (m log(energy / m) + log det(I + K/λ))."""
+    return (m * jnp.log(energy / m) + log_det) / 2
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -353,50 +363,70 @@ def fold_errors(
     return errors
 
 
-def group_scales(problem: Centred, groups: jax.Array, count: int) -> jax.Array:
+def group_scales(squares: jax.Array, n: Any, groups: jax.Array, count: int) -> jax.Array:
     """(G,), the mean eigenvalue ‖X_g‖² / min(n, p_g) of each group's Gram matrix; 1 where all is 0.
 
-    Eigenvalues that are 0 for want of examples or features do not count.
+    From ‖x‖² of every feature. Eigenvalues that are 0 for want of examples or features do not
+    count.
     """
-    squares = jnp.zeros(count, problem.x.dtype).at[groups].add(jnp.sum(problem.x**2, axis=0))
-    sizes = jnp.zeros(count, problem.x.dtype).at[groups].add(1)
-    scales = squares / jnp.minimum(sizes, problem.x.shape[0])
+    sums = jnp.zeros(count, squares.dtype).at[groups].add(squares)
+    sizes = jnp.zeros(count, squares.dtype).at[groups].add(1)
+    scales = sums / jnp.minimum(sizes, n)
     return jnp.where(scales > 0, scales, 1)
 
 
-def group_search(
+def group_lams(
     problem: Centred, groups: jax.Array, count: int, method: str, steps: int, intercept: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The best λ (G,) that Adam finds on log λ, whether each is at a bound, and the score.
+    """The best λ (G,), whether each is at a bound, and the score.
 
     All happens in units of the groups' scales: there the start is one λ for all, the bounds too,
     and scores are as before: they see X and λ only as XΛ⁻¹Xᵀ.
     """
-    scales = group_scales(problem, groups, count)
+    scales = group_scales(jnp.sum(problem.x**2, axis=0), problem.x.shape[0], groups, count)
     problem = problem._replace(x=problem.x / jnp.sqrt(scales)[groups][None])
     criterion = CRITERIA[method]
-    grid = jnp.logspace(-4, 4, 17, dtype=problem.x.dtype)
-    single = jax.vmap(criterion, (0, None))(fits(problem, grid, intercept), problem)
-    low, high = jnp.log(jnp.asarray([1e-4, 1e6], problem.x.dtype))
-    start = jnp.full(count, jnp.log(grid[jnp.nanargmin(jnp.sum(single, axis=1))]))
+
+    def one_for_all(lams: jax.Array) -> jax.Array:
+        single = jax.vmap(criterion, (0, None))(fits(problem, lams, intercept), problem)
+        return jnp.sum(single, axis=1)
+
+    def score(lam: jax.Array) -> jax.Array:
+        return jnp.sum(criterion(fit(problem, lam[groups], intercept), problem))
+
+    lam, edge, value = group_search(one_for_all, score, count, steps, problem.x.dtype)
+    return scales * lam, edge, value
+
+
+def group_search(
+    one_for_all: Callable[[jax.Array], jax.Array],
+    score: Callable[[jax.Array], jax.Array],
+    count: int,
+    steps: int,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The λ (G,) of lowest score that Adam finds on log λ, from the best single λ of a grid."""
+    grid = jnp.logspace(-4, 4, 17, dtype=dtype)
+    low, high = jnp.log(jnp.asarray([1e-4, 1e6], dtype))
+    start = jnp.full(count, jnp.log(grid[jnp.nanargmin(one_for_all(grid))]))
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, steps, alpha=0.02), b1=0.7, b2=0.9)
 
-    def score(log_lam: jax.Array) -> jax.Array:
-        return jnp.sum(criterion(fit(problem, jnp.exp(log_lam)[groups], intercept), problem))
+    def of_log(log_lam: jax.Array) -> jax.Array:
+        return score(jnp.exp(log_lam))
 
     def step(carry: Any, _: Any) -> tuple[Any, None]:
         log_lam, state, best, lowest = carry
-        value, grads = jax.value_and_grad(score)(log_lam)
+        value, grads = jax.value_and_grad(of_log)(log_lam)
         better = value < lowest
         best, lowest = jnp.where(better, log_lam, best), jnp.where(better, value, lowest)
         grads = jnp.where(jnp.isfinite(grads), grads, 0)  # no factor in float32: stay, and move on
         updates, state = optimizer.update(grads, state)
         return (jnp.clip(log_lam + updates, low, high), state, best, lowest), None
 
-    infinite = jnp.asarray(jnp.inf, problem.x.dtype)
+    infinite = jnp.asarray(jnp.inf, dtype)
     carry = (start, optimizer.init(start), start, infinite)
     (last, _, best, lowest), _ = jax.lax.scan(step, carry, length=steps)
-    value = score(last)
+    value = of_log(last)
     found = jnp.where(value < lowest, last, best)
     edge = (found <= low) | (found >= high)
-    return scales * jnp.exp(found), edge, jnp.minimum(value, lowest)
+    return jnp.exp(found), edge, jnp.minimum(value, lowest)
