@@ -5,11 +5,11 @@ are dropped afterwards. Every finished chunk is reported, and kept if there is a
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,6 +20,8 @@ from wdjax.sweeps._functions import Job
 from wdjax.sweeps._results import Store
 
 Array = np.ndarray[Any, Any]
+
+Trainer = Callable[[Job, _program.Shared, Sequence[tuple[Array, PyTree]]], Iterator[Any]]
 
 _HOST_BUDGET = 2**28  # bytes at once on a CPU; if they are too few, a second program is compiled
 
@@ -32,6 +34,7 @@ def run(
     mesh: Mesh | None = None,
     most: int | None = None,
     store: Store | None = None,
+    train: Trainer | None = None,
     report: Callable[[int], object] = lambda count: None,
 ) -> _program.Trained:
     """Train all configurations, chunk by chunk.
@@ -43,6 +46,7 @@ def run(
         mesh: the devices, or None for the default one.
         most: configurations at a time; None asks the compiled program how much memory it needs.
         store: finished rows are read from it and written to it.
+        train: trains chunks and yields them in any order; None is this process, on the mesh.
         report: gets the number of rows that were finished.
 
     Returns:
@@ -64,7 +68,7 @@ def run(
 
     def part(rows: Array, size: int) -> PyTree:
         rows = np.append(rows, np.repeat(rows[-1:], size - len(rows)))
-        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[rows]), hparams)
+        return jax.tree.map(lambda x: np.asarray(x)[rows], hparams)
 
     def lowered(size: int) -> Any:
         with explained():  # the program is remembered: with the same shapes it only runs
@@ -81,9 +85,10 @@ def run(
             into[rows] = piece.view(into.dtype).reshape(len(rows), *into.shape[1:])
     report(int(done.sum()))
     waiting = np.flatnonzero(~done)
-    for start in range(0, len(waiting), size):
-        rows = waiting[start : start + size]
-        trained = jax.tree.leaves(_program.train(job, mesh, part(rows, size), shared))
+    starts = range(0, len(waiting), size)
+    batches = [(rows, part(rows, size)) for rows in (waiting[i : i + size] for i in starts)]
+    train = functools.partial(_here, mesh) if train is None else train
+    for rows, trained in train(job, shared, batches):
         pieces = [np.moveaxis(np.asarray(x), 2, 0)[: len(rows)] for x in trained]
         for into, piece in zip(found, pieces, strict=True):
             into[rows] = piece
@@ -91,6 +96,14 @@ def run(
         report(len(rows))
     result: _program.Trained = jax.tree.unflatten(tree, found)
     return result
+
+
+def _here(
+    mesh: Mesh | None, job: Job, shared: _program.Shared, batches: Any
+) -> Iterator[tuple[Array, list[Any]]]:
+    """Train the chunks in this process, one after another."""
+    for rows, given in batches:
+        yield rows, jax.tree.leaves(_program.train(job, mesh, given, shared))
 
 
 def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:

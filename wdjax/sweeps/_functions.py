@@ -58,6 +58,7 @@ class Job:
         keep: whether the last carry is returned.
         gaps: what the batches lack in some fold: nothing, examples at the end, whole batches.
         blamed: the arguments of a sweep that training and scores come from, to name in messages.
+        recipe: makes the same job again, in another process.
 
     Example:
         >>> job = Job(lambda key, h: 0.0, lambda c, b, h: c + h, lambda c, b: c, False, Gaps.NONE)
@@ -71,6 +72,7 @@ class Job:
     keep: bool
     gaps: Gaps
     blamed: tuple[str, str] = ("build", "metric")
+    recipe: Callable[[], "Job"] | None = dataclasses.field(default=None, compare=False)
 
 
 def make_job(
@@ -243,7 +245,8 @@ def optimized(
     def measure(carry: Optimized, batch: Batch) -> jax.Array:
         return checked_scalar(scored, metric(carry.params, batch.data, batch.weights))
 
-    return Job(start, step, measure, keep, gaps, ("loss", scored))
+    again = functools.partial(optimized, build, init, loss, metric, keep=keep, gaps=gaps)
+    return Job(start, step, measure, keep, gaps, ("loss", scored), again)
 
 
 @functools.lru_cache(maxsize=64)
@@ -279,7 +282,8 @@ def stepped(
     def measure(carry: PyTree, batch: Batch) -> jax.Array:
         return checked_scalar("metric", metric(carry, batch.data, batch.weights))
 
-    return Job(start, step, measure, keep, gaps)
+    again = functools.partial(stepped, step, init, metric, keep=keep, gaps=gaps)
+    return Job(start, step, measure, keep, gaps, recipe=again)
 
 
 def needed(function: Callable[..., Any]) -> int:

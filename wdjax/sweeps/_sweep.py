@@ -1,5 +1,6 @@
 """Train many configurations at once, or the chosen one again; see `wdjax.sweeps`."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import check_data
 from wdjax.folds import Folds, check_folds
-from wdjax.sweeps import _checks, _chunks, _program
+from wdjax.sweeps import _checks, _chunks, _program, _workers
 from wdjax.sweeps._functions import Gaps, Job, is_build, make_job
 from wdjax.sweeps._grids import check_hparams
 from wdjax.sweeps._results import Store, SweepResult, fingerprints
@@ -37,6 +38,7 @@ def sweep(
     keep_params: bool = False,
     chunk: int | None = None,
     devices: Sequence[Any] | None = None,
+    executor: Any = None,
     folder: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> SweepResult:
@@ -76,6 +78,11 @@ def sweep(
             of a CPU: `jax.config.update("jax_num_cpu_devices", 2)` before anything else. Several
             processes share a sweep by its rows: `row[jax.process_index() :: jax.process_count()]`
             of each array in `hparams`, and a folder each.
+        executor: of `concurrent.futures` or an engine with its interface, such as dask's
+            `client.get_executor()`: its workers train the chunks, an eighth of the configurations
+            each unless `chunk` says otherwise, and send them back in any order. What a lost worker
+            had is trained again by another. Functions and data travel with each task; closures need
+            cloudpickle. Progress, the folder and the result are those of this process.
         folder: where to keep finished chunks. The same call with the same folder continues an
             interrupted one; with other data or functions it is refused, and so are functions
             that call the host (`jax.pure_callback`), where changes are not seen.
@@ -89,9 +96,11 @@ def sweep(
 
     Raises:
         TypeError: a function has the wrong arguments, returns the wrong kind, or branches on a
-            hyperparameter or keeps it for later.
+            hyperparameter or keeps it for later; or it cannot travel to an executor's workers.
         ValueError: hyperparameters, data and folds do not fit; the data are not finite; a number is
-            out of range; the loss or metric ignores its weights where rows have weight 0.
+            out of range; the loss or metric ignores its weights where rows have weight 0; the
+            executor is shut down, or forks its processes.
+        RuntimeError: the workers of a chunk were lost three times.
 
     Warns:
         UserWarning: a hyperparameter takes several values, and neither `build` nor `init` uses it.
@@ -124,7 +133,14 @@ def sweep(
     checks.whole("evals", evals, most=epochs, advice="Scores come at most once an epoch.")
     checks.whole("chunk", chunk, optional=True)
     when = np.round(np.arange(1, evals + 1) * (epochs / evals)).astype(int)
-    mesh = _chunks.mesh_over(devices, count)
+    train, mesh = None, None
+    if executor is None:
+        mesh = _chunks.mesh_over(devices, count)
+    else:
+        checks.must("devices", devices is None, "be None beside `executor`", "devices")
+        _workers.check_executor(executor)
+        train = functools.partial(_workers.trained, executor)
+        chunk = -(-count // _workers.PIECES) if chunk is None else chunk
     shared = _program.share(
         data,
         folds,
@@ -137,7 +153,10 @@ def sweep(
     _checks.check_usage(job, hparams, shared)
     store = _store(folder, job, hparams, shared)
     with _chunks.reporting(progress, count) as report:
-        found = _chunks.run(job, hparams, shared, mesh=mesh, most=chunk, store=store, report=report)
+        found = _chunks.run(
+            job, hparams, shared,
+            mesh=mesh, most=chunk, store=store, train=train, report=report,
+        )  # fmt: skip
     carry = _program.unpacked(found.carry)
     params = carry.params if keep_params and is_build(build) else carry
     return SweepResult(hparams, found.val, found.train, when, params, _repeats(folds))
