@@ -1,13 +1,14 @@
 """The table: as text, in a short form, and as HTML."""
 
 import dataclasses
-import html
 import math
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+
+from wdjax._trees import html
 
 Row = dict[str, Any]
 
@@ -319,55 +320,27 @@ def _left_text(left: float | None) -> str:
 
 # HTML.
 
-_STYLE = """
-.wdjax-audit {font: 13px/1.5 system-ui, sans-serif; color: inherit; overflow-x: auto}
-.wdjax-audit table {border-collapse: collapse; margin: .5em 0; color: inherit; font: inherit}
-.wdjax-audit th, .wdjax-audit td {padding: .15em .7em; text-align: left; background: none;
-  border-bottom: 1px solid rgba(128, 128, 128, .35); color: inherit; white-space: nowrap}
-.wdjax-audit th {cursor: pointer; font-weight: 600}
-.wdjax-audit td.number {text-align: right; font-variant-numeric: tabular-nums}
-.wdjax-audit .wrong {border-left: 3px solid #d33; padding-left: .6em; margin: .3em 0}
-.wdjax-audit .unknown {border-left: 3px solid #999; padding-left: .6em; margin: .3em 0}
-"""
-_SORT = (
-    "var t=this.closest('table'),i=this.cellIndex,d=this.dataset.d=this.dataset.d=='1'?'-1':'1';"
-    "Array.from(t.tBodies[0].rows).sort(function(a,b){a=a.cells[i].dataset.v;b=b.cells[i].dataset.v;"
-    "return d*((isNaN(a)||isNaN(b))?a.localeCompare(b):a-b)}).forEach(function(r){"
-    "t.tBodies[0].appendChild(r)})"
-)
+_VALUES = {"mult": "multiplier", "shrink /step": "shrink", "left at_end": "left"}
 
 
 def as_html(found: Audit) -> str:
-    """Return a table that sorts by the column that is clicked, without outside scripts."""
+    """Return the table that notebooks show."""
     lines = merged(found.rows)
-    columns = [("path", lambda line: line["path"], str.ljust), *(_columns(lines) if lines else [])]
-    head = "".join(
-        f'<th onclick="{html.escape(_SORT)}">{html.escape(title.replace("_", " "))}</th>'
-        for title, _, _ in columns
-    )
-    body = "".join(
-        "<tr>" + "".join(_cell(line, *column) for column in columns) + "</tr>" for line in lines
-    )
-    said = [("wrong", text) for text in found.warnings] + [("unknown", x) for x in found.notes]
-    return (
-        f'<div class="wdjax-audit"><style>{_STYLE}</style>'
-        + "".join(f"<div>{html.escape(text)}</div>" for text in _header(found))
-        + f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        + "".join(f'<div class="{kind}">{html.escape(text)}</div>' for kind, text in said)
-        + "</div>"
+    columns = _columns(lines) if lines else []
+    return html.table(
+        ["path", *(title.replace("_", " ") for title, _, _ in columns)],
+        [[line["path"], *(_cell(line, *column) for column in columns)] for line in lines],
+        above=_header(found),
+        below=[*(("!", text) for text in found.warnings), *(("?", text) for text in found.notes)],
     )
 
 
 def _cell(
     line: Row, title: str, show: Callable[[Row], str], adjust: Callable[[str, int], str]
-) -> str:
-    key = {"shrink /step": "shrink", "half life": "half_life", "left at_end": "left"}.get(title)
-    value = line.get(key or title)
-    if title in ("half life",) and value is None:
-        value = math.inf if line["shrink"] is not None else -1
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        sort = "1e999" if value == math.inf else repr(value)
-    else:
-        sort = show(line)
-    number = ' class="number"' if adjust is str.rjust else ""
-    return f'<td{number} data-v="{html.escape(sort)}">{html.escape(show(line))}</td>'
+) -> html.Cell:
+    if adjust is str.ljust:
+        return show(line)
+    if title == "half life":
+        never = math.inf if line["shrink"] is not None else -1
+        return show(line), never if line["half_life"] is None else line["half_life"]
+    return show(line), line[_VALUES.get(title, title)]
