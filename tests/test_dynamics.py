@@ -538,33 +538,3 @@ def test_negative_rates_are_refused(name):
     arguments |= {name: lambda count: 1.0 - count}
     with pytest.raises(ValueError, match="must be finite and >= 0 at every step; got -"):
         dynamics.predict(dynamics.adam(), **arguments, steps=3)
-
-
-def test_each_group_is_predicted_under_the_name_and_multiplier_that_it_is_measured_with():
-    rng = np.random.default_rng(0)
-    params = {
-        "head": {"kernel": rng.normal(size=(8, 4), scale=0.3).astype(np.float32)},
-        "dense": {"kernel": np.full((4, 4), 0.5, np.float32), "bias": np.zeros(4, np.float32)},
-        "steps": np.zeros((), np.int32),
-    }
-    rules = (("head/kernel", 0.5), *wdjax.standard())
-    options = {"weight_decay": 0.1, "steps": 50}
-    for per in ("rule", "leaf"):
-        found = dynamics.predict_each(
-            params, dynamics.adam(), 1e-2, per=per, rules=rules, **options
-        )
-        floating = {name: params[name] for name in ("head", "dense")}
-        optimizer = wdjax.metrics.measured(
-            wdjax.decayed(optax.adam)(1e-2, weight_decay=0.1, rules=rules), per=per
-        )
-        assert set(found) == set(wdjax.metrics.latest(optimizer.init(floating)))
-        assert found["head/kernel"].budget == pytest.approx(50 * 1e-3 / 2)
-    assert found["dense/kernel"].budget == pytest.approx(50 * 1e-3)
-    assert found["dense/bias"].budget == 0
-    alone = dynamics.predict(dynamics.adam(), 1e-2, start_rms=0.5, **options)
-    assert found["dense/kernel"].settled == alone.settled
-    shapes = jax.eval_shape(lambda: params)
-    assert set(dynamics.predict_each(shapes, dynamics.adam(), 1e-2, **options)) == {
-        "weight",
-        "bias",
-    }

@@ -12,7 +12,7 @@ import two_devices
 from jax.sharding import NamedSharding, PartitionSpec
 
 import wdjax
-from wdjax import stacking
+from wdjax import dynamics, stacking
 from wdjax.penalties import ball, group_lasso, l1
 from wdjax.stacking import stack, stack_like, stacked, unstack
 
@@ -287,12 +287,16 @@ def test_audit_and_penalties_see_the_leaves():
     np.testing.assert_allclose(value, wdjax.penalty_value(wdjax.penalties.l2, PARAMS), rtol=1e-6)
 
 
+@pytest.mark.slow  # it is measured
 def test_predictions_see_the_leaves():
-    arguments = wdjax.dynamics.adam(), 1e-3
-    options = {"weight_decay": 0.1, "steps": 100}
-    ours = wdjax.dynamics.predict_each(stack(PARAMS), *arguments, **options)
-    theirs = wdjax.dynamics.predict_each(PARAMS, *arguments, **options)
-    assert {name: str(p) for name, p in ours.items()} == {n: str(p) for n, p in theirs.items()}
+    declared = {"weight_decay": 0.1, "steps": 100}
+    ours = dynamics.predict_declared(stack(PARAMS), dynamics.adam(), 1e-3, **declared)
+    theirs = dynamics.predict_declared(PARAMS, dynamics.adam(), 1e-3, **declared)
+    assert str(ours) == str(theirs)
+    optimizer = stacked(wdjax.adamw(1e-3, weight_decay=0.1))
+    run = {"learning_rate": 1e-3, "steps": 100}
+    measured = dynamics.predict_each(stack(PARAMS), optimizer, dynamics.adam(), **run)
+    assert str(measured) == str(theirs)
 
 
 @pytest.mark.slow  # two measured optimizers to compile

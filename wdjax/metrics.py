@@ -46,13 +46,27 @@ class MeasuredState(NamedTuple):
     readings: dict[str, jax.Array]
 
 
+class Measured(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # Any to mypy
+    """What `measured` builds: an optimizer that can tell how its readings are grouped.
+
+    Attributes:
+        optimizer: what it measures, which makes the same updates.
+        per: "rule" or "leaf".
+        rules: (selector, multiplier) pairs to group by.
+    """
+
+    optimizer: optax.GradientTransformation
+    per: str
+    rules: Rules
+
+
 def measured(
     optimizer: optax.GradientTransformation,
     *,
     per: str = "rule",
     every: int = 10,
     rules: Rules | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Measured:
     """Measure what each step does to the weights, without changing the step.
 
         weight_norm               ‖θ‖, before the step
@@ -112,7 +126,8 @@ def measured(
     checks.whole("every", every)
     inner = optax.with_extra_args_support(optimizer)
     own = optimizer.rules if isinstance(optimizer, Decayed) else STANDARD
-    groups = functools.partial(groups_of, per=per, rules=own if rules is None else rules)
+    rules = own if rules is None else rules
+    groups = functools.partial(groups_of, per=per, rules=rules)
     size = len(_NAMES if isinstance(optimizer, Decayed) else _OF_STEP)
 
     def held(readings: dict[str, jax.Array], params: Params) -> dict[str, jax.Array]:
@@ -147,7 +162,9 @@ def measured(
         count = optax.safe_increment(state.count)
         return updates, MeasuredState(count, inner_state, readings)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    built = Measured(init, update)
+    built.optimizer, built.per, built.rules = optimizer, per, rules
+    return built
 
 
 def latest(opt_state: Any) -> Readings:

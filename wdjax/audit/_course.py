@@ -20,6 +20,7 @@ _FIRST = 4  # real steps that are really taken
 _FEW = 17  # visits that tell whether the step plays a part
 _MOST = 4096  # visits of a run in which it does
 _MOST_WORK = 2**23  # numbers times visits
+_MOST_WORK_OF_ALL = 2**30  # the same, where every step is wanted
 _WITHOUT_END = 10**6  # steps looked at where the length of the run is not known
 _MOST_SIMULATED = 2**14  # calls
 
@@ -74,22 +75,22 @@ class Finding:
     curve: tuple[float, ...] = ()
 
 
-def followed(machine: Machine, steps: int | None) -> list[Finding]:
-    """Measure every kind of leaf over a run."""
+def followed(machine: Machine, steps: int | None, every: bool = False) -> list[Finding]:
+    """Measure every kind of leaf over a run; at all its steps, if `every` is wanted."""
     names = {name for name in machine.names if name in _NOT_READ}
     if names:
         why = _NOT_READ[min(names)]
         return [Finding("unknown", None, why=why) for _ in machine.shapes]
     probe = Probe(machine)
-    return _Course(probe, steps).findings()
+    return _Course(probe, steps, every).findings()
 
 
 class _Course:
     """The measurements on one machine."""
 
-    def __init__(self, probe: Probe, steps: int | None) -> None:
+    def __init__(self, probe: Probe, steps: int | None, every: bool) -> None:
         """Find what a real step is, and visit the run."""
-        self.probe, self.steps = probe, steps
+        self.probe, self.steps, self.every = probe, steps, every
         self._known: dict[int, np.ndarray] = {}
         self.named = probe.machine.at(probe.state, 0) is not None
         self.walk = self._best_walk()
@@ -154,6 +155,8 @@ class _Course:
 
     def _most(self) -> int:
         numbers = sum(w.size for w in self.probe.weights)
+        if self.every:
+            return max(_MOST, _MOST_WORK_OF_ALL // max(numbers, 1))
         return int(np.clip(_MOST_WORK // max(numbers, 1), 64, _MOST))
 
     def _fractions(self, counts: np.ndarray) -> np.ndarray:

@@ -76,9 +76,15 @@ def measured(
 
 
 def measure(
-    tree: Any, optimizer: Any, rules: Rules | None, steps: int | None, extra: dict[str, Any]
+    tree: Any,
+    optimizer: Any,
+    rules: Rules | None,
+    steps: int | None,
+    extra: dict[str, Any],
+    *,
+    every: bool = False,
 ) -> Measurement:
-    """Return what is found of every leaf, before it is put into rows."""
+    """Return what is found of every leaf, before it is put into rows; at `every` step or some."""
     tree, optimizers = on_leaves(tree, _checked(optimizer))
     paths.leaves(tree)  # raises where a leaf is no array
     with _asked(tree):
@@ -91,7 +97,7 @@ def measure(
             on = prepared(optimizers[0], tree, extra)
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")
-        findings = _found(on, steps)
+        findings = _found(on, steps, every)
         findings = _with_narrow(findings, optimizers[0], tree, extra)
         laws = _laws(on, findings, optimizers, tree, steps, extra)
     decided = decisions_of(tree, rules)
@@ -156,13 +162,13 @@ def _asked(tree: Any) -> Iterator[None]:
 # What is found.
 
 
-def _found(on: list[Measured], steps: int | None) -> list[Finding]:
+def _found(on: list[Measured], steps: int | None, every: bool = False) -> list[Finding]:
     """Follow each machine once; look up each leaf in its own."""
     done: dict[int, list[Finding]] = {}
 
     def of(found: Machine) -> list[Finding]:
         if id(found) not in done:
-            done[id(found)] = _course.followed(found, steps)
+            done[id(found)] = _course.followed(found, steps, every)
         return done[id(found)]
 
     findings = []

@@ -7,8 +7,9 @@ steps apart. All else follows from the four numbers η, s, q and M.
 The optimizer matters through q and M (`sgd`, `adam`, `lion`, `muon`), the law through s.
 """
 
+from wdjax.dynamics._each import Predictions, predict_declared, predict_each
 from wdjax.dynamics._explain import Explanation, explain
-from wdjax.dynamics._predict import Prediction, expected_rms, predict, predict_each
+from wdjax.dynamics._predict import Prediction, expected_rms, predict
 from wdjax.dynamics._theory import (
     Direction,
     adam,
@@ -37,6 +38,7 @@ __all__ = [
     "Direction",
     "Explanation",
     "Prediction",
+    "Predictions",
     "adam",
     "adam_bound",
     "coupled_memory",
@@ -57,6 +59,7 @@ __all__ = [
     "muon_bound",
     "norm_bound",
     "predict",
+    "predict_declared",
     "predict_each",
     "sgd",
     "steps_to_equilibrium",

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdjax._trees import paths
+from wdjax._trees import html, paths
 from wdjax.dynamics._predict import Prediction, expected_rms
 from wdjax.dynamics._reasons import RULES, Seen
 from wdjax.dynamics._theory import decay_kept
@@ -53,12 +53,29 @@ class Explanation:
             lines += [f"{group}: {header}", _line("", "expected", "measured", "equilibrium")]
             for row in rows:
                 numbers = [row[key] for key in ("expected", "measured", "equilibrium")]
-                cells = ("-" if math.isnan(x) else f"{x:.3g}" for x in numbers)
+                cells = (_cell(x)[0] for x in numbers)
                 lines.append(_line(row["quantity"], *cells))
             lines += [_wrapped(sentence) for sentence in self.sentences[group]]
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the report for notebooks, as a table with its sentences below."""
+        names = ("expected", "measured", "equilibrium")
+        return html.table(
+            ("group", "quantity", *names),
+            [
+                (row["group"], row["quantity"], *(_cell(row[name]) for name in names))
+                for row in self.rows
+            ],
+            above=[f"{group}: {header}" for group, header in self.headers.items()],
+            below=[
+                ("!", f"{group}: {text}")
+                for group, found in self.sentences.items()
+                for text in found
+            ],
+        )
 
 
 def explain(
@@ -74,7 +91,8 @@ def explain(
     first measured RMS, step by step; "equilibrium" is where the weights would settle.
 
     Args:
-        predictions: group -> `dynamics.predict(...)` of T steps; or one for all groups.
+        predictions: group -> prediction of T steps, as `dynamics.predict_each(params, optimizer,
+            ...)` gives, so that strengths are the optimizer's own; or one for all groups.
         measured: group -> name -> (N,) values, as `metrics.series` gives. `weight_rms`, before the
             step, is needed; `rotation`, `effective_learning_rate`, `decay_to_update`, `gated` and
             `strength` are used if present. Values that are not finite are left out. Readings that
@@ -286,6 +304,10 @@ def _wrapped(sentence: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _cell(x: float) -> tuple[str, float]:
+    return "-" if math.isnan(x) else f"{x:.3g}", x
 
 
 def _line(*cells: str) -> str:

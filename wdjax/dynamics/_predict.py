@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdjax import metrics, schedules, stacking
-from wdjax._trees import checks
+from wdjax import schedules
+from wdjax._trees import checks, html
 from wdjax.dynamics import _relaxation
 from wdjax.dynamics._theory import (
     NEAR,
@@ -24,10 +24,7 @@ from wdjax.dynamics._theory import (
     numpy_of,
     timescale,
 )
-from wdjax.rules import Rules, resolve, standard
 from wdjax.schedules import Schedule, Strength, lr_scaled
-
-STANDARD: Rules = standard()
 
 
 class Prediction(NamedTuple):
@@ -74,11 +71,20 @@ class Prediction(NamedTuple):
     bound: Number
     power: int
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it holds numbers of one run, neither traced nor mapped."""
+        return not (np.ndim(self.budget) or isinstance(self.budget, jax.core.Tracer))
+
     def __str__(self) -> str:
         """Return a summary; of traced or mapped predictions, what `repr` shows."""
-        if np.ndim(self.budget) or isinstance(self.budget, jax.core.Tracer):
+        if not self.is_plain:
             return repr(self)
         return "\n".join(f"{name:<24}{text}" for name, text in _summary(self))
+
+    def _repr_html_(self) -> str | None:
+        """Return the summary for notebooks; None, which shows `repr`, where there is none."""
+        return html.table(("", "predicted"), _summary(self)) if self.is_plain else None
 
 
 def predict(
@@ -136,15 +142,19 @@ def predict(
         The functions above.
     """
     checks.whole("steps", steps)
-    if (batch_size is None) != (examples is None):
-        raise ValueError("`batch_size` and `examples` must be given together, or neither.")
-    sized = batch_size is not None and examples is not None
-    per_epoch = epochs(1, batch_size, examples) if sized else math.nan
-    eta = _at_steps("learning_rate", learning_rate, steps)
-    s = _at_steps("law", law(weight_decay, learning_rate), steps) * multiplier * direction.gain
+    per_epoch = passes(batch_size, examples)
+    eta = at_steps("learning_rate", learning_rate, steps)
+    s = at_steps("law", law(weight_decay, learning_rate), steps) * multiplier * direction.gain
     if isinstance(s, np.ndarray):
         advice = "Lower λ, or check the law's units."
         checks.fractions("the strength from `weight_decay`", [("", s.max())], advice)
+    return predicted(direction, eta, s, start_rms, per_epoch)
+
+
+def predicted(
+    direction: Direction, eta: Number, s: Number, start_rms: Number, per_epoch: float
+) -> Prediction:
+    """Return the prediction, given η and s at every step, and how many epochs a step is."""
     even = _relaxation.spread(s, (s > 0) | (eta > 0))
     memory = direction.memory(even)
     rho = equilibrium_rms(eta, even, direction_rms=direction.rms, memory=memory)
@@ -179,60 +189,6 @@ def _settled(
     added = xp.where(s > 0, towards, power / 2 * length**2 * memory)
     path = _relaxation.relaxed(xp.exp(-power * f), added, start**power)
     return _relaxation.arrival(path ** (1 / power), rho, NEAR, f.cumsum())
-
-
-def predict_each(
-    params: Any,
-    direction: Direction,
-    learning_rate: Strength,
-    *,
-    per: str = "rule",
-    rules: Rules = STANDARD,
-    **options: Any,
-) -> dict[str, Prediction]:
-    """Predict every group of weights that `metrics.measured` reads, for `explain`.
-
-    Args:
-        params: at the start, a pytree of arrays; of ShapeDtypeStructs, weights start at 0.
-        direction: as for `predict`.
-        learning_rate: as for `predict`.
-        per: "rule" or "leaf", as for `metrics.measured`.
-        rules: those of the optimizer; they name the groups and give their multipliers.
-        **options: weight_decay, steps, law, batch_size and examples, as for `predict`.
-
-    Returns:
-        group -> prediction.
-
-    Raises:
-        RuleError: as in `resolve`.
-        TypeError, ValueError: as in `predict`.
-
-    Example:
-        >>> from wdjax.dynamics import adam
-        >>> params = {"kernel": np.full((2, 2), 0.5, "float32"), "bias": np.zeros(2, "float32")}
-        >>> found = predict_each(params, adam(), 1e-3, weight_decay=0.1, steps=100)
-        >>> {group: float(prediction.budget.round(3)) for group, prediction in found.items()}
-        {'bias': 0.0, 'weight': 0.01}
-    """
-    params = stacking.unstack(params)
-    leaves, multipliers = jax.tree.leaves(params), jax.tree.leaves(resolve(rules, params))
-    names = metrics.groups_of(params, per=per, rules=rules)
-    groups: dict[str, tuple[Any, list[Any]]] = {}
-    for name, leaf, m in zip(names, leaves, multipliers, strict=True):
-        if name is not None:
-            groups.setdefault(name, (m, []))[1].append(leaf)
-    return {
-        name: predict(direction, learning_rate, multiplier=m, start_rms=_rms(own), **options)
-        for name, (m, own) in groups.items()
-    }
-
-
-def _rms(leaves: list[Any]) -> float:
-    """Of all entries together; 0 where only the shapes are known."""
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-        return 0.0
-    squares = sum(float(np.sum(np.abs(leaf).astype(np.float64) ** 2)) for leaf in leaves)
-    return math.sqrt(squares / max(1, sum(leaf.size for leaf in leaves)))
 
 
 def expected_rms(prediction: Prediction, start_rms: Number) -> Number:
@@ -299,11 +255,19 @@ def _time(steps: float, passes: float) -> str:
     return f"{steps:,.0f} steps" + ("" if math.isnan(passes) else f", {passes:.3g} epochs")
 
 
-def _at_steps(name: str, value: Strength, steps: int) -> Number:
-    """(T,) values of a schedule: float64 and checked on the host, or traced."""
+def passes(batch_size: int | None, examples: int | None) -> float:
+    """How many epochs a step is; NaN where the size of the data is not given."""
+    if (batch_size is None) != (examples is None):
+        raise ValueError("`batch_size` and `examples` must be given together, or neither.")
+    known = batch_size is not None and examples is not None
+    return epochs(1, batch_size, examples) if known else math.nan
+
+
+def at_steps(name: str, value: Strength, steps: int, *, wide: bool = True) -> Number:
+    """(T,) values of a schedule, in float64 if `wide`: checked on the host, or traced."""
     schedule = schedules.as_schedule(value, name)
     counts = np.arange(steps, dtype=np.int32)
-    with jax.enable_x64(True):
+    with jax.enable_x64(wide or jax.config.jax_enable_x64):
         known = schedules.sampled(schedule, counts)
     if known is None:
         return jax.vmap(schedule)(counts)
