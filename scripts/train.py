@@ -215,22 +215,25 @@ class Report:
         self.metrics.setdefault("settings", {}).update(numbers)
         print(text.format(**numbers))
 
-    def audit(self, task: Task, strength: Any, steps: int, label: str) -> None:
-        """Print what decays and by how much: from shapes alone, before anything is trained.
+    def audits(self, task: Task, optimizers: Mapping[str, Any], steps: int) -> None:
+        """Print what each optimizer that decays will do: asked of it, before anything is trained.
 
-        The strength None is decay that takes off no known fraction: then only what decays.
+        Shapes are all that it takes, and rules and strengths stand in the optimizers alone.
         """
         shapes = jax.eval_shape(task.init, jax.random.key(0))
-        audit = wdjax.audit(
-            shapes, strength=0.0 if strength is None else strength, rules=RULES, steps=steps
-        )
-        rows, table = audit.rows, str(audit)
-        if strength is None:
-            rows = [{name: row[name] for name in ("path", "rule", "multiplier")} for row in rows]
-            decays = {row["path"]: "decays" if row["multiplier"] else "free" for row in rows}
-            table = "\n".join(f"{path}: {text}" for path, text in decays.items())
-        self.metrics["audit"] = rows
-        print(f"\nbefore training, {label}:\n{table}\n")
+        for label, optimizer in optimizers.items():
+            if label != "none":
+                audit = wdjax.audit(shapes, optimizer, rules=RULES, steps=steps)
+                found = {"rows": audit.rows, "warnings": list(audit.warnings)}
+                self.metrics.setdefault("audits", {})[label] = found
+                print(f"\nbefore training, {label}:\n{audit.short()}")
+                most = max(row["shrink"] or 0.0 for row in audit.rows)
+                if most >= 1:
+                    raise ValueError(
+                        f"{label}: a step takes off {most:g} of a weight, and its sign flips; "
+                        "lower --weight-decay"
+                    )
+        print()
 
     def runs(self, runs: Mapping[str, Mapping[str, float]]) -> None:
         """Print one line for each run, one column for each number."""
@@ -303,15 +306,13 @@ def linear_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000) 
         epochs=epochs,
         batch_size=batch_size,
     )
-    steps = epochs * steps_per_epoch(task, batch_size)
-    report.audit(task, wdjax.lr_scaled(weight_decay, learning_rate), steps, "L2")
-
     w, b = ridge(task.data.train, weight_decay)
     sgd = optax.sgd(learning_rate)
     optimizers = {
         "none": sgd,
         "L2": optax.chain(wdjax.add_decayed_weights(weight_decay, rules=RULES), sgd),
     }
+    report.audits(task, optimizers, epochs * steps_per_epoch(task, batch_size))
     runs = {
         label: train(
             task,
@@ -400,13 +401,13 @@ def diabetes_job(out: Path, seed: int, progress: bool | None, epochs: int = 5000
         epochs=epochs,
     )
     strength = wdjax.lr_scaled(weight_decay, learning_rate)
-    report.audit(task, strength, epochs, "L2")
     sgd = optax.sgd(learning_rate)
     optimizers = {
         "none": sgd,
         "L2": optax.chain(sgd, wdjax.decay_weights(strength)),
         "L1": optax.chain(sgd, wdjax.prox_weights(strength, wdjax.penalties.l1)),
     }
+    report.audits(task, optimizers, epochs)
     options = {"epochs": epochs, "batch_size": count, "seed": seed, "progress": progress}
     runs = {label: train(task, optimizer, **options) for label, optimizer in optimizers.items()}
     report.runs({label: run.numbers for label, run in runs.items()})
@@ -451,8 +452,6 @@ def digits_job(out: Path, seed: int, progress: bool | None, epochs: int = 30) ->
         L2=coupled,
         L1=proximal,
     )
-    steps = epochs * steps_per_epoch(task, batch_size)
-    report.audit(task, wdjax.lr_scaled(decoupled, learning_rate), steps, "AdamW")
     adam, adamw = optax.adam(learning_rate), wdjax.decayed(optax.adam)
     l1 = {"penalty": wdjax.penalties.l1, "implicit": True}
     optimizers = {
@@ -461,6 +460,7 @@ def digits_job(out: Path, seed: int, progress: bool | None, epochs: int = 30) ->
         "Adam + L2": optax.chain(wdjax.add_decayed_weights(coupled, rules=RULES), adam),
         "Adam, L1": adamw(learning_rate, weight_decay=proximal, **l1),
     }
+    report.audits(task, optimizers, epochs * steps_per_epoch(task, batch_size))
     options = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "progress": progress}
     runs = {label: train(task, optimizer, **options) for label, optimizer in optimizers.items()}
     report.runs({label: run.numbers for label, run in runs.items()})
@@ -531,13 +531,10 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
         optimizers[label] = decayed(
             weight_decay=weight_decay, law=law(peak), penalty=penalty, implicit=options.implicit
         )
-    if penalty is not None:
-        used = wdjax.lr_scaled if options.coupled else law(peak)
-        taken = fraction(options, used(weight_decay, learning_rate))
-        try:
-            report.audit(task, taken, epochs * steps_per_epoch(task, batch_size), label)
-        except ValueError as error:  # a λ that flips signs
-            options.refuse(str(error))
+    try:
+        report.audits(task, optimizers, epochs * steps_per_epoch(task, batch_size))
+    except ValueError as error:  # a λ that flips signs
+        options.refuse(str(error))
     fitting = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "progress": progress}
     runs = {label: train(task, optimizer, **fitting) for label, optimizer in optimizers.items()}
     report.runs({label: run.numbers for label, run in runs.items()})
@@ -547,19 +544,6 @@ def own_job(out: Path, seed: int, progress: bool | None, options: argparse.Names
     draw_weights(options.data, runs, weight_ax)
     report.save(figure, out, options.data)
     return report
-
-
-def fraction(options: argparse.Namespace, strength: Callable[[Any], Any]) -> Any:
-    """Return what decay takes off a weight in a step, as a schedule; None where it varies.
-
-    Only of l2 is it a fraction, and in the gradient only plain SGD leaves it one.
-
-        explicit, or SGD with l2 in the gradient   w (1 − s)
-        implicit                                   w / (1 + s) = w (1 − s / (1 + s))
-    """
-    if options.penalty != "l2" or (options.coupled and options.optimizer != "sgd"):
-        return None
-    return (lambda t: strength(t) / (1.0 + strength(t))) if options.implicit else strength
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -60,12 +60,21 @@ def test_contradicting_options_say_what_is_wrong(script, arguments, message, cap
     assert message in capsys.readouterr().err
 
 
-def test_a_decay_that_flips_signs_is_refused_before_training(script, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ([], "it reaches 2 for 'kernel' and would flip signs"),
+        (["--coupled"], "takes off 2 of a we"),
+    ],
+)
+def test_a_decay_that_flips_signs_is_refused_before_training(
+    script, tmp_path, capsys, place, message
+):
     arguments = ["--data", "linear", "--weight-decay", "20", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as caught:
-        script.main(arguments)
+        script.main([*arguments, *place])
     assert caught.value.code == 2
-    assert "it reaches 2 times the multiplier for 'kernel'" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -78,8 +87,12 @@ def test_a_short_run_writes_a_figure_and_every_printed_metric(script, data, tmp_
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["ok"] is True
     job = metrics[data]
-    assert {row["path"] for row in job["audit"]} >= {"kernel", "bias"} or data == "digits"
-    assert len(job["runs"]) == 2
+    (label,) = job["audits"]
+    assert {row["path"] for row in job["audits"][label]["rows"]} >= {
+        "kernel",
+        "bias",
+    } or data == "digits"
+    assert {*job["runs"]} == {"none", label}
     assert job["runs"].keys() >= {"none"}
     printed = capsys.readouterr().out
     for numbers in job["runs"].values():
@@ -94,7 +107,7 @@ def test_without_a_penalty_there_is_one_run_and_no_audit(script, tmp_path):
     assert script.main(arguments) == 0
     job = json.loads((tmp_path / "metrics.json").read_text())["linear"]
     assert list(job["runs"]) == ["none"]
-    assert "audit" not in job
+    assert "audits" not in job
 
 
 def test_the_undecayed_run_of_lion_has_no_decay_of_its_own(script, tmp_path):
@@ -165,27 +178,28 @@ def test_a_run_that_is_not_finite_fails_a_check_and_leaves_valid_json(script, tm
 
 
 @pytest.mark.parametrize(
-    ("options", "shrink"),
+    ("options", "acts", "shrink"),
     [
-        (["--weight-decay", "2"], 0.2),
-        (["--weight-decay", "2", "--coupled"], 0.2),
-        (["--weight-decay", "20", "--implicit"], 2 / 3),  # 1 / (1 + 2) of a weight is left
-        (["--weight-decay", "20", "--penalty", "l1"], None),
-        (["--weight-decay", "1000", "--coupled", "--optimizer", "adam"], None),
+        (["--weight-decay", "2"], "weights", 0.2),
+        (["--weight-decay", "2", "--coupled"], "weights", 0.2),
+        (["--weight-decay", "20", "--implicit"], "weights", 2 / 3),  # 1 / (1 + 2) is left
+        (["--weight-decay", "20", "--penalty", "l1"], "constant", None),
+        (["--weight-decay", "1000", "--coupled", "--optimizer", "adam"], "gradient", None),
     ],
 )
 def test_the_audit_is_of_the_run_and_not_of_another_method(
-    script, tmp_path, monkeypatch, options, shrink
+    script, tmp_path, monkeypatch, options, acts, shrink
 ):
     trained = {"none": script.Run(None, [], [], [], {}, {"train loss": 1.0})}
     monkeypatch.setattr(script, "train", lambda *given, **fitting: trained["none"])
     monkeypatch.setattr(script, "draw_curves", lambda *given: None)
     monkeypatch.setattr(script, "draw_weights", lambda *given: None)
     assert script.main(["--data", "linear", *options, "--out", str(tmp_path)]) == 0
-    audit = json.loads((tmp_path / "metrics.json").read_text())["linear"]["audit"]
-    assert {row["path"]: row["multiplier"] for row in audit} == {"kernel": 1.0, "bias": 0.0}
-    kernel = next(row for row in audit if row["path"] == "kernel")
-    assert kernel.get("shrink") == (None if shrink is None else pytest.approx(shrink))
+    (audit,) = json.loads((tmp_path / "metrics.json").read_text())["linear"]["audits"].values()
+    rows = {row["path"]: row for row in audit["rows"]}
+    assert rows["bias"]["acts"] == "none"
+    assert rows["kernel"]["acts"] == acts
+    assert rows["kernel"]["shrink"] == (None if shrink is None else pytest.approx(shrink))
 
 
 @pytest.mark.slow
@@ -197,6 +211,21 @@ def test_the_demo_runs_whole_and_all_checks_pass(tmp_path):
     assert metrics["ok"] is True
     for data in ("linear", "diabetes", "digits"):
         assert is_png(tmp_path / f"{data}.png")
+    audits = {
+        label: x
+        for job in metrics.values()
+        if isinstance(job, dict)
+        for label, x in job["audits"].items()
+    }
+    acts = {label: audit["rows"][-1]["acts"] for label, audit in audits.items()}
+    assert acts == {
+        "L2": "weights",
+        "L1": "constant",
+        "AdamW": "weights",
+        "Adam + L2": "gradient",
+        "Adam, L1": "constant",
+    }
+    assert not any(audit["warnings"] for audit in audits.values())
     runs = metrics["diabetes"]["runs"]
     assert runs["L1"]["exact zeros"] > 0
     assert runs["L2"]["exact zeros"] == runs["none"]["exact zeros"] == 0
