@@ -34,10 +34,10 @@ class Predictions(dict[str, Prediction]):
         weight  0.0001      6,931     10,000        0.407       0.0707   0.00324          never ...
     """
 
-    def __str__(self) -> str:
-        """Return the table; of traced or mapped predictions, what `repr` shows."""
+    def __repr__(self) -> str:
+        """Return the table; of traced or mapped predictions, what a dictionary shows."""
         if not all(p.is_plain for p in self.values()):
-            return repr(self)
+            return super().__repr__()
         titles, rows = _table(self)
         lines = [titles, *([x if isinstance(x, str) else x[0] for x in row] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -47,7 +47,7 @@ class Predictions(dict[str, Prediction]):
         return "\n".join([_length(self), *("  ".join(cells) for cells in padded)])
 
     def _repr_html_(self) -> str | None:
-        """Return the table for notebooks; None, which shows `repr`, where there is none."""
+        """Return the table for notebooks; None where there is none."""
         if not all(p.is_plain for p in self.values()):
             return None
         return html.table(*_table(self), above=[_length(self)])
@@ -125,8 +125,7 @@ def predict_each(
     _check_covered(taken, direction)
     params = stacking.unstack(params)
     leaves = jax.tree.leaves(params)
-    # in the optimizer's precision: else η/s is off by 1% where a cosine ends
-    eta = at_steps("learning_rate", learning_rate, steps, wide=False)
+    eta = at_steps("learning_rate", learning_rate, steps)
     per = _told("per", per, optimizer, "rule")
     groups = _groups(params, per, _told("rules", rules, optimizer, STANDARD))
     _check_alike(groups, taken)

@@ -26,6 +26,8 @@ from wdjax.dynamics._theory import (
 )
 from wdjax.schedules import Schedule, Strength, lr_scaled
 
+_STILL = 1e-4  # of the largest η
+
 
 class Prediction(NamedTuple):
     """What to expect of one group of weights; a pytree of numbers.
@@ -49,8 +51,8 @@ class Prediction(NamedTuple):
         settled: steps until the weights are within 5% of equilibrium and stay there for a
             timescale or to the end; infinite if they never do, also where it moves faster than
             they can follow.
-        bound: what the norm cannot exceed, unless it does so at first; infinite if nothing is
-            known.
+        bound: what the norm cannot exceed, unless it does so at first, or in steps with less than
+            a ten-thousandth of the largest η; infinite if nothing is known.
         power: 2, or 4 where gradients shrink as 1/‖θ‖.
     """
 
@@ -160,6 +162,8 @@ def predicted(
     rho = equilibrium_rms(eta, even, direction_rms=direction.rms, memory=memory)
     rho = rho**0.5 if direction.power == 4 else rho
     spent, mean = foldings(s).sum(), s.mean()
+    # where a cosine ends, η and s are rounding errors above 0, and their ratio is none of theirs
+    moving = numpy_of(eta).where(eta > _STILL * eta.max(), eta, 0)
     return Prediction(
         learning_rate=eta,
         shrink=s,
@@ -175,7 +179,7 @@ def predicted(
         half_life_epochs=half_life(mean) * per_epoch,
         timescale_epochs=timescale(mean) * per_epoch,
         settled=_settled(even, eta * direction.rms, memory, rho, start_rms, direction.power),
-        bound=norm_bound(eta, s, direction.bound),
+        bound=norm_bound(moving, s, direction.bound),
         power=direction.power,
     )
 
@@ -263,11 +267,11 @@ def passes(batch_size: int | None, examples: int | None) -> float:
     return epochs(1, batch_size, examples) if known else math.nan
 
 
-def at_steps(name: str, value: Strength, steps: int, *, wide: bool = True) -> Number:
-    """(T,) values of a schedule, in float64 if `wide`: checked on the host, or traced."""
+def at_steps(name: str, value: Strength, steps: int) -> Number:
+    """(T,) values of a schedule: float64 and checked on the host, or traced."""
     schedule = schedules.as_schedule(value, name)
     counts = np.arange(steps, dtype=np.int32)
-    with jax.enable_x64(wide or jax.config.jax_enable_x64):
+    with jax.enable_x64(True):
         known = schedules.sampled(schedule, counts)
     if known is None:
         return jax.vmap(schedule)(counts)
