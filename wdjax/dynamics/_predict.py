@@ -26,7 +26,7 @@ from wdjax.dynamics._theory import (
 )
 from wdjax.schedules import Schedule, Strength, lr_scaled
 
-_STILL = 1e-4  # of the largest η
+_STILL = 1e-3  # of the largest η
 
 
 class Prediction(NamedTuple):
@@ -52,7 +52,7 @@ class Prediction(NamedTuple):
             timescale or to the end; infinite if they never do, also where it moves faster than
             they can follow.
         bound: what the norm cannot exceed, unless it does so at first, or in steps with less than
-            a ten-thousandth of the largest η; infinite if nothing is known.
+            a thousandth of the largest η; infinite if nothing is known.
         power: 2, or 4 where gradients shrink as 1/‖θ‖.
     """
 
