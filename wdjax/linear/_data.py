@@ -115,8 +115,8 @@ def targets(y: jax.Array, *results: jax.Array) -> Any:
     return tuple(result[..., 0] for result in results) if y.ndim == 1 else results
 
 
-def intercept_of(problem: Any, coef: jax.Array) -> jax.Array:
-    """(..., T) b = ȳ − x̄ᵀw."""
+def intercept_of(problem: Any, coef: Any) -> Any:
+    """(..., T) b = ȳ − x̄ᵀw, of a problem with both means."""
     mean_y = problem.mean_y.reshape((1,) * (coef.ndim - 2) + problem.mean_y.shape)
     return mean_y - jnp.einsum("p,...pt->...t", problem.mean_x, coef)
 
