@@ -7,7 +7,7 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -137,8 +137,8 @@ def measured(
             before, after, _ = step(updates, state.inner_state, params)
             s, multipliers = _decay(inner, state.inner_state, params)
             parts = lax.stop_gradient((params, after, before, multipliers))
-            whole = stacking.unstack(parts)
-            return _readings(groups(whole[0]), *whole, lax.stop_gradient(s))
+            theta, *others = stacking.unstack(parts)
+            return _readings(groups(theta), lax.stop_gradient(s), theta, *others)
 
         due = True if every == 1 else state.count % every == 0
         readings = _when(due, read, lambda: held(state.readings, params))
@@ -254,11 +254,11 @@ def _decay(inner: optax.GradientTransformation, state: Any, params: Params) -> t
 
 def _readings(
     names: list[str | None],
+    s: Any,
     params: Params,
     after: Params,
     before: Params | None,
     multipliers: Params | None,
-    s: Any,
 ) -> dict[str, jax.Array]:
     rows = lined_up("measured", after, params, before, multipliers)[1]
     groups: dict[str, list[_Leaf]] = {}
@@ -268,12 +268,12 @@ def _readings(
             shrink = None if s is None else s * m
             sums = _sums(param, update, first, shrink)
             groups.setdefault(name, []).append(_Leaf(jnp.size(param), m, sums))
-    return {name: _reading(leaves, s) for name, leaves in groups.items()}
+    return {name: _reading(s, leaves) for name, leaves in groups.items()}
 
 
 class _Leaf(NamedTuple):
     size: int
-    multiplier: Any
+    m: Any
     sums: jax.Array
 
 
@@ -334,7 +334,7 @@ def _sums_in_one_pass(terms: list[jax.Array]) -> jax.Array:
     return jnp.sum(jnp.stack(terms), axis=range(1, terms[0].ndim + 1))
 
 
-def _reading(leaves: list[_Leaf], s: Any) -> jax.Array:
+def _reading(s: Any, leaves: list[_Leaf]) -> jax.Array:
     """The readings of one group."""
     # a fence: what the compiler makes of the leaves must not become one kernel with all of them
     sums = lax.optimization_barrier(jnp.stack([leaf.sums for leaf in leaves]))  # type: ignore[no-untyped-call]
@@ -355,7 +355,7 @@ def _reading(leaves: list[_Leaf], s: Any) -> jax.Array:
         bb, part, _, held = (jnp.sum(x) for x in decay)
         before = jnp.sqrt(bb)
         values[-1] = _ratio(before, weight)
-        strength = s * sum(leaf.size / n * leaf.multiplier for leaf in leaves)
+        strength = s * sum(leaf.size / n * leaf.m for leaf in leaves)
         values += [_ratio(jnp.sqrt(part), before), held / n, strength]
     return jnp.stack(values).astype(jnp.float32)
 
