@@ -355,8 +355,7 @@ def test_a_whole_model_with_its_functions_may_be_passed():
     params, grads = ({**model, "activation": None} for _ in range(2))
     for optimizer in (measured(sgd(), per="leaf"), measured(optax.sgd(0.1), every=2)):
         state = optimizer.init(params)
-        want = jax.jit(optimizer.update)(grads, state, params)
-        got = jax.jit(lambda g, s, update=optimizer.update: update(g, s, model))(grads, state)
+        got, want = (optimizer.update(grads, state, tree) for tree in (model, params))
         chex.assert_trees_all_equal(got, want)
 
 
