@@ -26,6 +26,7 @@ BENCHES = {  # name -> module, in which it is the function bench_NAME
     "start": "starts",
     "import": "startup",
     "rules": "startup",
+    "startup": "leaves",
     "one": "sweeping",
     "many": "sweeping",
     "cube": "sweeping",

@@ -41,6 +41,7 @@ PARTS = {  # names -> the first words of some of their figures
     },
     "one many cube devices groups jaxopt": {"20", "240", "sweep"},
     "ridge folds lasso stream": {"LOO", "5", "lasso", "stream"},
+    "startup": {"startup"},
 }
 
 

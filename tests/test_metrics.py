@@ -349,6 +349,16 @@ def test_holes_in_params_and_updates_are_passed_over():
     assert found["kernel"]["weight_norm"] == pytest.approx(norm, rel=1e-6)
 
 
+def test_a_whole_model_with_its_functions_may_be_passed():
+    """Equinox' own examples do: the gradient of a function is None."""
+    model = {"kernel": PARAMS["dense"]["kernel"], "activation": jax.nn.relu}
+    params, grads = ({**model, "activation": None} for _ in range(2))
+    for optimizer in (measured(sgd(), per="leaf"), measured(optax.sgd(0.1), every=2)):
+        state = optimizer.init(params)
+        got, want = (optimizer.update(grads, state, tree) for tree in (model, params))
+        chex.assert_trees_all_equal(got, want)
+
+
 def test_complex_leaves_and_scalars_are_measured():
     params = {"kernel": jnp.full((2, 2), 3 + 4j), "gain": jnp.float32(2.0)}
     found = one_step(measured(optax.sgd(0.1), per="leaf"), params, params)[1]

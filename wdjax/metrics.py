@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from wdjax import stacking
-from wdjax._lift.leaves import Params, lined_up, require_params, widened
+from wdjax._lift.leaves import Params, lined_up, moved_params, widened
 from wdjax._trees import checks, paths
 from wdjax.optimizers import STANDARD, Decayed
 from wdjax.rules import Rules, check_rules, label, owners, resolve
@@ -145,20 +145,21 @@ def measured(
     def update(
         updates: Params, state: MeasuredState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, MeasuredState]:
-        require_params("measured", params)
+        params = moved_params("measured", updates, params)
+        step = _step_of(inner, extra_args, jit=_is_traced(state.count))
 
         def read() -> dict[str, jax.Array]:
-            parts = _parts(inner, updates, state.inner_state, params, extra_args)
-            whole = stacking.unstack(lax.stop_gradient((params, parts)))
-            return _readings(groups(whole[0]), *whole)
+            before, after, _ = step(updates, state.inner_state, params)
+            s, multipliers = _decay(inner, state.inner_state, params)
+            parts = lax.stop_gradient((params, after, before, multipliers))
+            theta, *others = stacking.unstack(parts)
+            return _readings(groups(theta), lax.stop_gradient(s), theta, *others)
 
         due = True if every == 1 else state.count % every == 0
         readings = _when(due, read, lambda: held(state.readings, params))
         # The step is computed once more, not passed out of the branch: so the compiler may fuse
         # it with θ + Δ as ever, and steps without a reading pay next to nothing.
-        updates, inner_state = inner.update(
-            _after(readings, updates), state.inner_state, params, **extra_args
-        )
+        _, updates, inner_state = step(_after(readings, updates), state.inner_state, params)
         count = optax.safe_increment(state.count)
         return updates, MeasuredState(count, inner_state, readings)
 
@@ -261,72 +262,60 @@ def groups_of(params: Params, *, per: str = "rule", rules: Rules = STANDARD) -> 
 # Readings.
 
 
-class _Parts(NamedTuple):
-    """A step taken apart; without decay to be told from the rest, only `after`."""
-
-    after: Params
-    before: Params | None = None
-    strength: Any = None
-    multipliers: Params | None = None
-
-
-def _parts(
-    inner: optax.GradientTransformationExtraArgs,
-    updates: Params,
-    state: Any,
-    params: Params,
-    extra_args: dict[str, Any],
-) -> _Parts:
+def _decay(inner: optax.GradientTransformation, state: Any, params: Params) -> tuple[Any, Params]:
+    """s(t) and the multipliers, where decay can be told from the rest."""
     if not isinstance(inner, Decayed):
-        return _Parts(inner.update(updates, state, params, **extra_args)[0])
-    before, after, _ = inner.parts(updates, state, params, **extra_args)
-    return _Parts(after, before, inner.shrink(state), resolve(inner.rules, params))
+        return None, None
+    return inner.shrink(state), resolve(inner.rules, params)
 
 
-def _readings(names: list[str | None], params: Params, parts: _Parts) -> dict[str, jax.Array]:
-    after, before, s, multipliers = parts
+def _readings(
+    names: list[str | None],
+    s: Any,
+    params: Params,
+    after: Params,
+    before: Params | None,
+    multipliers: Params | None,
+) -> dict[str, jax.Array]:
     rows = lined_up("measured", after, params, before, multipliers)[1]
     groups: dict[str, list[_Leaf]] = {}
     rows = [row for row in rows if row[1] is not None]  # a hole in updates and params alike
     for name, (update, param, first, m) in zip(names, rows, strict=True):
         if name is not None:
             shrink = None if s is None else s * m
-            groups.setdefault(name, []).append(_leaf(param, update, first, shrink))
-    return {name: _reading(leaves) for name, leaves in groups.items()}
+            sums = _sums(param, update, first, shrink)
+            groups.setdefault(name, []).append(_Leaf(jnp.size(param), m, sums))
+    return {name: _reading(s, leaves) for name, leaves in groups.items()}
 
 
 class _Leaf(NamedTuple):
-    """Sums over one leaf; the part of Δ along θ is tilt · θ."""
-
     size: int
-    weight: jax.Array  # |θ|²
-    update: jax.Array  # |Δ|²
-    tilt: jax.Array
-    across: jax.Array  # |Δ − tilt · θ|²
-    decay: tuple[Any, ...]  # |Δ₀|², |Δ − Δ₀|², entries held back, s m · size
+    m: Any
+    sums: jax.Array
 
 
-def _leaf(param: Any, update: Any, before: Any, shrink: Any) -> _Leaf:
+@jax.jit
+def _sums(param: Any, update: Any, before: Any, shrink: Any) -> jax.Array:
+    """Sums over one leaf: |θ|², |Δ|², Re θ*ν, |ν|², where ν = Δ + s m θ.
+
+    With decay also |Δ₀|², |Δ − Δ₀|², s m |θ|², entries held back. Traced once for each shape.
+    """
     w = widened(param)
     u = jnp.zeros_like(w) if update is None else widened(update)
     # without the pull to zero, which is along θ and may be much the larger part of Δ
     v = u if shrink is None else u + shrink * w
     terms = [_product(w, w), _product(u, u), _product(w, v), _product(v, v)]
-    if shrink is not None:
-        b = u if before is None else widened(before)
-        held = (
-            (_rounded(update, u) == _rounded(before, b))
-            & (w != 0)
-            & (shrink > 0)
-            & (update is not None)
-        )
-        terms += [_product(b, b), _product(u - b, u - b), held.astype(terms[0].dtype)]
-    ww, uu, wv, vv, *decay = _sums_in_one_pass(terms)
-    tilt = _ratio(wv, ww)
-    across = jnp.maximum(vv - tilt * wv, 0)
-    if shrink is not None:
-        tilt, decay = tilt - shrink, [*decay, shrink * w.size]
-    return _Leaf(w.size, ww, uu, tilt, across, tuple(decay))
+    if shrink is None:
+        return _sums_in_one_pass(terms)
+    b = u if before is None else widened(before)
+    held = (
+        (_rounded(update, u) == _rounded(before, b))
+        & (w != 0)
+        & (shrink > 0)
+        & (update is not None)
+    )
+    of_decay = [_product(b, b), _product(u - b, u - b), shrink * terms[0]]
+    return _sums_in_one_pass([*terms, *of_decay, held.astype(terms[0].dtype)])
 
 
 def _rounded(x: Any, wide: jax.Array) -> jax.Array:
@@ -349,33 +338,43 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.real(jnp.conj(x) * y)
 
 
-def _sums_in_one_pass(terms: list[jax.Array]) -> list[jax.Array]:
+def _sums_in_one_pass(terms: list[jax.Array]) -> jax.Array:
     """Sum each of the arrays; rows first, all at once, so that memory is read once."""
     ndim = terms[0].ndim
     if ndim > 1 and terms[0].shape[-1] <= _LONGEST_ROW:
         zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
         add = lambda x, y: tuple(map(operator.add, x, y))
         terms = lax.reduce(tuple(terms), zeros, add, (ndim - 1,))
-    return [jnp.sum(term) for term in terms]
+    if terms[0].size > _LONGEST_ROW:
+        return jnp.stack([jnp.sum(term) for term in terms])
+    # few numbers: one kernel for all sums, of which leaves of one shape share the code
+    return jnp.sum(jnp.stack(terms), axis=range(1, terms[0].ndim + 1))
 
 
-def _reading(leaves: list[_Leaf]) -> jax.Array:
+def _reading(s: Any, leaves: list[_Leaf]) -> jax.Array:
     """The readings of one group."""
+    # a fence: what the compiler makes of the leaves must not become one kernel with all of them
+    sums = lax.optimization_barrier(jnp.stack([leaf.sums for leaf in leaves]))  # type: ignore[no-untyped-call]
+    ww, uu, wv, vv, *decay = sums.T
     n = max(sum(leaf.size for leaf in leaves), 1)
-    weight = jnp.sqrt(sum(leaf.weight for leaf in leaves))
-    update = jnp.sqrt(sum(leaf.update for leaf in leaves))
-    tilt = _ratio(sum(leaf.weight * leaf.tilt for leaf in leaves), weight * weight)
+    weight, update = jnp.sqrt(jnp.sum(ww)), jnp.sqrt(jnp.sum(uu))
+    # of each leaf: the part of ν along θ is slope · θ, that of Δ is tilt · θ
+    slope = _ratio(wv, ww)
+    across, tilt = jnp.maximum(vv - slope * wv, 0), slope
+    if decay:
+        tilt = slope - _ratio(decay[2], ww)
+    mean = _ratio(jnp.sum(ww * tilt), weight * weight)
     # the angle from the parts of Δ across θ and along it; its cosine would have no digits left
-    across = jnp.sqrt(sum(leaf.across + leaf.weight * (leaf.tilt - tilt) ** 2 for leaf in leaves))
-    angle = jnp.where(weight > 0, jnp.arctan2(across, weight * (1 + tilt)), 0)
+    across = jnp.sqrt(jnp.sum(across + ww * (tilt - mean) ** 2))
+    angle = jnp.where(weight > 0, jnp.arctan2(across, weight * (1 + mean)), 0)
     values = [weight, weight / math.sqrt(n), update, angle, _ratio(update, weight)]
-    if leaves[0].decay:
-        before, part, held, shrink = (
-            sum(x) for x in zip(*(leaf.decay for leaf in leaves), strict=True)
-        )
-        values[-1] = _ratio(jnp.sqrt(before), weight)
-        values += [_ratio(jnp.sqrt(part), jnp.sqrt(before)), held / n, shrink / n]
-    return jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
+    if decay:
+        bb, part, _, held = (jnp.sum(x) for x in decay)
+        before = jnp.sqrt(bb)
+        values[-1] = _ratio(before, weight)
+        strength = s * sum(leaf.size / n * leaf.m for leaf in leaves)
+        values += [_ratio(jnp.sqrt(part), before), held / n, strength]
+    return jnp.stack(values).astype(jnp.float32)
 
 
 def _ratio(x: Any, y: Any) -> jax.Array:
@@ -386,11 +385,28 @@ def _ratio(x: Any, y: Any) -> jax.Array:
 # When to read.
 
 
+def _step_of(
+    inner: optax.GradientTransformationExtraArgs, extra_args: dict[str, Any], *, jit: bool
+) -> Callable[..., tuple[Params | None, Params, Any]]:
+    """(Δ, state, θ) -> (step before decay, where it can be told apart, whole step, state)."""
+
+    def step(updates: Params, state: Any, params: Params) -> tuple[Params | None, Params, Any]:
+        if isinstance(inner, Decayed):
+            return inner.parts(updates, state, params, **extra_args)
+        return None, *inner.update(updates, state, params, **extra_args)
+
+    return jax.jit(step) if jit else step  # traced once, though it is taken twice
+
+
 def _when(due: Any, read: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
     """A branch; outside jit a Python one, which does not compile again at every call."""
-    if isinstance(due, jax.core.Tracer):
+    if _is_traced(due):
         return lax.cond(due, read, otherwise)
     return read() if due else otherwise()
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
 
 
 def _after(readings: dict[str, jax.Array], updates: Params) -> Params:
@@ -399,7 +415,9 @@ def _after(readings: dict[str, jax.Array], updates: Params) -> Params:
     Without that order the compiler may let the step write over θ and the optimizer's state first,
     and copy all of it for the readings. A norm below 0 never happens, but it does not know that.
     """
-    never = functools.reduce(operator.or_, (row[0] < 0 for row in readings.values()), False)
-    if never is False:
+    if not readings:
         return updates
+    is_below = jnp.stack([row[..., 0] for row in readings.values()]) < 0
+    # a fence: each leaf's kernel waits for this one number, and does not compute it again
+    never = lax.optimization_barrier(jnp.any(is_below))  # type: ignore[no-untyped-call]
     return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), updates)
