@@ -537,8 +537,8 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(folder.glob("rows-*.npz"))) == 2
     (first, _) = sorted(folder.glob("rows-*.npz"))
-    (folder / f".{first.name}.1").write_bytes(b"half of a file")
-    first.with_suffix(".tmp").write_bytes(b"")
+    (folder / f".{first.name}.0123abcd.part").write_bytes(b"half of a file")
+    (folder / ".sweep.json.0123abcd.part").write_bytes(b"")
 
     trained = []
     train = _program.train
@@ -559,9 +559,47 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     again = long_sweep(folder)  # nothing is left to do
     assert len(trained) == 3
     jax.tree.map(np.testing.assert_array_equal, again, resumed)
-    first.write_bytes(b"half of a file")
-    with pytest.raises(ValueError, match=r"0-000000.npz' is damaged: .* Remove this file"):
-        long_sweep(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "sweep.json",
+        *(path.name for path in folder.glob("rows-*.npz")),
+    }
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of a file", None], ids=["empty", "other", "short"])
+def test_a_damaged_piece_is_named_and_trained_again(damage, tmp_path):
+    whole = long_sweep(tmp_path)
+    first = min(tmp_path.glob("rows-*.npz"))
+    first.write_bytes(first.read_bytes()[:-30] if damage is None else damage)
+    with pytest.warns(UserWarning, match=r"damaged file, '.*0-000000.npz': .* trained again"):
+        again = long_sweep(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    assert first.with_suffix(".damaged").exists()
+    long_sweep(tmp_path)  # and says no more
+
+
+def test_a_file_that_another_process_tidied_away_is_written_again(tmp_path):
+    calls = []
+
+    def fill(file):
+        calls.append(file.write(b"whole"))
+        if len(calls) == 1:
+            (temporary,) = tmp_path.glob(".*.part")
+            temporary.unlink()
+
+    _results._write(tmp_path / "rows.npz", fill)
+    assert (tmp_path / "rows.npz").read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
+
+
+def test_a_record_is_never_replaced_and_never_half(tmp_path, monkeypatch):
+    """With and without links, as on a network drive."""
+    for link in (os.link, lambda *_: (_ for _ in ()).throw(PermissionError("no links here"))):
+        monkeypatch.setattr(os, "link", link)
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        for text in (b"first", b"second"):
+            _results._write(path, lambda file, text=text: file.write(text), move=_results._claim)
+        assert path.read_bytes() == b"first"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_rows_of_another_sweep_are_never_taken(tmp_path):
