@@ -160,6 +160,18 @@ def test_every_epoch_sees_every_training_example_once_in_a_new_order():
     assert (orders[:, 0] != orders[:, 1]).any()
 
 
+def test_each_fold_shuffles_its_own_way():
+    """Folds with the same rows in training meet them in other orders."""
+    one = sweeps.holdout(30, 0.2)
+    twice = Folds(*(np.concatenate([part, part]) for part in one))
+    shared = _program.share(
+        DATA, twice, epochs=np.array([1]), batch_size=8, seeds=[0], shuffle=True, mesh=None
+    )
+    first, second = np.asarray(shared.rows).transpose(1, 0, 2, 3).reshape(2, -1)
+    assert sorted(first) == sorted(second)
+    assert (first != second).any()
+
+
 def test_orders_repeat_when_the_table_would_grow_too_large(monkeypatch):
     monkeypatch.setattr(_program, "_ENTRIES", 4 * 24 * 2)
     shared = _program.share(
@@ -600,6 +612,14 @@ def test_a_record_is_never_replaced_and_never_half(tmp_path, monkeypatch):
             _results._write(path, lambda file, text=text: file.write(text), move=_results._claim)
         assert path.read_bytes() == b"first"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_same_bytes_in_another_shape_or_dtype_are_another_sweep():
+    prints = [
+        _results.fingerprints(data=np.zeros(shape, dtype))
+        for shape, dtype in (((2, 3), "f4"), ((3, 2), "f4"), ((2, 3), "i4"))
+    ]
+    assert len({p["data"] for p in prints}) == 3
 
 
 def test_rows_of_another_sweep_are_never_taken(tmp_path):
