@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -575,6 +577,47 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
         "sweep.json",
         *(path.name for path in folder.glob("rows-*.npz")),
     }
+
+
+SAVING = """
+import sys
+import test_sweeps as t
+from wdjax.sweeps import _results
+write = _results._write
+def told(*args, **kwargs):
+    print("writes", flush=True)
+    write(*args, **kwargs)
+_results._write = told
+t.long_sweep(sys.argv[1])
+"""
+
+
+@pytest.mark.slow  # a dozen processes
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_survives_whatever_ends_it_at_any_moment(sign, tmp_path):
+    """Two processes on one folder, of which one is ended while it writes."""
+    rng = np.random.default_rng(0)
+    env = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", SAVING, str(tmp_path)]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": env}
+    for writes in (1, 2, 1):
+        with (
+            subprocess.Popen(command, **quiet) as first,
+            subprocess.Popen(command, **quiet) as other,
+        ):
+            for _ in range(writes):
+                first.stdout.readline()
+            time.sleep(rng.uniform(0, 0.02))
+            first.send_signal(sign)
+            other.communicate()
+        assert other.returncode == 0
+        for piece in list(tmp_path.glob("rows-*.npz"))[1:]:  # so that there is something to do
+            piece.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed, whole = long_sweep(tmp_path), long_sweep(None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), resumed, whole)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npz"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"half of a file", None], ids=["empty", "other", "short"])

@@ -83,7 +83,7 @@ def said(way, case):
         warnings.simplefilter("ignore")
         try:
             params, optimizer = way(case)
-            return " | ".join(audit(params, optimizer).warnings)
+            return " | ".join(audit(params, optimizer, steps=10).warnings)
         except (ValueError, TypeError):
             return "refused"
 
