@@ -9,7 +9,7 @@ from method_cases import METHODS
 
 import wdjax
 from wdjax import metrics, precision
-from wdjax._lift.leaves import widened
+from wdjax._lift.leaves import applied, widened
 
 RULES = (("bias", 0.0), ("**", 1.0))
 NARROW = [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2]
@@ -194,3 +194,25 @@ def test_a_thousand_decays_of_a_mixed_tree_are_those_of_float32(add, dtype):
     assert dtypes(theta) == dtypes(start)
     want = np.asarray(start["kernel"], np.float64) * (1 - s) ** steps
     np.testing.assert_allclose(np.asarray(theta["kernel"], np.float64), want, rtol=0.01)
+
+
+@pytest.mark.parametrize("dtype", NARROW[:2])
+def test_what_the_addition_rounds_away_is_in_the_residual(dtype):
+    """θ is finer than θ + Δ here, so that the library rounds once more."""
+    goal = 5.013
+    to_goal = optax.stateless(lambda updates, params: jax.tree.map(lambda p: goal - p, params))
+    optimizer = wdjax.compensated(to_goal)
+    theta = jnp.linspace(0.3, 0.4, 64, dtype=dtype)
+    updates, state = optimizer.update(theta, optimizer.init(theta), theta)
+    after = np.asarray((theta + updates).astype(jnp.float32))
+    np.testing.assert_allclose(after + np.asarray(state.residual), goal, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", NARROW[2:])
+def test_float32_updates_reach_float8_parameters(dtype):
+    """Where Optax cannot add them."""
+    new = applied({"kernel": jnp.ones(2, dtype)}, {"kernel": jnp.full(2, 0.5, jnp.float32)})[
+        "kernel"
+    ]
+    assert new.dtype == dtype
+    np.testing.assert_array_equal(new.astype(jnp.float32), 1.5)
