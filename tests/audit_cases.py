@@ -334,7 +334,7 @@ OURS = {
     ),
     "radial.norm_control": Case(lambda: last(radial.norm_control(LAM)), UNKNOWN),
     "radial.hyperball": Case(lambda: last(radial.hyperball(LAM)), UNKNOWN),
-    "radial.rotational": Case(lambda: last(radial.rotational(LAM, axes=-1)), UNKNOWN),
+    "radial.rotational": Case(lambda: last(radial.rotational(LAM, axes=-2)), UNKNOWN),
     # it takes the radial part off steps: how much that is depends on gradients
     "radial.radial_brake": Case(lambda: last(radial.radial_brake(0.5)), UNKNOWN),
     "radial.project_radial": Case(lambda: last(radial.project_radial(LAM)), ("weights", LAM)),

@@ -151,10 +151,12 @@ def test_cpr_below_its_bound_is_the_optimizers_own_step_bit_for_bit(measure):
     ],
 )
 def test_cpr_never_jumps_over_the_minimum_however_large_its_multiplier(measure, left):
-    tx = adaptive.cpr(bounds.uniform(0.1), measure, strength=1e6)
     params = leaf(1.0, -2.0)
-    got, state = tx.update(leaf(0.0, 0.0), tx.init(params), params)
-    np.testing.assert_allclose(params["kernel"] + got["kernel"], left, rtol=1e-5)
+    for m in (0.25, 4.0, 1.0):
+        rules = (("kernel", m), ("**", 0.0))
+        tx = adaptive.cpr(bounds.uniform(0.1), measure, strength=1e6, rules=rules)
+        got, state = tx.update(leaf(0.0, 0.0), tx.init(params), params)
+        np.testing.assert_allclose(params["kernel"] + got["kernel"], left, rtol=1e-5)
     for _ in range(5):  # and the capped multiplier does not hold on
         params = optax.apply_updates(params, got)
         got, state = tx.update(leaf(0.0, 0.0), state, params)
@@ -692,3 +694,24 @@ def test_a_bound_may_be_retuned_from_the_step_after(bound):
     _, state = new.update(grow, old.init(params), params)
     _, fresh = new.update(grow, new.init(params), params)
     np.testing.assert_array_equal(state.memory[1]["kernel"], fresh.memory[1]["kernel"])
+
+
+def test_cpr_without_a_bound_yet_is_the_optimizers_own_step_whatever_its_first_multiplier():
+    none_yet = bounds.Bound(lambda r: (jnp.full_like(r, jnp.inf),), lambda r, count, z: z)
+    tx = adaptive.cpr(none_yet, multiplier=0.25, rules=EVERYTHING)
+    params, updates = tree(0), tree(1)
+    got, _ = tx.update(updates, tx.init(params), params)
+    chex.assert_trees_all_equal(got, updates)
+
+
+@pytest.mark.parametrize("build", [adaptive.awd, adaptive.swd])
+def test_a_leaf_of_a_traced_multiplier_of_zero_does_not_count(build):
+    """As one of a multiplier that is known to be zero."""
+    params = {"a": jnp.ones(3), "b": jnp.full(3, 5.0)}
+    grads = {"a": jnp.full(3, 2.0), "b": jnp.full(3, 7.0)}
+
+    def step(m):
+        tx = build(0.1, rules=(("b", m), ("**", 1.0)))
+        return tx.update(grads, tx.init(params), params, grad=grads)[0]
+
+    chex.assert_trees_all_close(jax.jit(step)(jnp.float32(0)), step(0.0), rtol=1e-6)

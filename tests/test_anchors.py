@@ -154,3 +154,24 @@ def test_where_some_leaves_are_hidden_the_anchor_may_be_of_the_whole_model(part)
     ):
         with pytest.raises(ValueError, match=rf"structure and shapes of the parameters; {said}"):
             moved(wrong)
+
+
+def test_an_average_that_never_moves_is_the_start_bit_for_bit():
+    """β = 1: θ + 1 (a − θ) would lose a beside a θ that has grown large."""
+    tx = wdjax.decay_weights(1.0 - 2**-24, anchor=anchors.ema(1.0), rules=(("**", 1.0),))
+    start = {"kernel": jnp.array([0.1])}
+    _, state = tx.update(zeros_of(start), tx.init(start), {"kernel": jnp.array([1e9])})
+    np.testing.assert_array_equal(state.memory["kernel"], start["kernel"])
+
+
+def zeros_of(tree):
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def test_an_anchor_that_its_owner_changes_later_stays_as_it_was():
+    own = {"kernel": np.ones((1, 1), np.float32)}
+    tx = wdjax.decay_weights(0.5, anchor=own)
+    own["kernel"][:] = 7.0
+    params = {"kernel": jnp.ones((1, 1))}
+    got, _ = tx.update(zeros_of(params), tx.init(params), params)
+    np.testing.assert_array_equal(got["kernel"], 0.0)

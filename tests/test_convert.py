@@ -932,3 +932,11 @@ def test_a_setting_of_another_kind_is_refused(call, message):
 def test_complex_parameters_are_refused():
     with pytest.raises(TypeError, match="a complex parameter as two real ones; got 'w'"):
         convert.torch_adam().optimizer.init({"w": jnp.ones((2, 2), jnp.complex64)})
+
+
+@pytest.mark.parametrize("setting", ["clipnorm", "clipvalue", "global_clipnorm"])
+def test_clipping_at_zero_is_off_as_in_keras(setting):
+    optimizer = wdjax.convert.keras_sgd(learning_rate=0.5, **{setting: 0.0}).optimizer
+    params = {"kernel": jnp.ones((2, 2))}
+    got, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(got["kernel"], -0.5)

@@ -260,3 +260,14 @@ def test_descent_and_cosine_on_complex_groups_equal_those_on_their_parts():
     turned = 1j * z  # orthogonal to z in the plane
     np.testing.assert_allclose(gates.cosine(axes=1)(z, -turned, turned), 0.1)
     np.testing.assert_allclose(gates.cosine(axes=1)(z, -z, z), 1.0)
+
+
+def test_a_gate_in_a_mask_sees_the_gradients_of_its_leaves():
+    """`with_grad` outside passes those of all."""
+    tx = wdjax.decay_weights(0.5, gate=gates.descent(), rules=(("**", 1.0),))
+    masked = optax.masked(tx, {"a": True, "b": False})
+    optimizer = wdjax.adaptive.with_grad(optax.chain(optax.set_to_zero(), masked))
+    params = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    got, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(got["a"], -0.5)
+    np.testing.assert_allclose(got["b"], 0.0)

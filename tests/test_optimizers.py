@@ -463,3 +463,34 @@ def test_an_optimizer_that_finds_its_step_size_needs_a_law(name):
         zeros, bare.init(params), params, value=jnp.ones(())
     )
     np.testing.assert_allclose(updates["kernel"], want["kernel"] - 5e-4, rtol=1e-5)
+
+
+def test_decay_looks_at_the_gradients_of_the_step_and_not_at_those_that_a_caller_passes():
+    optimizer = wdjax.sgdw(0.1, weight_decay=1.0, gate=gates.descent())
+    params = {"kernel": jnp.ones((2, 2))}
+    own, others = params, {"kernel": -params["kernel"]}
+    state = optimizer.init(params)
+    got, _ = optimizer.update(own, state, params, grad=others)
+    chex.assert_trees_all_equal(got, optimizer.update(own, state, params)[0])
+    np.testing.assert_allclose(got["kernel"], -0.2, rtol=1e-6)  # the step and the decay
+
+
+@pytest.mark.parametrize(
+    "part",
+    [optax.scale_by_adam, optax.trace, optax.clip, functools.partial(optax.ema, debias=False)],
+    ids=["scale_by_adam", "trace", "clip", "ema"],
+)
+def test_a_part_of_an_optimizer_is_no_factory(part):
+    """The learning rate would be taken for another argument, and the steps would climb."""
+    message = "`factory` must build a whole optimizer from its learning rate.* first argument is"
+    with pytest.raises(TypeError, match=message):
+        wdjax.decayed(part)
+
+
+@pytest.mark.parametrize(
+    "build", [wdjax.adamw, wdjax.sgdw, wdjax.lionw, wdjax.decayed(optax.adamw)]
+)
+def test_a_mask_is_told_of_rules(build):
+    """Also where the factory itself takes none."""
+    with pytest.raises(TypeError, match="`mask` is replaced by `rules`"):
+        build(1e-3, weight_decay=0.1, mask=lambda params: params)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdjax._trees import paths
+from wdjax._trees import paths, reach
 
 ONE = np.ones(1, np.float32)
 
@@ -466,3 +466,11 @@ def test_a_parameter_of_penzai_is_called_by_its_label():
     values = LabeledValue(PenzaiArray(ONE), label), LabeledValue(PenzaiArray(ONE), ("no", "text"))
     assert names(values) == ["transformer/block_0/norm/scale/weights", "1"]
     assert names({"body": [values[0]]}) == ["transformer/block_0/norm/scale/weights"]
+
+
+def test_zeros_that_are_cast_and_reshaped_are_zeros():
+    def outputs(x):
+        return jnp.zeros(4).astype(jnp.bfloat16).reshape(2, 2), jnp.zeros(2) + x, x.reshape(2, 1)
+
+    program = jax.make_jaxpr(outputs)(jnp.ones(2)).jaxpr
+    assert reach.always_zero(program) == [True, False, False]

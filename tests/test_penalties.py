@@ -573,3 +573,11 @@ def test_the_cap_on_singular_values_holds_however_far_they_are_above(size):
     z = jnp.asarray(z / np.linalg.norm(z, 2, axis=(1, 2), keepdims=True) * size)
     capped = np.asarray(matrices.spectral_cap(1.0).prox(z, 1.0), np.float64)
     np.testing.assert_allclose(np.linalg.norm(capped, 2, axis=(1, 2)), 1.0, rtol=1e-5)
+
+
+def test_the_nuclear_gradient_leaves_out_singular_values_that_are_rounding():
+    """Of a matrix of rank one it is u v*, whatever directions rounding adds."""
+    u, v = np.random.default_rng(0).normal(size=(2, 8))
+    got = matrices.nuclear.gradient(jnp.asarray(np.outer(u, v), jnp.float32))
+    want = np.outer(u, v) / (np.linalg.norm(u) * np.linalg.norm(v))
+    np.testing.assert_allclose(got, want, atol=1e-5)

@@ -555,3 +555,19 @@ def test_a_radius_may_be_retuned_scheduled_and_injected(method):
     _, state = jax.jit(injected.update)(updates, state, params)
     later = after(injected, state)
     chex.assert_trees_all_close(later, after(make(9.0), make(9.0).init(params)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        radial.hyperball(0.1, rules=(("**", 1.0),)),
+        radial.rotational(0.1, axes=-1, rules=(("**", 1.0),)),
+    ],
+    ids=["hyperball", "rotational"],
+)
+def test_a_group_that_starts_at_zero_takes_the_optimizers_step(tx):
+    """It has no norm to keep; a compiled `init` cannot refuse it."""
+    params = {"kernel": jnp.zeros((2, 3))}
+    updates = {"kernel": jnp.full((2, 3), 0.5)}
+    got, _ = tx.update(updates, jax.jit(tx.init)(params), params)
+    np.testing.assert_array_equal(got["kernel"], updates["kernel"])

@@ -404,3 +404,10 @@ def test_a_schedule_is_compiled_once_for_all_inits():
     first = len(calls)
     tx.init({"kernel": jnp.ones((2, 2))})
     assert len(calls) == first
+
+
+def test_a_schedule_begins_after_its_warm_up():
+    """(t / 4) s(0) up to step 4, then s(t − 4)."""
+    warm = schedules.warmed_up(schedules.linear_ramp(1.0, 0.0, 10), 4)
+    values = [float(warm(t)) for t in (0, 2, 4, 9, 14)]
+    np.testing.assert_allclose(values, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)

@@ -35,6 +35,13 @@ def test_one_standard_error_takes_the_most_regularised_within_reach():
     assert found.eligible.tolist() == [False, True, True, False]
 
 
+def test_two_standard_errors_are_not_one():
+    """Means 1.0 and 1.08, of which the best has the standard error 0.0577."""
+    scores = np.array([[2.0] * 4, [0.9, 1.1, 0.9, 1.1], [1.08] * 4])
+    found = sweeps.select(result(scores), "1se")
+    assert (found.index, found.eligible.tolist()) == (1, [False, True, False])
+
+
 def test_paired_standard_errors_look_at_the_differences_fold_by_fold():
     # the loss of row 2 is 0.1, 0, 0.05, 0.05: mean 0.05, standard error 0.0204
     assert sweeps.select(result(), "paired-1se").index == 1

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +160,18 @@ def test_every_epoch_sees_every_training_example_once_in_a_new_order():
                 assert sorted(order[order >= 0]) == own.tolist()
             assert len({tuple(order) for order in epochs}) == 5
     assert (orders[:, 0] != orders[:, 1]).any()
+
+
+def test_each_fold_shuffles_its_own_way():
+    """Folds with the same rows in training meet them in other orders."""
+    one = sweeps.holdout(30, 0.2)
+    twice = Folds(*(np.concatenate([part, part]) for part in one))
+    shared = _program.share(
+        DATA, twice, epochs=np.array([1]), batch_size=8, seeds=[0], shuffle=True, mesh=None
+    )
+    first, second = np.asarray(shared.rows).transpose(1, 0, 2, 3).reshape(2, -1)
+    assert sorted(first) == sorted(second)
+    assert (first != second).any()
 
 
 def test_orders_repeat_when_the_table_would_grow_too_large(monkeypatch):
@@ -537,8 +551,8 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(folder.glob("rows-*.npz"))) == 2
     (first, _) = sorted(folder.glob("rows-*.npz"))
-    (folder / f".{first.name}.1").write_bytes(b"half of a file")
-    first.with_suffix(".tmp").write_bytes(b"")
+    (folder / f".{first.name}.0123abcd.part").write_bytes(b"half of a file")
+    (folder / ".sweep.json.0123abcd.part").write_bytes(b"")
 
     trained = []
     train = _program.train
@@ -559,9 +573,96 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
     again = long_sweep(folder)  # nothing is left to do
     assert len(trained) == 3
     jax.tree.map(np.testing.assert_array_equal, again, resumed)
-    first.write_bytes(b"half of a file")
-    with pytest.raises(ValueError, match=r"0-000000.npz' is damaged: .* Remove this file"):
-        long_sweep(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "sweep.json",
+        *(path.name for path in folder.glob("rows-*.npz")),
+    }
+
+
+SAVING = """
+import sys
+import test_sweeps as t
+from wdjax.sweeps import _results
+write = _results._write
+def told(*args, **kwargs):
+    print("writes", flush=True)
+    write(*args, **kwargs)
+_results._write = told
+t.long_sweep(sys.argv[1])
+"""
+
+
+@pytest.mark.slow  # a dozen processes
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_survives_whatever_ends_it_at_any_moment(sign, tmp_path):
+    """Two processes on one folder, of which one is ended while it writes."""
+    rng = np.random.default_rng(0)
+    env = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", SAVING, str(tmp_path)]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": env}
+    for writes in (1, 2, 1):
+        with (
+            subprocess.Popen(command, **quiet) as first,
+            subprocess.Popen(command, **quiet) as other,
+        ):
+            for _ in range(writes):
+                first.stdout.readline()
+            time.sleep(rng.uniform(0, 0.02))
+            first.send_signal(sign)
+            other.communicate()
+        assert other.returncode == 0
+        for piece in list(tmp_path.glob("rows-*.npz"))[1:]:  # so that there is something to do
+            piece.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed, whole = long_sweep(tmp_path), long_sweep(None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), resumed, whole)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npz"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of a file", None], ids=["empty", "other", "short"])
+def test_a_damaged_piece_is_named_and_trained_again(damage, tmp_path):
+    whole = long_sweep(tmp_path)
+    first = min(tmp_path.glob("rows-*.npz"))
+    first.write_bytes(first.read_bytes()[:-30] if damage is None else damage)
+    with pytest.warns(UserWarning, match=r"damaged file, '.*0-000000.npz': .* trained again"):
+        again = long_sweep(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    assert first.with_suffix(".damaged").exists()
+    long_sweep(tmp_path)  # and says no more
+
+
+def test_a_file_that_another_process_tidied_away_is_written_again(tmp_path):
+    calls = []
+
+    def fill(file):
+        calls.append(file.write(b"whole"))
+        if len(calls) == 1:
+            (temporary,) = tmp_path.glob(".*.part")
+            temporary.unlink()
+
+    _results._write(tmp_path / "rows.npz", fill)
+    assert (tmp_path / "rows.npz").read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
+
+
+def test_a_record_is_never_replaced_and_never_half(tmp_path, monkeypatch):
+    """With and without links, as on a network drive."""
+    for link in (os.link, lambda *_: (_ for _ in ()).throw(PermissionError("no links here"))):
+        monkeypatch.setattr(os, "link", link)
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        for text in (b"first", b"second"):
+            _results._write(path, lambda file, text=text: file.write(text), move=_results._claim)
+        assert path.read_bytes() == b"first"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_same_bytes_in_another_shape_or_dtype_are_another_sweep():
+    prints = [
+        _results.fingerprints(data=np.zeros(shape, dtype))
+        for shape, dtype in (((2, 3), "f4"), ((3, 2), "f4"), ((2, 3), "i4"))
+    ]
+    assert len({p["data"] for p in prints}) == 3
 
 
 def test_rows_of_another_sweep_are_never_taken(tmp_path):

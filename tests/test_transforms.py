@@ -420,6 +420,33 @@ def test_a_penalty_whose_parts_reduce_is_refused(tx):
         one_step(tx)
 
 
+def test_a_gate_that_makes_a_leaf_larger_is_refused():
+    tx = wdjax.decay_weights(0.1, gate=lambda z, u, g: jnp.ones((3, 3)))
+    message = r"`decay_weights` must keep the shape of 'kernel' \(3, 1\); got \(3, 3\)"
+    with pytest.raises(ValueError, match=message):
+        one_step(tx, {"kernel": jnp.ones((3, 1))})
+
+
+def test_the_metric_and_the_multiplier_both_scale_the_prox():
+    """prox of s m D with l1: |θ| − 0.1 · 0.5 · D."""
+    rules = (("kernel", 0.5), ("**", 0.0))
+    tx = wdjax.prox_weights(0.1, penalties.l1, rules=rules, metric="preconditioner")
+    params = {"kernel": jnp.array([[2.0, -1.0]])}
+    got, _ = one_step(tx, params, preconditioner={"kernel": jnp.array([[4.0, 2.0]])})
+    np.testing.assert_allclose(got["kernel"], [[-0.2, 0.1]], rtol=1e-5)
+
+
+def test_the_count_stays_at_the_last_that_it_can_hold():
+    """Not at −2³¹, where a schedule would begin again from nowhere."""
+    tx = wdjax.decay_weights(lambda count: jnp.where(count < 0, jnp.nan, 0.1))
+    last = jnp.iinfo(jnp.int32).max
+    state = tx.init(KERNEL)._replace(count=jnp.int32(last))
+    for _ in range(2):
+        updates, state = tx.update(ZERO, state, KERNEL)
+    assert int(state.count) == last
+    np.testing.assert_allclose(updates["kernel"], -0.1 * KERNEL["kernel"], rtol=1e-6)
+
+
 def test_a_preconditioner_of_another_shape_is_refused():
     tx = wdjax.prox_weights(0.1, penalties.l1, metric="preconditioner")
     of_examples = jax.tree.map(lambda p: jnp.stack([p, p]), SQUARE)

@@ -210,7 +210,17 @@ def _signature_of(factory: Factory) -> inspect.Signature:
             f"`factory` must be a function that builds an optimizer, such as optax.adam; got "
             f"{type(factory).__name__}. Pass optax.adam, not optax.adam(1e-3)."
         )
-    return inspect.signature(factory)
+    signature = inspect.signature(factory)
+    first = next(iter(signature.parameters), "nothing")
+    function = getattr(factory, "func", factory)
+    if str(function.__module__).startswith("optax.") and "learning_rate" not in first:
+        raise TypeError(
+            f"`factory` must build a whole optimizer from its learning rate, as optax.adam does; "
+            f"got {_name(factory)}, whose first argument is {first}. For a part, write "
+            f"decayed(lambda learning_rate: optax.chain(optax.{_name(factory)}(), "
+            "optax.scale_by_learning_rate(learning_rate)))."
+        )
+    return signature
 
 
 def _check_arguments(
@@ -218,7 +228,7 @@ def _check_arguments(
 ) -> None:
     """Refuse what would decay twice, or select in two places."""
     for name in given:
-        if name in _OWN_MASK and name in own:
+        if name in _OWN_MASK:
             raise TypeError(f"`{name}` is replaced by `rules`: decayed(...)(..., rules=...).")
         if name in _OWN_DECAY:
             raise TypeError(

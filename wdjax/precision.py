@@ -57,7 +57,8 @@ def compensated(
     parameters pass through untouched, bit for bit. Wrap the whole chain, decay included.
 
     Updates have the dtype of their parameter, so that it stays what it is in every library's own
-    addition. `optax.apply_if_finite` goes inside.
+    addition. A step longer than the dtype's largest number is taken in two: r keeps the rest.
+    `optax.apply_if_finite` goes inside.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -129,7 +130,8 @@ def stochastically_rounded(
     q is the spacing of the parameter's dtype at c, or at Δ where that is wider, and E[θ⁺] = c. It
     needs no memory, where `compensated` keeps a residual, but it adds noise: of a decay far below q
     a single weight notices nothing for long, then a whole q at once. Float32 and wider parameters
-    pass through untouched, bit for bit. Wrap the whole chain, decay included.
+    pass through untouched, bit for bit. A step longer than the dtype's largest number is cut to it.
+    Wrap the whole chain, decay included.
 
     Args:
         optimizer: any complete Optax optimizer.
@@ -183,7 +185,8 @@ def stochastically_rounded(
             goal = _float32(value + change)
             # Δ has the parameter's dtype too: beside a small goal, a long step is the coarser one
             least = _spacing(goal - value, param.dtype)
-            return _step_to(_at_random(goal, param.dtype, key, least), param)
+            landing = _at_random(goal, param.dtype, key, least)
+            return _step_to(_finite_with(goal, landing, param.dtype), param)
 
         treedef: Any = jax.tree.structure(changes, is_leaf=_is_none)
         indices = jax.tree.unflatten(treedef, range(treedef.num_leaves))
@@ -248,7 +251,17 @@ def _as_key(seed: Any) -> jax.Array:
 
 def _step_to(goal: jax.Array, param: Any) -> jax.Array:
     """The update in the dtype of θ, so that θ + Δ keeps it in every library's own addition."""
-    return _nearest(goal - widened(param), param.dtype).astype(param.dtype)
+    step = _nearest(goal - widened(param), param.dtype)
+    return _finite_with(goal, step, param.dtype).astype(param.dtype)
+
+
+def _finite_with(goal: jax.Array, x: jax.Array, dtype: Any) -> jax.Array:
+    """Cut x to the largest number of `dtype` where the goal rounds to a number of it.
+
+    From −448 to 448 float8_e4m3fn has no step: 896 would be NaN.
+    """
+    top = float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return jnp.where(jnp.abs(_nearest(goal, dtype)) <= top, jnp.clip(x, -top, top), x)
 
 
 def _nearest(x: jax.Array, dtype: Any) -> jax.Array:

@@ -14,6 +14,7 @@ from wdjax.audit._compiled import BLOCK, Compiled
 from wdjax.audit._judge import Seen, judged
 from wdjax.audit._machine import Machine
 from wdjax.audit._probe import Probe, Response, Walk, walk
+from wdjax.audit._pull import Pull, pulls
 from wdjax.audit._trials import skipped_steps
 
 _FIRST = 4  # real steps that are really taken
@@ -57,6 +58,7 @@ class Finding:
         swallowed: decay leaves every narrow weight as it was.
         counts: the steps visited.
         curve: fractions taken off there.
+        taken: the share of ordinary weights that a step without gradients takes off.
     """
 
     acts: str
@@ -73,6 +75,7 @@ class Finding:
     swallowed: bool = False
     counts: tuple[int, ...] = ()
     curve: tuple[float, ...] = ()
+    taken: float = 0.0
 
 
 def followed(machine: Machine, steps: int | None, every: bool = False) -> list[Finding]:
@@ -110,9 +113,10 @@ class _Course:
             state = self._at(count)
             seen = judged(self.probe, state)
             skipped = skipped_steps(self.probe, state)
+            pull = pulls(self.probe, state)
             wanted = [i for i in range(kinds) if i not in found or self._peak(i) == count]
             for i in wanted:
-                found[i] = self._finding(i, seen[i], count, skipped[i])
+                found[i] = self._finding(i, seen[i], count, skipped[i], pull[i])
         return [self._with_left(i, found[i]) for i in range(kinds)]
 
     # steps
@@ -214,7 +218,7 @@ class _Course:
 
     # findings
 
-    def _finding(self, kind: int, seen: Seen, count: int, skipped: bool) -> Finding:
+    def _finding(self, kind: int, seen: Seen, count: int, skipped: bool, pull: Pull) -> Finding:
         history = self._history(kind, seen)
         if seen.acts == "none" and history:
             seen = Seen("unknown", None)
@@ -227,7 +231,9 @@ class _Course:
         elif seen.acts != "none":
             curve = np.full(len(curve), math.nan)
         moved, pulled = self.walk.moved[kind], self.walk.pulled[kind]
-        decays = seen.acts in ("weights", "gradient", "both", "constant", "point")
+        decays = seen.acts != "none"
+        if seen.acts == "unknown" and pull.sign:
+            seen = seen._replace(pull=float(pull.sign))
         idle = int((pulled & ~moved).sum())
         frozen = decays and not moved.any() and bool(pulled.any())
         each = idle >= 2 and moved.any() and decays
@@ -242,6 +248,7 @@ class _Course:
             frozen=frozen,
             skipped=skipped and decays and not frozen,
             gated=seen.gated,
+            taken=pull.taken,
             counts=tuple(int(c) for c in self.counts),
             curve=tuple(float(x) for x in curve),
         )

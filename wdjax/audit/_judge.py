@@ -1,11 +1,13 @@
 """How decay acts on one kind of leaf, judged by its updates at one state."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wdjax.audit._machine import Arrays
 from wdjax.audit._probe import Probe, Response, dot, fraction, norm
+from wdjax.audit._pull import decays_in
 
 _ROUNDING = 3e-7  # of a sum of updates, in float32
 _ALIKE = 1e-3  # two measured fractions within this are one
@@ -257,18 +259,32 @@ def _by_places(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> lis
 
 def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> Seen:
     """Count the places; tell "both" from "gradient"."""
-    if seen.acts not in ("weights", "gradient"):
+    if seen.acts in ("none", "unknown"):
         return seen
+    answered = [each for each in places if each[0].finite and _answers(each[0])]
+    if seen.acts not in ("weights", "gradient"):
+        return seen._replace(places=max(1, *map(decays_in, _parts(z for z, _, _ in answered))))
     direct: list[float] = []
     through: list[float] = []
-    for z, r, memory in places:
-        if not (z.finite and _answers(z)):
-            continue
+    for z, r, memory in answered:
         plain = z.aside < 0.01 and abs(z.fraction - r.fraction) <= 0.01 * abs(z.fraction)
         remembers = abs(memory) > 0.01 * abs(z.odd)
         (direct if plain and not remembers else through).append(z.fraction)
-    if any(abs(f) > 0.5 for f in direct):  # c − θ: parts of one step
-        return seen
     if seen.acts == "gradient" and direct and through:
         return seen._replace(acts="both", places=len(direct) + len(through))
-    return seen._replace(places=max(1, len(direct)) if seen.acts == "weights" else 1)
+    return seen._replace(places=max(1, decays_in(direct)) if seen.acts == "weights" else 1)
+
+
+def _parts(places: Iterable[Response]) -> tuple[list[float], list[float]]:
+    """The pulls of places by themselves: what grows with the weights, and what is a length.
+
+    One of each is an elastic net, not a decay twice.
+    """
+    linear: list[float] = []
+    lengths: list[float] = []
+    for z in places:
+        if abs(z.fraction) > 0.01 * abs(z.odd):
+            linear.append(z.fraction)
+        else:
+            lengths.append(z.odd)
+    return linear, lengths

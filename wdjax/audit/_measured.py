@@ -197,7 +197,7 @@ def _with_narrow(
 ) -> list[Finding]:
     """Try narrow weights in their own dtype: does decay move them?"""
     narrow = [str(x.dtype) in _NARROW for x in jax.tree.leaves(tree)]
-    decaying = [n and bool(f.shrink) for n, f in zip(narrow, findings, strict=True)]
+    decaying = [n and bool(f.shrink or f.taken) for n, f in zip(narrow, findings, strict=True)]
     if not any(decaying):
         return findings
     own = machine(optimizer, resized(tree, 8, own_dtypes=True), extra)

@@ -55,10 +55,11 @@ def swallowed(machine: Machine, findings: Sequence[Any]) -> list[bool]:
     probe = Probe(machine)
     found = []
     for kind, known in enumerate(findings):
-        if known.shrink is None or known.shrink <= 0 or known.acts not in ("weights", "gradient"):
+        share = known.taken if known.shrink is None else known.shrink
+        if share <= 0:
             found.append(False)
             continue
-        calls = min(_MOST_HALVED, math.ceil(2**-6 / known.shrink))
+        calls = min(_MOST_HALVED, math.ceil(2**-6 / share))
         state = probe.machine.at(probe.state, known.step or 0)
         ran = machine.run(
             probe.theta,

@@ -64,6 +64,11 @@ def _which(facts: Facts, test: Callable[[Leaf], bool]) -> list[Leaf]:
     return [leaf for leaf in facts.leaves if leaf.decays and test(leaf)]
 
 
+def _pulled(facts: Facts, test: Callable[[Leaf], bool]) -> list[Leaf]:
+    """The same of decay of any kind, also of one that is not known."""
+    return [leaf for leaf in facts.leaves if leaf.found.acts != "none" and test(leaf)]
+
+
 def nothing_decays(facts: Facts) -> str | None:
     """Everything reads 0."""
     if not facts.leaves or any(leaf.found.acts != "none" for leaf in facts.leaves):
@@ -76,7 +81,7 @@ def nothing_decays(facts: Facts) -> str | None:
 
 def weights_grow(facts: Facts) -> str | None:
     """Decay of the wrong sign: before the learning rate, or added where it must be taken off."""
-    grows = _which(facts, lambda leaf: _signed(leaf.found) < 0)
+    grows = _pulled(facts, lambda leaf: _signed(leaf.found) < 0)
     if not grows:
         return None
     most = max((-leaf.found.shrink for leaf in grows if leaf.found.shrink), default=0.0)
@@ -94,7 +99,7 @@ def _signed(found: Finding) -> float:
 
 def repeats(facts: Facts) -> str | None:
     """Decay behind MultiSteps, apply_every and their like."""
-    often = _which(facts, lambda leaf: leaf.found.repeats > 1)
+    often = _pulled(facts, lambda leaf: leaf.found.repeats > 1)
     if not often:
         return None
     return (
@@ -106,7 +111,7 @@ def repeats(facts: Facts) -> str | None:
 
 def frozen_decay(facts: Facts) -> str | None:
     """No gradient moves a leaf, and it fades."""
-    fading = _which(facts, lambda leaf: leaf.found.frozen)
+    fading = _pulled(facts, lambda leaf: leaf.found.frozen)
     if not fading:
         return None
     return (
@@ -128,7 +133,7 @@ def unreached_decay(facts: Facts) -> str | None:
 
 def skipped_decay(facts: Facts) -> str | None:
     """A NaN keeps all gradients out, and decay goes on."""
-    skipped = _which(facts, lambda leaf: leaf.found.skipped)
+    skipped = _pulled(facts, lambda leaf: leaf.found.skipped)
     if not skipped:
         return None
     return (
@@ -139,7 +144,7 @@ def skipped_decay(facts: Facts) -> str | None:
 
 def swallowed(facts: Facts) -> str | None:
     """Measured: θ + u = θ."""
-    lost = _which(facts, lambda leaf: leaf.found.swallowed)
+    lost = _pulled(facts, lambda leaf: leaf.found.swallowed)
     if not lost:
         return None
     names = paths.listed(dict.fromkeys(leaf.dtype for leaf in lost))
@@ -191,7 +196,7 @@ def unseen_by_search(facts: Facts) -> str | None:
 
 def two_decays(facts: Facts) -> str | None:
     """Decay enters the program at two places."""
-    twice = _which(facts, lambda leaf: leaf.found.places > 1)
+    twice = _pulled(facts, lambda leaf: leaf.found.places > 1)
     if not twice:
         return None
     return (
@@ -202,7 +207,7 @@ def two_decays(facts: Facts) -> str | None:
 
 def flips_signs(facts: Facts) -> str | None:
     """A step takes off more than everything."""
-    flips = _which(facts, lambda leaf: (leaf.found.shrink or 0.0) >= 1)
+    flips = _pulled(facts, lambda leaf: max(leaf.found.shrink or 0.0, leaf.found.taken) >= 1)
     if not flips:
         return None
     return f"takes off everything or more in one step: {_named(flips)}; lower the strength"

@@ -1,10 +1,12 @@
 """What a sweep found, and the folder that keeps what is finished if the rest is interrupted."""
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
-import zipfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,8 @@ from wdjax._trees import PyTree, checks
 from wdjax._trees.paths import listed
 
 Array = np.ndarray[Any, Any]
+
+_TRIES = 10  # to write a file while other processes begin
 
 
 class SweepResult(NamedTuple):
@@ -77,25 +81,29 @@ class Store:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        for pattern in (".rows-*.part", ".sweep.json.*.part"):  # of a process that was killed
+            for path in self.folder.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        record = json.dumps(prints, indent=2).encode()
         path = self.folder / "sweep.json"
-        try:
-            with path.open("x") as file:  # of two sweeps that start at once, one is refused
-                json.dump(prints, file, indent=2)
-        except FileExistsError:
-            _check_same(path, prints)
+        if not path.exists():
+            _write(path, lambda file: file.write(record), move=_claim)
+        _check_same(path, prints)
 
     def load(self) -> list[tuple[Array, list[Array]]]:
         """The finished pieces: their rows and their arrays, as raw bytes."""
         if self.folder is None:
             return []
-        return [_piece(path) for path in sorted(self.folder.glob(f"rows-{self.name}-*.npz"))]
+        found = map(_piece, sorted(self.folder.glob(f"rows-{self.name}-*.npz")))
+        return [piece for piece in found if piece is not None]
 
     def save(self, rows: Array, arrays: list[Array]) -> None:
         """Add a finished piece."""
         if self.folder is None:
             return
         # as bytes, because NumPy's files do not know bfloat16
-        raw: dict[str, Any] = {"rows": rows}
+        raw: dict[str, Any] = {"rows": rows, "arrays": len(arrays)}
         raw |= {str(i): np.frombuffer(x.tobytes(), np.uint8) for i, x in enumerate(arrays)}
         path = self.folder / f"rows-{self.name}-{rows[0]:06d}-{rows[-1]:06d}.npz"
         _write(path, lambda file: np.savez(file, **raw))
@@ -145,25 +153,51 @@ def _check_same(path: Path, prints: dict[str, str]) -> None:
     checks.must("folder", not changed, "be empty or hold the same sweep", got, advice)
 
 
-def _piece(path: Path) -> tuple[Array, list[Array]]:
+def _piece(path: Path) -> tuple[Array, list[Array]] | None:
+    """Read a piece; set a damaged one aside, so that its rows are trained again."""
     try:
-        with np.load(path) as file:
-            return file["rows"], [file[str(i)] for i in range(len(file.files) - 1)]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"`folder` must hold whole files; {str(path)!r} is damaged: {error}. Remove this file, "
-            "and its rows are trained again."
-        ) from None
+        with path.open("rb") as file, np.load(file) as held:
+            if held.zip.testzip() is not None:
+                raise ValueError("its checksum is another")
+            return held["rows"], [held[str(i)] for i in range(held["arrays"])]
+    except Exception as error:  # whatever zipfile and NumPy make of garbage
+        aside = path.with_suffix(".damaged")
+        with contextlib.suppress(FileNotFoundError):  # another process has done so
+            path.replace(aside)
+        warnings.warn(
+            f"`folder` has a damaged file, {str(path)!r}: {error}. It is now {aside.name!r}, to be "
+            "removed, and its rows are trained again.",
+            stacklevel=5,
+        )
+        return None
 
 
-def _write(path: Path, fill: Any) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _write(path: Path, fill: Any, move: Callable[[Path, Path], object] = os.replace) -> None:
+    """Write a file so that it is there whole or not at all, and nothing else is."""
+    for _ in range(_TRIES):
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            with temporary.open("xb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            move(temporary, path)
+            return
+        except FileNotFoundError:  # another process has just begun, and tidied up
+            continue
+        finally:
+            temporary.unlink(missing_ok=True)
+    raise FileNotFoundError(f"{str(path)!r} could not be written: its folder is gone")
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    """Give a file its name if it is free: of two sweeps that begin at once, one is refused."""
     try:
-        with temporary.open("xb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links
+        with contextlib.suppress(FileExistsError), path.open("xb") as file:
+            file.write(temporary.read_bytes())

@@ -1,0 +1,68 @@
+"""Which way weights are pulled without gradients, and how far: of any kind of decay.
+
+    pull(s) = −⟨U(sθ) − U(−sθ), θ⟩ / 2 ⟨θ, θ⟩
+
+for ordinary weights (s = 1), and for long and short ones, which some penalties pull alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from wdjax.audit._probe import Probe, dot
+
+_SCALES = (1e2, 1.0, 1e-2)  # a method that keeps a length pulls long weights inward
+_ROUNDING = 1e-6  # of a sum of weights and their update
+
+
+class Pull(NamedTuple):
+    """How one kind of leaf is pulled.
+
+    Attributes:
+        sign: 1 inward, −1 outward, 0 not at all; by the longest weights that are pulled.
+        taken: pull(1), the share of ordinary weights that a step takes off.
+    """
+
+    sign: int
+    taken: float
+
+
+def pulls(probe: Probe, state: Any) -> list[Pull]:
+    """Look at long, ordinary and short weights, and at those of the other sign."""
+    of_scale = {
+        s: [
+            -dot(there - back, w) / 2 / (dot(w, w) or 1.0)
+            for there, back, w in zip(
+                probe.still(state, s), probe.still(state, -s), probe.weights, strict=True
+            )
+        ]
+        for s in _SCALES
+    }
+    found = []
+    for kind in range(len(probe.weights)):
+        each = [(s, of_scale[s][kind]) for s in _SCALES]
+        felt = (pull for s, pull in each if abs(pull) > _ROUNDING * s)
+        first = next(felt, 0.0)
+        found.append(Pull((first > 0) - (first < 0), of_scale[1.0][kind]))
+    return found
+
+
+def decays_in(parts: Sequence[float]) -> int:
+    """Count decays by the pulls of their parts.
+
+    A proximal step takes all of θ off and gives nearly all of it back: what pulls the other way
+    belongs to the part that is nearest to it, and what is left of both is one decay, or none.
+
+    Example:
+        >>> decays_in([1.0, -0.99]), decays_in([0.01, 0.01]), decays_in([1.0, -0.99, 0.01])
+        (1, 2, 2)
+    """
+    if sum(parts) < 0:
+        parts = [-part for part in parts]
+    inward = [part for part in parts if part > 0]
+    for back in sorted(-part for part in parts if part < 0):
+        if inward:
+            nearest = min(inward, key=lambda part: abs(part - back))
+            inward.remove(nearest)
+            if nearest - back > _ROUNDING * nearest:
+                inward.append(nearest - back)
+    return len(inward)
