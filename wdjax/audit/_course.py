@@ -54,7 +54,8 @@ class Finding:
         frozen: no gradient moves it.
         skipped: it decays in steps that are skipped for a NaN.
         gated: only some entries decay at a time.
-        swallowed: decay leaves every narrow weight as it was.
+        swallowed: decay leaves every weight of its dtype as it was.
+        calls: for a real step.
         counts: the steps visited.
         curve: fractions taken off there.
     """
@@ -71,6 +72,7 @@ class Finding:
     skipped: bool = False
     gated: bool = False
     swallowed: bool = False
+    calls: int = 1
     counts: tuple[int, ...] = ()
     curve: tuple[float, ...] = ()
 
@@ -242,6 +244,7 @@ class _Course:
             frozen=frozen,
             skipped=skipped and decays and not frozen,
             gated=seen.gated,
+            calls=self.probe.period,
             counts=tuple(int(c) for c in self.counts),
             curve=tuple(float(x) for x in curve),
         )
@@ -290,14 +293,12 @@ class _Course:
             return dataclasses.replace(found, left=1.0)
         if found.acts in ("weights", "point") and not found.why:
             return dataclasses.replace(found, left=left_of(found, self.steps))
-        if found.acts == "unknown":
-            return found
+        if found.acts in ("unknown", "constant") or found.shrink is None:
+            return found  # it depends on the weights' own lengths
         ends = self._simulated()
         if ends is not None:
             return dataclasses.replace(found, left=float(ends[kind]))
-        if found.shrink is not None and not found.why:
-            return dataclasses.replace(found, left=left_of(found, self.steps))
-        return found
+        return found if found.why else dataclasses.replace(found, left=left_of(found, self.steps))
 
     def _simulated(self) -> np.ndarray | None:
         """What is left of each kind after the run without gradients; None if that is too long."""
