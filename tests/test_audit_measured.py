@@ -1,9 +1,4 @@
-"""The measured audit, held to truth written by hand and to simulations in float64.
-
-Of the wrong compositions in `audit_cases.WRONG`, the audit misses those of MISSED: their decay acts
-on another sequence of weights than the one that the optimizer returns updates for, and the audit
-says that it cannot read them.
-"""
+"""The measured audit, held to truth written by hand and to simulations in float64."""
 
 import math
 import re
@@ -30,7 +25,6 @@ from wdjax.stacking import stack, stacked
 EXACT = 1e-6
 ROUNDED = {"fromage": 2e-5}
 
-MISSED = {"schedule_free of adam, then +λθ", "mechanize of adam, then +λθ"}
 REFUSED = {"add_decayed_weights after sgd", "decay_weights before sgd"}  # by `init` itself
 
 
@@ -81,16 +75,14 @@ def test_what_is_wrong_is_said(name):
             run(case)
         return
     said = run(case).warnings
-    hits = [any(piece in warning for warning in said) for piece in case.says]
-    assert hits == [name not in MISSED] * len(hits), said
+    for piece in case.says:
+        assert any(piece in warning for warning in said), said
 
 
-def test_the_tables_are_large_and_nearly_all_is_found():
+def test_the_tables_are_large():
     assert len(cases.OPTAX) + len(cases.OURS) >= 80
     assert len(cases.WRONG) >= 40
     assert len(cases.RIGHT) >= 40
-    assert set(cases.WRONG) >= MISSED
-    assert len(MISSED) <= 0.05 * len(cases.WRONG)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lion", "sgd", "adafactor"])
@@ -233,6 +225,23 @@ def test_what_is_left_of_lengths_is_that_of_these_weights(make, acts):
     found = audit(short, make(), steps=10**9)
     assert found.rows[0]["left"] is None
     assert "this run is too long" in found.notes[0]
+
+
+@pytest.mark.parametrize("factory", [optax.lamb, optax.lars])
+def test_decay_beside_a_trust_ratio_is_exact(factory):
+    """It is outside of the ratio, unlike the factory's own, and gradients leave it alone."""
+    optimizer = wdjax.decayed(factory)(0.1, weight_decay=0.01)
+    found = audit(PARAMS, optimizer, steps=50)
+    row = rows(found)["a/kernel"]
+    assert (row["acts"], found.notes) == ("weights", ())
+    wanted = simulated(optimizer, PARAMS, 50)["a"]["kernel"]
+    assert row["left"] == pytest.approx(wanted, rel=EXACT)
+
+
+@pytest.mark.parametrize("s", [1e-8, 1e-7])
+def test_float32_swallows_a_very_weak_implicit_decay(s):
+    warnings = audit({"kernel": jnp.ones((2, 2))}, wdjax.prox_weights(s)).warnings
+    assert any("float32 swallows this decay" in text for text in warnings) == (s < 3e-8)
 
 
 # Machines.

@@ -14,7 +14,7 @@ from wdjax.audit._compiled import BLOCK, Compiled
 from wdjax.audit._judge import Seen, judged
 from wdjax.audit._machine import Machine
 from wdjax.audit._probe import Probe, Response, Walk, walk
-from wdjax.audit._trials import skipped_steps
+from wdjax.audit._trials import grows, skipped_steps
 
 _FIRST = 4  # real steps that are really taken
 _FEW = 17  # visits that tell whether the step plays a part
@@ -56,6 +56,7 @@ class Finding:
         gated: only some entries decay at a time.
         swallowed: decay leaves every weight of its dtype as it was.
         calls: for a real step.
+        grows: its updates cannot be read, but it gets longer without gradients.
         counts: the steps visited.
         curve: fractions taken off there.
     """
@@ -73,17 +74,18 @@ class Finding:
     gated: bool = False
     swallowed: bool = False
     calls: int = 1
+    grows: bool = False
     counts: tuple[int, ...] = ()
     curve: tuple[float, ...] = ()
 
 
 def followed(machine: Machine, steps: int | None, every: bool = False) -> list[Finding]:
     """Measure every kind of leaf over a run; at all its steps, if `every` is wanted."""
+    probe = Probe(machine)
     names = {name for name in machine.names if name in _NOT_READ}
     if names:
         why = _NOT_READ[min(names)]
-        return [Finding("unknown", None, why=why) for _ in machine.shapes]
-    probe = Probe(machine)
+        return [Finding("unknown", None, why=why, grows=longer) for longer in grows(probe)]
     return _Course(probe, steps, every).findings()
 
 
@@ -276,9 +278,10 @@ class _Course:
         taken = [answers[kind] for answers in self.first]
         if seen.acts not in ("none", "weights", "point") or seen.gated:
             return ""
-        fractions = np.array([answer.fraction for answer in taken])
+        # a trust ratio makes steps along the momentum as long as weights are, whatever their sign
+        fractions = np.array([answer.odd for answer in taken])
         rounding = 1e-6 * np.array([1 + answer.size for answer in taken])
-        if seen.acts == "none":  # a trust ratio points along the momentum, decay along the weights
+        if seen.acts == "none":
             along = np.array([answer.aside < 0.05 for answer in taken])
             return _UNNAMED if (along & (np.abs(fractions) > rounding)).any() else ""
         near = 1e-4 * np.abs(fractions) + np.minimum(rounding, 0.01 * np.abs(fractions).max())

@@ -11,9 +11,10 @@ from jax import lax
 
 from wdjax.audit._compiled import Compiled
 from wdjax.audit._machine import Machine, applied, caller
-from wdjax.audit._probe import Probe, as_float64, norm
+from wdjax.audit._probe import Probe, as_float64, dot, norm
 
 _MOST_CALLS = 20_000  # that weights are given to move
+_CALLS_TO_GROW = 64
 _MOST_SIMULATED = 2**14  # calls
 _MOST_WORK = 2**30  # numbers times calls
 
@@ -46,12 +47,31 @@ def _with_nan(grads: Any) -> Any:
     return poisoned
 
 
+def grows(probe: Probe) -> list[bool]:
+    """Tell which kinds get longer in a run without gradients, from weights of either sign."""
+    found = []
+    for sign in (1, -1):
+        theta = [(sign * x).astype(x.dtype) for x in probe.theta]
+        state = probe.machine.start(theta)
+        for quiet in probe.quiet:
+            ran = probe.machine.run(theta, quiet, state, calls=_CALLS_TO_GROW, moving=True)
+            ends = zip(as_float64(ran.theta), as_float64(theta), theta, strict=True)
+            found.append([dot(b, a) > (1 + _rounding(x.dtype)) * dot(a, a) for b, a, x in ends])
+    return [all(each) for each in zip(*found, strict=True)]
+
+
+def _rounding(dtype: Any) -> float:
+    """Rounding of a sum over the calls."""
+    inexact = jnp.issubdtype(dtype, jnp.inexact)
+    return _CALLS_TO_GROW * float(jnp.finfo(dtype).eps) if inexact else 0.0  # type: ignore[no-untyped-call]
+
+
 def may_swallow(dtype: Any, found: Any) -> bool:
     """Tell whether a change by this fraction may round away, and whether that can be tried."""
     if not found.shrink or not jnp.issubdtype(dtype, jnp.inexact):
         return False
     rounding = float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
-    return rounding / _MOST_CALLS < found.shrink < rounding
+    return bool(rounding / _MOST_CALLS < found.shrink < rounding)
 
 
 def swallowed(machine: Machine, findings: Sequence[Any]) -> list[bool]:
