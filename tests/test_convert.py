@@ -791,6 +791,19 @@ def test_a_group_shows_only_what_differs():
     assert "wdjax.decay_weights(wdjax.lr_scaled(0.01, 0.001)" in rest
 
 
+def test_the_html_holds_each_pair_and_names_parameters_only_where_there_are_groups():
+    record = convert.torch_adamw(weight_decay=0.1)
+    text = record._repr_html_()
+    assert "<th" in text
+    assert "parameters" not in text
+    for setting, meaning in (piece[:2] for piece in record.parts[0][1]):
+        assert f">{setting}</td>" in text
+        assert f">{meaning}</td>" in text
+    text = convert.torch_adamw(groups=[("bias", {"weight_decay": 0.0})])._repr_html_()
+    assert text.count("&#x27;bias&#x27;: weight_decay=0.0</td>") == 1
+    assert ">parameters</th>" in text
+
+
 # Bad input.
 
 

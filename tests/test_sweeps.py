@@ -17,7 +17,7 @@ import two_devices
 import wdjax
 from wdjax import schedules, sweeps
 from wdjax.folds import Folds
-from wdjax.sweeps import _chunks, _functions, _program, _results
+from wdjax.sweeps import _chunks, _functions, _program, _store
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(30, 6))
@@ -512,14 +512,14 @@ def test_two_devices_equal_one_without_a_collective():
 KILLED = """
 import os, signal, sys
 import test_sweeps as t
-from wdjax.sweeps import _results
-save, saved = _results.Store.save, []
+from wdjax.sweeps import _store
+save, saved = _store.Store.save, []
 def kill(self, rows, arrays):
     save(self, rows, arrays)
     saved.append(rows)
     if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-_results.Store.save = kill
+_store.Store.save = kill
 t.long_sweep(sys.argv[1])
 """
 
@@ -597,7 +597,7 @@ def test_an_interrupt_while_writing_leaves_no_file_behind(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _results._write(tmp_path / "rows.npz", fill)
+        _store._write(tmp_path / "rows.npz", fill)
     assert not list(tmp_path.iterdir())
 
 
