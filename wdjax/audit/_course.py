@@ -278,12 +278,12 @@ class _Course:
         taken = [answers[kind] for answers in self.first]
         if seen.acts not in ("none", "weights", "point") or seen.gated:
             return ""
-        # a trust ratio makes steps along the momentum as long as weights are, whatever their sign
-        fractions = np.array([answer.odd for answer in taken])
         rounding = 1e-6 * np.array([1 + answer.size for answer in taken])
+        # a trust ratio makes steps along the momentum as long as weights are, whatever their sign
         if seen.acts == "none":
-            along = np.array([answer.aside < 0.05 for answer in taken])
-            return _UNNAMED if (along & (np.abs(fractions) > rounding)).any() else ""
+            pulls = np.array([abs(a.fraction) if a.aside < 0.05 else 0.0 for a in taken])
+            return _UNNAMED if (pulls > rounding).any() else ""
+        fractions = np.array([answer.odd for answer in taken])
         near = 1e-4 * np.abs(fractions) + np.minimum(rounding, 0.01 * np.abs(fractions).max())
         if any((np.abs(fractions - v[:, kind]) <= near).all() for v in self.visited_first):
             return ""
