@@ -1,9 +1,4 @@
-"""The measured audit, held to truth written by hand and to simulations in float64.
-
-Of the wrong compositions in `audit_cases.WRONG`, the audit misses those of MISSED: their decay acts
-on another sequence of weights than the one that the optimizer returns updates for, and the audit
-says that it cannot read them.
-"""
+"""The measured audit, held to truth written by hand and to simulations in float64."""
 
 import math
 import re
@@ -25,7 +20,11 @@ from wdjax.audit._compiled import Compiled
 from wdjax.audit._machine import Plain
 from wdjax.stacking import stack, stacked
 
-MISSED = {"schedule_free of adam, then +λθ", "mechanize of adam, then +λθ"}
+# Fractions that are taken off are as exact as this; where an optimizer rounds its own constants to
+# float32, as optax.fromage does 1/√(1 + η²), as exact as those.
+EXACT = 1e-6
+ROUNDED = {"fromage": 2e-5}
+
 REFUSED = {"add_decayed_weights after sgd", "decay_weights before sgd"}  # by `init` itself
 
 
@@ -42,13 +41,13 @@ def rows(found):
 
 def told(table, slow):
     marks = [pytest.mark.slow] if slow else []
-    return [pytest.param(case, id=name, marks=marks) for name, case in table.items()]
+    return [pytest.param(name, case, id=name, marks=marks) for name, case in table.items()]
 
 
 @pytest.mark.parametrize(
-    "case", [*told(cases.OPTAX, True), *told(cases.OURS, True), *told(cases.RIGHT, False)]
+    ("name", "case"), [*told(cases.OPTAX, True), *told(cases.OURS, True), *told(cases.RIGHT, False)]
 )
-def test_what_is_measured_is_the_truth(case):
+def test_what_is_measured_is_the_truth(name, case):
     if case.raises:
         with pytest.raises(case.raises):
             run(case)
@@ -60,7 +59,7 @@ def test_what_is_measured_is_the_truth(case):
         if shrink is None:
             assert row["shrink"] is None, path
         else:
-            assert row["shrink"] == pytest.approx(shrink, rel=5e-5, abs=1e-7), path
+            assert row["shrink"] == pytest.approx(shrink, rel=ROUNDED.get(name, EXACT)), path
     assert len(found.warnings) == len(case.says), found.warnings
     for piece, warning in zip(case.says, found.warnings, strict=True):
         assert piece in warning
@@ -76,16 +75,14 @@ def test_what_is_wrong_is_said(name):
             run(case)
         return
     said = run(case).warnings
-    hits = [any(piece in warning for warning in said) for piece in case.says]
-    assert hits == [name not in MISSED] * len(hits), said
+    for piece in case.says:
+        assert any(piece in warning for warning in said), said
 
 
-def test_the_tables_are_large_and_nearly_all_is_found():
+def test_the_tables_are_large():
     assert len(cases.OPTAX) + len(cases.OURS) >= 80
     assert len(cases.WRONG) >= 40
     assert len(cases.RIGHT) >= 40
-    assert set(cases.WRONG) >= MISSED
-    assert len(MISSED) <= 0.05 * len(cases.WRONG)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lion", "sgd", "adafactor"])
@@ -99,7 +96,7 @@ def test_every_factory_of_optax_is_in_the_table(name):
 def simulated(optimizer, params, steps, calls=1):
     """What is left of each leaf after real steps without gradients, in float64."""
     with jax.enable_x64(True):
-        theta = jax.tree.map(lambda x: np.asarray(x, np.float64) + 0.5, params)
+        theta = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
         start, zeros = theta, jax.tree.map(np.zeros_like, theta)
         state, update = optimizer.init(theta), jax.jit(optimizer.update)
         for _ in range(steps * calls):
@@ -140,7 +137,7 @@ def test_what_is_left_is_that_of_a_simulation_in_float64(name):
     wanted = simulated(make(), PARAMS, steps, calls)
     for path in ("a/kernel", "b/kernel"):
         top, leaf = path.split("/")
-        assert found[path]["left"] == pytest.approx(wanted[top][leaf], abs=1e-6)
+        assert found[path]["left"] == pytest.approx(wanted[top][leaf], rel=EXACT)
 
 
 def test_a_long_run_is_sampled():
@@ -168,41 +165,83 @@ ENDS = {
 }
 
 
-@hypothesis.settings(max_examples=6)
-@hypothesis.given(
-    before=st.lists(st.tuples(st.sampled_from(sorted(PARTS)), st.floats(0.1, 0.9)), max_size=3),
-    after=st.lists(
-        st.tuples(st.sampled_from(sorted(ENDS)), st.floats(0.1, 0.9)), min_size=1, max_size=2
-    ),
-)
-def test_a_random_chain_leaves_what_its_simulation_leaves(before, after):
+def chains_leave_what_their_simulations_leave(parts, ends):
+    """A chain of 3 to 6 parts, the step among them, against its own simulation."""
+
     def make():
         return optax.chain(
-            *(PARTS[name](x) for name, x in before),
-            sgd(),
-            optax.identity(),
-            *(ENDS[name](x) for name, x in after),
+            *(PARTS[name](x) for name, x in parts), sgd(), *(ENDS[name](x) for name, x in ends)
         )
 
     found, wanted = rows(audit(PARAMS, make(), steps=60)), simulated(make(), PARAMS, 60)
     for path in ("a/kernel", "a/bias"):
         top, leaf = path.split("/")
-        if found[path]["left"] is None:  # clipping of what decay adds to gradients: no number
-            assert found[path]["acts"] in ("unknown", "gradient")
-            continue
-        assert found[path]["left"] == pytest.approx(wanted[top][leaf], rel=2e-5)
+        assert found[path]["left"] == pytest.approx(wanted[top][leaf], rel=EXACT)
+
+
+def drawn(table, least, most):
+    one = st.tuples(st.sampled_from(sorted(table)), st.floats(0.1, 0.9))
+    return st.lists(one, min_size=least, max_size=most)
+
+
+random_chains = hypothesis.given(parts=drawn(PARTS, 1, 3), ends=drawn(ENDS, 1, 2))
+test_a_random_chain_leaves_what_its_simulation_leaves = hypothesis.settings(max_examples=25)(
+    random_chains(chains_leave_what_their_simulations_leave)
+)
+test_many_random_chains_leave_what_their_simulations_leave = pytest.mark.slow(
+    hypothesis.settings(max_examples=200)(random_chains(chains_leave_what_their_simulations_leave))
+)
 
 
 def test_coupled_decay_is_followed_to_the_end():
     """What is left after momentum and Adam is far from what decoupled decay would leave."""
-    momentum = optax.chain(wdjax.add_decayed_weights(1e-3), sgd(momentum=0.9))
-    found = rows(audit(PARAMS, momentum, steps=400))["a/kernel"]
-    wanted = simulated(momentum, PARAMS, 400)["a"]["kernel"]
-    assert found["left"] == pytest.approx(wanted, abs=1e-6)
-    adam = optax.chain(wdjax.add_decayed_weights(1e-3), optax.adam(1e-3))
-    found = rows(audit(PARAMS, adam, steps=400))["a/kernel"]
-    assert found["acts"] == "gradient"
-    assert 0.6 < found["left"] < 0.8  # Adam takes off about η a step, whatever λ
+    weights = {"kernel": jnp.linspace(0.5, 1.5, 4).reshape(2, 2)}
+    for inner, exact in ((sgd(momentum=0.9), EXACT), (optax.adam(1e-3), 1e-5)):
+        coupled = optax.chain(wdjax.add_decayed_weights(1e-3), inner)
+        (row,) = audit(weights, coupled, steps=400).rows
+        # Adam takes off about η a step, whatever λ, and its own weights are float32 here
+        assert row["acts"] == "gradient"
+        assert row["left"] == pytest.approx(simulated(coupled, weights, 400)["kernel"], rel=exact)
+
+
+@pytest.mark.parametrize(
+    ("make", "acts"),
+    [
+        (lambda: optax.chain(wdjax.add_decayed_weights(1e-3), optax.adam(1e-3)), "gradient"),
+        (lambda: wdjax.decay_weights(1e-3, wdjax.penalties.l1), "constant"),
+    ],
+    ids=["adam", "l1"],
+)
+def test_what_is_left_of_lengths_is_that_of_these_weights(make, acts):
+    short = {"kernel": 0.5 + jnp.arange(4.0).reshape(2, 2)}
+    long = {"kernel": 10 * short["kernel"]}
+    for weights in (short, long):
+        (row,) = audit(weights, make(), steps=300).rows
+        wanted = simulated(make(), weights, 300)["kernel"]
+        assert (row["acts"], row["left"]) == (acts, pytest.approx(wanted, rel=1e-5))
+    found = audit(jax.eval_shape(lambda: short), make(), steps=300)
+    assert found.rows[0]["left"] is None
+    assert "depends on the weights' own lengths: pass arrays" in found.notes[0]
+    found = audit(short, make(), steps=10**9)
+    assert found.rows[0]["left"] is None
+    assert "this run is too long" in found.notes[0]
+
+
+@pytest.mark.parametrize("factory", [optax.lamb, optax.lars])
+def test_decay_beside_a_trust_ratio_is_exact(factory):
+    """It is outside of the ratio, unlike the factory's own, and gradients leave it alone."""
+    optimizer = wdjax.decayed(factory)(0.1, weight_decay=0.01)
+    found = audit(PARAMS, optimizer, steps=50)
+    row = rows(found)["a/kernel"]
+    assert (row["acts"], found.notes) == ("weights", ())
+    wanted = simulated(optimizer, PARAMS, 50)["a"]["kernel"]
+    assert row["left"] == pytest.approx(wanted, rel=EXACT)
+
+
+@pytest.mark.parametrize("s", [1e-8, 1e-7])
+def test_float32_swallows_a_very_weak_implicit_decay(s):
+    warnings = audit({"kernel": jnp.ones((2, 2))}, wdjax.prox_weights(s)).warnings
+    assert any("float32 swallows this decay" in text for text in warnings) == (s < 3e-8)
 
 
 # Machines.
@@ -264,18 +303,42 @@ def test_a_counter_without_a_known_name_is_no_guess():
     assert found.rows[0]["left"] is None
 
 
-def test_two_probes_must_agree():
+def steps_of_decay(round_):
+    """Decay by weights that are rounded to 256ths: their derivative is 0, their differences not."""
+    return optax.stateless(
+        lambda u, p: jax.tree.map(lambda a, b: a - 0.1 * round_(256 * b) / 256, u, p)
+    )
+
+
+def test_where_two_probes_disagree_no_number_is_told():
+    found = audit({"kernel": jnp.ones((2, 2))}, steps_of_decay(jnp.round), steps=10)
+    (row,) = found.rows
+    assert (row["acts"], row["shrink"], row["left"]) == ("unknown", None, None)
+    assert found.notes == ("kernel: two ways to measure it disagree",)
+    (row,) = audit({"kernel": jnp.ones((2, 2))}, steps_of_decay(lambda x: x)).rows
+    assert (row["acts"], row["shrink"]) == ("weights", pytest.approx(0.1))
+
+
+def test_a_false_derivative_of_a_body_is_of_no_consequence():
     @jax.custom_jvp
     def odd(x):
         return x
 
     odd.defjvp(lambda primals, tangents: (primals[0], 2 * tangents[0]))
-    # the body is what runs: a false derivative is of no consequence
-    found = audit(
-        {"kernel": jnp.ones((2, 2))},
-        optax.stateless(lambda u, p: jax.tree.map(lambda a, b: a - 0.1 * odd(b), u, p)),
-    )
-    assert found.rows[0]["acts"] == "weights"
+    assert audit({"kernel": jnp.ones((2, 2))}, steps_of_decay(odd)).rows[0]["acts"] == "weights"
+
+
+def test_an_optimizer_that_insists_on_float32_is_measured_in_it():
+    def update(updates, state, params):
+        def half(args):
+            return jax.tree.map(lambda u, p: u - jnp.float32(0.01) * p.astype("float32"), *args)
+
+        same = jax.lax.cond(state >= 0, half, lambda args: args[0], (updates, params))
+        return same, state + 1
+
+    single = optax.GradientTransformation(lambda p: jnp.zeros((), int), update)
+    (row,) = audit({"kernel": jnp.ones((2, 2))}, single).rows
+    assert (row["acts"], row["shrink"]) == ("weights", pytest.approx(0.01, rel=EXACT))
 
 
 # Size.

@@ -258,10 +258,8 @@ def test_muon_shares_a_model_with_another_optimizer():
         {name: record.optimizer for name, record in parts.items()},
         lambda tree: jax.tree.map(lambda x: "muon" if x.ndim == 2 else "other", tree),
     )
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.1, rtol=1e-6)
-    np.testing.assert_allclose(updates["bias"], -0.1 * 0.01, rtol=1e-6)
+    rules = (("kernel", 0.1), ("bias", 0.01))
+    wdjax.check_decay(optimizer, params, strength=0.1, rules=rules)
 
 
 # Param groups.
@@ -314,12 +312,10 @@ def test_groups_may_claim_everything(name):
 
 def test_lr_scale_multiplies_the_rate_and_with_it_the_decay():
     params = {"kernel": jnp.ones((2, 2)), "head": jnp.ones((2, 2))}
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    rules = (("head", 0.2), ("**", 1.0))
     for lr in (0.1, lambda count: 0.1):
         record = convert.torch_adamw(lr=lr, weight_decay=0.5, groups=[("head", {"lr_scale": 0.2})])
-        updates, _ = record.optimizer.update(zeros, record.optimizer.init(params), params)
-        np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
-        np.testing.assert_allclose(updates["head"], -0.01, rtol=1e-6)
+        wdjax.check_decay(record.optimizer, params, strength=0.05, rules=rules)
 
 
 def test_rules_and_groups_go_together():
@@ -327,11 +323,8 @@ def test_rules_and_groups_go_together():
     record = convert.torch_sgd(
         lr=1.0, weight_decay=0.1, rules=wdjax.standard(), groups=[("head/**", {"lr": 0.5})]
     )
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = record.optimizer.update(zeros, record.optimizer.init(params), params)
-    np.testing.assert_allclose(updates["kernel"], -0.1, rtol=1e-6)
-    np.testing.assert_allclose(updates["head"]["kernel"], -0.05, rtol=1e-6)
-    np.testing.assert_array_equal(updates["bias"], 0)
+    rules = (("bias", 0.0), ("head/**", 0.5), ("**", 1.0))
+    wdjax.check_decay(record.optimizer, params, strength=0.1, rules=rules)
 
 
 def test_a_group_that_matches_nothing_says_so():
@@ -351,13 +344,10 @@ def test_a_rule_that_matches_nothing_says_so_in_spite_of_groups():
 def test_rules_that_look_at_neighbours_see_them_in_other_groups():
     """A stacked bias called b is known by the w beside it."""
     params = {"w": jnp.ones((3, 2, 2)), "b": jnp.ones((3, 2))}
-    zeros = jax.tree.map(jnp.zeros_like, params)
     tx = convert.torch_sgd(
-        weight_decay=0.1, rules=wdjax.standard(), groups=[("b", {"lr": 0.5})]
+        lr=0.1, weight_decay=0.1, rules=wdjax.standard(), groups=[("b", {"lr": 0.5})]
     ).optimizer
-    updates, _ = tx.update(zeros, tx.init(params), params)
-    np.testing.assert_array_equal(updates["b"], 0.0)
-    assert (updates["w"] < 0).all()
+    wdjax.check_decay(tx, params, strength=0.01, rules=(("b", 0.0), ("w", 1.0)))
 
 
 @pytest.mark.parametrize("group", [{"params": [], "lr": 0.1}, ("bias", 0.1), "bias"])
@@ -701,10 +691,7 @@ def test_the_normalized_decay_is_that_of_the_paper():
     run = {"batch_size": 128, "examples": 50_000, "epochs": 100}
     record = convert.paper_normalized(weight_decay=0.025, **run, alpha=0.5)
     want = 0.025 * np.sqrt(128 / (50_000 * 100))
-    theta = {"kernel": jnp.ones((1, 1))}
-    zeros = jax.tree.map(jnp.zeros_like, theta)
-    updates, _ = record.optimizer.update(zeros, record.optimizer.init(theta), theta)
-    np.testing.assert_allclose(updates["kernel"], -want, rtol=1e-5)
+    wdjax.check_decay(record.optimizer, {"kernel": jnp.ones((1, 1))}, strength=want)
     assert "weight_decay=0.025, batch_size=128, examples=50000, epochs=100" in str(record)
 
 
@@ -802,6 +789,19 @@ def test_a_group_shows_only_what_differs():
     assert "betas=" not in first
     assert "betas=" in rest
     assert "wdjax.decay_weights(wdjax.lr_scaled(0.01, 0.001)" in rest
+
+
+def test_the_html_holds_each_pair_and_names_parameters_only_where_there_are_groups():
+    record = convert.torch_adamw(weight_decay=0.1)
+    text = record._repr_html_()
+    assert "<th" in text
+    assert "parameters" not in text
+    for setting, meaning in (piece[:2] for piece in record.parts[0][1]):
+        assert f">{setting}</td>" in text
+        assert f">{meaning}</td>" in text
+    text = convert.torch_adamw(groups=[("bias", {"weight_decay": 0.0})])._repr_html_()
+    assert text.count("&#x27;bias&#x27;: weight_decay=0.0</td>") == 1
+    assert ">parameters</th>" in text
 
 
 # Bad input.

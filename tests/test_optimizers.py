@@ -185,6 +185,20 @@ def test_the_signature_shows_both_argument_lists():
             r"`mask` is replaced by `rules`",
         ),
         (
+            lambda: wdjax.adamw(1e-3, weight_decay=0.1, mask=lambda params: params),
+            r"`mask` is replaced by `rules`, pairs .* 0\.0\), \*wdjax\.standard\(\)\)",
+        ),
+        (
+            lambda: wdjax.decayed(optax.scale_by_adam),
+            r"learning rate first; scale_by_adam takes b1",
+        ),
+        (lambda: wdjax.decayed(optax.linear_schedule(0.1, 0.0, 9)), r"first; schedule takes count"),
+        (lambda: wdjax.decayed(lambda: optax.sgd(0.1)), r"rate first; <lambda> takes nothing"),
+        (
+            lambda: wdjax.decayed(lambda lr: optax.sgd)(0.1, weight_decay=0.1),
+            r"`factory` must return an optimizer; <lambda> returned function",
+        ),
+        (
             lambda: wdjax.lionw(1e-3, 0.9, 0.99, None, 0.1, weight_decay=0.1),
             r"`weight_decay` would decay a second time. Pass `weight_decay=` alone, by",
         ),

@@ -59,6 +59,77 @@ def run(tx, steps=2, params=PARAMS):
     return params
 
 
+# Line searches look at losses.
+
+SEARCHES = {
+    "lbfgs": optax.lbfgs,
+    "backtracking": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
+    "zoom": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(15)),
+}
+X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+Y = X @ np.array([2.0, -1.0, 3.0], np.float32) + np.sin(np.arange(60, dtype=np.float32))
+
+
+def searched(optimizer, penalty, steps):
+    """Least squares, and the loss that the search sees."""
+
+    def loss(p):
+        return jnp.mean((X @ p["kernel"] - Y) ** 2) + penalty(p)
+
+    @jax.jit
+    def step(p, state):
+        value, grad = jax.value_and_grad(loss)(p)
+        updates, state = optimizer.update(grad, state, p, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(p, updates), state
+
+    p = {"kernel": jnp.zeros(3)}
+    state = optimizer.init(p)
+    for _ in range(steps):
+        p, state = step(p, state)
+    return p["kernel"]
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda: wdjax.add_decayed_weights(2.0),
+        lambda: optax.masked(wdjax.add_decayed_weights(2.0), {"kernel": True}),
+        lambda: adaptive.awd(0.1, rules=(("**", 1.0),)),
+    ],
+    ids=["L2", "masked", "awd"],
+)
+def test_decay_before_a_line_search_is_refused_with_the_loss_to_write(search, part):
+    message = r"comes before a line search, .* the loss .* λ \* wdjax\.penalty_value\(wdjax"
+    with pytest.raises(TypeError, match=message):
+        searched(optax.chain(part(), SEARCHES[search]()), lambda p: 0.0, 1)
+
+
+def test_a_finished_step_with_decay_is_not_searched():
+    search = optax.scale_by_backtracking_linesearch(15)
+    chain = optax.chain(optax.sgd(1.0), wdjax.decay_weights(0.1, rules=(("**", 1.0),)), search)
+    with pytest.raises(TypeError, match="`decay_weights` comes before a line search"):
+        searched(chain, lambda p: 0.0, 1)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_the_penalty_in_the_loss_that_is_searched_ends_at_ridge(search):
+    lam, rules = 2.0, (("**", 1.0),)
+    found = searched(
+        SEARCHES[search](),
+        lambda p: lam * wdjax.penalty_value(wdjax.penalties.l2, p, rules),
+        30,
+    )
+    # ∇ = 2/60 Xᵀ(Xw − y) + λ w = 0
+    exact = np.linalg.solve(X.T @ X + 60 * lam / 2 * np.eye(3), X.T @ Y)
+    np.testing.assert_allclose(found, exact, atol=1e-3)
+
+
+def test_what_a_line_search_needs_may_be_passed_where_there_is_none():
+    found = searched(optax.chain(wdjax.add_decayed_weights(2.0), optax.sgd(0.1)), lambda p: 0.0, 1)
+    assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("method", LAST)
 def test_what_changes_finished_steps_is_refused_before_what_makes_them(method, step):

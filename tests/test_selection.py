@@ -298,3 +298,13 @@ def test_nested_hyperparameters_are_named_by_their_path():
     assert sweeps.validation_curve(swept, "weight_decay/bias").index.tolist() == [3, 2, 1, 0]
     assert sweeps.select(swept, "1se", prefer="weight_decay/kernel").index == 2
     assert sweeps.table(swept)[0]["weight_decay/kernel"] == 0.1
+
+
+def test_the_html_is_the_table_with_the_best_first():
+    val = np.array([[0.5, 0.7], [np.nan, 0.6], [0.1, 0.2]])
+    text = result(val)._repr_html_()
+    assert "configurations: 3, folds: 2, seeds: 1; the best first" in text
+    rows = text.split("<tr>")[2:]
+    assert [">0.15<" in row for row in rows] == [True, False, False]
+    assert 'data-v="1e999">inf<' in rows[-1]
+    assert "1 with runs that are not finite; these never win" in text

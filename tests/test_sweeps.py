@@ -19,7 +19,7 @@ import two_devices
 import wdjax
 from wdjax import schedules, sweeps
 from wdjax.folds import Folds
-from wdjax.sweeps import _chunks, _functions, _program, _results
+from wdjax.sweeps import _chunks, _functions, _program, _store
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(30, 6))
@@ -526,14 +526,14 @@ def test_two_devices_equal_one_without_a_collective():
 KILLED = """
 import os, signal, sys
 import test_sweeps as t
-from wdjax.sweeps import _results
-save, saved = _results.Store.save, []
+from wdjax.sweeps import _store
+save, saved = _store.Store.save, []
 def kill(self, rows, arrays):
     save(self, rows, arrays)
     saved.append(rows)
     if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-_results.Store.save = kill
+_store.Store.save = kill
 t.long_sweep(sys.argv[1])
 """
 
@@ -583,11 +583,11 @@ SAVING = """
 import sys
 import test_sweeps as t
 from wdjax.sweeps import _results
-write = _results._write
+write = _store._write
 def told(*args, **kwargs):
     print("writes", flush=True)
     write(*args, **kwargs)
-_results._write = told
+_store._write = told
 t.long_sweep(sys.argv[1])
 """
 
@@ -641,7 +641,7 @@ def test_a_file_that_another_process_tidied_away_is_written_again(tmp_path):
             (temporary,) = tmp_path.glob(".*.part")
             temporary.unlink()
 
-    _results._write(tmp_path / "rows.npz", fill)
+    _store._write(tmp_path / "rows.npz", fill)
     assert (tmp_path / "rows.npz").read_bytes() == b"whole"
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
 
@@ -652,14 +652,14 @@ def test_a_record_is_never_replaced_and_never_half(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", link)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
         for text in (b"first", b"second"):
-            _results._write(path, lambda file, text=text: file.write(text), move=_results._claim)
+            _store._write(path, lambda file, text=text: file.write(text), move=_store._claim)
         assert path.read_bytes() == b"first"
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_same_bytes_in_another_shape_or_dtype_are_another_sweep():
     prints = [
-        _results.fingerprints(data=np.zeros(shape, dtype))
+        _store.fingerprints(data=np.zeros(shape, dtype))
         for shape, dtype in (((2, 3), "f4"), ((3, 2), "f4"), ((2, 3), "i4"))
     ]
     assert len({p["data"] for p in prints}) == 3
@@ -698,7 +698,7 @@ def test_an_interrupt_while_writing_leaves_no_file_behind(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _results._write(tmp_path / "rows.npz", fill)
+        _store._write(tmp_path / "rows.npz", fill)
     assert not list(tmp_path.iterdir())
 
 

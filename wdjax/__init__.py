@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from wdjax import anchors, gates, penalties
-from wdjax.audit import Audit, audit, check_decay, same_decay
+from wdjax.audit import Audit, Difference, audit, check_decay, same_decay
 from wdjax.optimizers import adagradw, adamw, decayed, lionw, muonw, sgdw
 from wdjax.penalties import penalty_value
 from wdjax.precision import compensated, stochastically_rounded
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit",
+    "Difference",
     "Explanation",
     "History",
     "RuleError",

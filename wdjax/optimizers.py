@@ -24,6 +24,7 @@ STANDARD: Rules = standard()
 # What Optax's factories call decay of their own, and the value that switches it off.
 _OWN_DECAY = {"weight_decay": 0.0, "weight_decay_rate": None, "adam_weight_decay": 0.0}
 _OWN_MASK = ("mask", "weight_decay_mask")
+_RATES = ("lr", "rate", "eta")  # besides whatever ends with learning_rate
 _OWN_RATE = ("adam_learning_rate",)  # of some leaves only
 
 
@@ -49,18 +50,22 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         anchor: a: None, "init" or a pytree.
 
     A factory that decays by itself, such as `optax.adamw` or `optax.lion`, has that switched off.
+    `optax.lamb` and `optax.lars` decay inside their trust ratio, and decay that comes after it is
+    another method; for LAMB itself write `optax.lamb(..., mask=wdjax.mask(rules))`.
 
     Args:
-        factory: such as `optax.adam`; its first argument is `learning_rate`.
+        factory: such as `optax.adam`; its first argument is the learning rate, by the name of
+            `learning_rate`, `lr`, `rate` or `eta`.
 
     Returns:
         A factory of complete optimizers. Its state is the pair (inner state, decay state). Under
         `optax.inject_hyperparams`, name `law` and `gate` in `static_args` when you pass them.
 
     Raises:
-        TypeError: `factory` is not a factory; at build, an argument is wrong, or the factory wraps
-            an optimizer and takes its steps at other times (MultiSteps, apply_if_finite, lookahead,
-            schedule-free): decay goes inside.
+        TypeError: `factory` is not a factory, or its first argument is no rate; at build, it
+            returns no optimizer, an argument is wrong, or it wraps an optimizer and takes its steps
+            at other times (MultiSteps, apply_if_finite, lookahead, schedule-free): decay goes
+            inside.
         ValueError: at build or `init`, as `decay_weights` and `prox_weights`.
 
     Example:
@@ -95,6 +100,11 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
     ) -> optax.GradientTransformationExtraArgs:
         _check_arguments(own, [*list(own)[1 : 1 + len(args)], *kwargs], kwargs)
         inner = factory(learning_rate, *args, **switched_off, **kwargs)
+        if not (hasattr(inner, "init") and hasattr(inner, "update")):
+            raise TypeError(
+                f"`factory` must return an optimizer; {_name(factory)} returned "
+                f"{type(inner).__name__}."
+            )
         wrapper = wrapper_in(inner.update)
         if wrapper:
             raise TypeError(f"`decayed` adds decay, which here comes after {wrapper}")
@@ -200,7 +210,9 @@ def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) ->
 
 def _name(factory: Factory) -> str:
     """Return the factory's name; `optax.nadam` is a partial and has none of its own."""
-    return getattr(factory, "__name__", None) or _name(factory.func)  # type: ignore[attr-defined]
+    inner = getattr(factory, "func", None)
+    own = _name(inner) if inner else type(factory).__name__
+    return getattr(factory, "__name__", own)
 
 
 def _signature_of(factory: Factory) -> inspect.Signature:
@@ -211,14 +223,14 @@ def _signature_of(factory: Factory) -> inspect.Signature:
             f"{type(factory).__name__}. Pass optax.adam, not optax.adam(1e-3)."
         )
     signature = inspect.signature(factory)
-    first = next(iter(signature.parameters), "nothing")
-    function = getattr(factory, "func", factory)
-    if str(function.__module__).startswith("optax.") and "learning_rate" not in first:
+    first = next(iter(signature.parameters.values()), None)
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # tell no name
+    named = first and (first.name.endswith("learning_rate") or first.name in _RATES)
+    if not named and not (first and first.kind in rest):
         raise TypeError(
-            f"`factory` must build a whole optimizer from its learning rate, as optax.adam does; "
-            f"got {_name(factory)}, whose first argument is {first}. For a part, write "
-            f"decayed(lambda learning_rate: optax.chain(optax.{_name(factory)}(), "
-            "optax.scale_by_learning_rate(learning_rate)))."
+            f"`factory` must take the learning rate first; {_name(factory)} takes "
+            f"{first.name if first else 'nothing'}. If it builds an optimizer, write "
+            "wdjax.decayed(lambda learning_rate: ...); optax.scale_by_adam and such build parts."
         )
     return signature
 
@@ -229,7 +241,11 @@ def _check_arguments(
     """Refuse what would decay twice, or select in two places."""
     for name in given:
         if name in _OWN_MASK:
-            raise TypeError(f"`{name}` is replaced by `rules`: decayed(...)(..., rules=...).")
+            raise TypeError(
+                f"`{name}` is replaced by `rules`, pairs of a pattern and a multiplier; the first "
+                'that matches wins: rules=(("head/**", 0.0), *wdjax.standard()). By default '
+                "matrices decay, and biases, norms and embeddings do not."
+            )
         if name in _OWN_DECAY:
             raise TypeError(
                 f"`{name}` would decay a second time. Pass `weight_decay=` alone, by its name."

@@ -16,7 +16,7 @@ import optax
 from wdjax import schedules
 from wdjax._lift import leaves
 from wdjax._lift.leaves import Params
-from wdjax._lift.place import check_is_last
+from wdjax._lift.place import check_is_last, search_comes
 from wdjax._trees import checks, paths
 from wdjax._trees.groups import Axes, along, check_axes
 from wdjax.rules import Ruled, Rules, check_rules, ruled, warn_of_guesses
@@ -139,6 +139,12 @@ def lift(
     ) -> tuple[Params, Memory]:
         params = leaves.moved_params(name, updates, params)
         check_order(name)
+        if search_comes():
+            raise TypeError(
+                f"`{name}` comes before a line search, which compares losses without it. Put the "
+                "penalty into the loss that the search is given, and take it out of the chain: "
+                "loss(params) + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
+            )
         multipliers = restrict(ruled(rules, params)[1], params)
         if exact:
             leaves.check_widths(name, updates, params, multipliers)

@@ -100,6 +100,16 @@ def check_is_early(name: str) -> None:
         )
 
 
+def search_comes() -> bool:
+    """Tell whether in a chain around the caller a line search comes later.
+
+    Example:
+        >>> search_comes()
+        False
+    """
+    return bool(_read(lambda places: any("_linesearch." in _name_of(f) for f in _after(places)), 0))
+
+
 def wrapper_in(update: Update) -> str:
     """Say what in an optimizer takes steps at other times, and where decay goes instead.
 
@@ -133,15 +143,18 @@ def _read(question: Callable[[_Places], Any], unknown: Any) -> Any:
 
 def _of_last(places: _Places) -> tuple[str, str]:
     """What makes steps after the caller, and what before it takes them at other times."""
-    makers = (_maker(link) for _, after, _ in places for link in _links(after))
     near = [update for before, _, wrapped in places if not wrapped for update in before]
-    return next(filter(None, makers), ""), _wrapper(near)
+    return next(filter(None, map(_maker, _after(places))), ""), _wrapper(near)
 
 
 def _is_late(places: _Places) -> bool:
     # a factor of −1 makes no step: it climbs
     earlier = any(_is_rate(f, other_than=-1) for before, _, _ in places for f in _links(before))
-    return earlier and not any(_is_rate(f) for _, after, _ in places for f in _links(after))
+    return earlier and not any(map(_is_rate, _after(places)))
+
+
+def _after(places: _Places) -> list[Update]:
+    return [link for _, after, _ in places for link in _links(after)]
 
 
 def _is_searched(places: _Places) -> bool:
@@ -165,16 +178,15 @@ def _links(updates: Sequence[Update]) -> Iterator[Update]:
     for update in updates:
         name = _name_of(update)
         if name == "with_extra_args_support.<locals>.update":
-            yield from _links([_variables(update)["tx"].update])
+            yield from _links([inspect.getclosurevars(update).nonlocals["tx"].update])
         elif name == _CHAIN:
-            yield from _links(_variables(update)["update_fns"])
+            yield from _links(inspect.getclosurevars(update).nonlocals["update_fns"])
         else:
             yield update
 
 
 def _wrapper(updates: Sequence[Update]) -> str:
-    known = (_WRAPPERS.get(_name_of(link)) for link in _links(updates))
-    found = next(filter(None, known), "")
+    found = next(filter(None, map(_WRAPPERS.get, map(_name_of, _links(updates)))), "")
     return found and f"{found}. Wrap the whole chain: wrapper(optax.chain(optax.sgd(...), decay))."
 
 
@@ -188,11 +200,11 @@ def _is_rate(update: Update, other_than: float | None = None) -> bool:
     """Whether it is the update of `optax.scale` or `scale_by_schedule` with a negative factor."""
     name = _name_of(update)
     if name == "scale.<locals>.update_fn":
-        factors = [_variables(update)["step_size"]]
+        factors = [inspect.getclosurevars(update).nonlocals["step_size"]]
     elif name == "scale_by_schedule.<locals>.update_fn":
-        schedule = _variables(update)["step_size_fn"]
+        schedule = inspect.getclosurevars(update).nonlocals["step_size_fn"]
         if _name_of(schedule).startswith("scale_by_learning_rate."):
-            return bool(_variables(schedule)["m"] == -1)
+            return bool(inspect.getclosurevars(schedule).nonlocals["m"] == -1)
         with jax.ensure_compile_time_eval():
             factors = [float(schedule(count)) for count in (0, 1, 10, 100, 1_000, 10_000)]
     else:
@@ -212,11 +224,6 @@ def _name(code: Any, module: Mapping[str, Any]) -> str:
 def _name_of(function: Any) -> str:
     plain = getattr(function, "__func__", function)
     return _name(plain.__code__, plain.__globals__) if inspect.isfunction(plain) else ""
-
-
-def _variables(function: Any) -> Mapping[str, Any]:
-    contents = (cell.cell_contents for cell in function.__closure__ or ())
-    return dict(zip(function.__code__.co_freevars, contents, strict=True))
 
 
 @functools.cache

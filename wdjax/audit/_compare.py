@@ -23,6 +23,11 @@ class Difference:
 
     Attributes:
         sentences: one for each way to differ, with paths; empty if there is none.
+
+    Example:
+        >>> found = Difference(("bias: 0.01 is taken off in a step by the first, nothing by ...",))
+        >>> bool(found), bool(Difference(()))
+        (False, True)
     """
 
     sentences: tuple[str, ...]

@@ -214,7 +214,7 @@ class Compiled:
         pinned: bool = False,
     ) -> Run:
         """Call `update` several times with the same gradients."""
-        scales = np.broadcast_to(np.asarray(scales, np.float32), (self.sites,))
+        scales = np.broadcast_to(np.asarray(scales, float), (self.sites,))
         return Run(*self._jitted(theta, scales, grads, state, calls, moving, pinned))
 
     def slope(self, theta: Arrays, grads: Arrays, state: Arrays, *, calls: int) -> Arrays:
@@ -225,7 +225,7 @@ class Compiled:
                 return self._once(theta, scales, grads, state)[0]  # type: ignore[no-any-return]
             return self._jitted(theta, scales, grads, state, calls, False, False)[1]  # type: ignore[no-any-return]
 
-        ones = np.ones(self.sites, np.float32)
+        ones = np.ones(self.sites)
         return jax.jvp(total, (ones,), (ones,))[1]  # type: ignore[no-any-return]
 
     def fractions(

@@ -15,7 +15,7 @@ from wdjax.audit._judge import Seen, judged
 from wdjax.audit._machine import Machine
 from wdjax.audit._probe import Probe, Response, Walk, walk
 from wdjax.audit._pull import Pull, pulls
-from wdjax.audit._trials import skipped_steps
+from wdjax.audit._trials import grows, skipped_steps
 
 _FIRST = 4  # real steps that are really taken
 _FEW = 17  # visits that tell whether the step plays a part
@@ -55,7 +55,9 @@ class Finding:
         frozen: no gradient moves it.
         skipped: it decays in steps that are skipped for a NaN.
         gated: only some entries decay at a time.
-        swallowed: decay leaves every narrow weight as it was.
+        swallowed: decay leaves every weight of its dtype as it was.
+        calls: for a real step.
+        grows: its updates cannot be read, but it gets longer without gradients.
         counts: the steps visited.
         curve: fractions taken off there.
         taken: the share of ordinary weights that a step without gradients takes off.
@@ -73,6 +75,8 @@ class Finding:
     skipped: bool = False
     gated: bool = False
     swallowed: bool = False
+    calls: int = 1
+    grows: bool = False
     counts: tuple[int, ...] = ()
     curve: tuple[float, ...] = ()
     taken: float = 0.0
@@ -80,11 +84,11 @@ class Finding:
 
 def followed(machine: Machine, steps: int | None, every: bool = False) -> list[Finding]:
     """Measure every kind of leaf over a run; at all its steps, if `every` is wanted."""
+    probe = Probe(machine)
     names = {name for name in machine.names if name in _NOT_READ}
     if names:
         why = _NOT_READ[min(names)]
-        return [Finding("unknown", None, why=why) for _ in machine.shapes]
-    probe = Probe(machine)
+        return [Finding("unknown", None, why=why, grows=longer) for longer in grows(probe)]
     return _Course(probe, steps, every).findings()
 
 
@@ -248,6 +252,7 @@ class _Course:
             frozen=frozen,
             skipped=skipped and decays and not frozen,
             gated=seen.gated,
+            calls=self.probe.period,
             taken=pull.taken,
             counts=tuple(int(c) for c in self.counts),
             curve=tuple(float(x) for x in curve),
@@ -280,11 +285,12 @@ class _Course:
         taken = [answers[kind] for answers in self.first]
         if seen.acts not in ("none", "weights", "point") or seen.gated:
             return ""
-        fractions = np.array([answer.fraction for answer in taken])
         rounding = 1e-6 * np.array([1 + answer.size for answer in taken])
-        if seen.acts == "none":  # a trust ratio points along the momentum, decay along the weights
-            along = np.array([answer.aside < 0.05 for answer in taken])
-            return _UNNAMED if (along & (np.abs(fractions) > rounding)).any() else ""
+        # a trust ratio makes steps along the momentum as long as weights are, whatever their sign
+        if seen.acts == "none":
+            pulls = np.array([abs(a.fraction) if a.aside < 0.05 else 0.0 for a in taken])
+            return _UNNAMED if (pulls > rounding).any() else ""
+        fractions = np.array([answer.odd for answer in taken])
         near = 1e-4 * np.abs(fractions) + np.minimum(rounding, 0.01 * np.abs(fractions).max())
         if any((np.abs(fractions - v[:, kind]) <= near).all() for v in self.visited_first):
             return ""
@@ -297,14 +303,12 @@ class _Course:
             return dataclasses.replace(found, left=1.0)
         if found.acts in ("weights", "point") and not found.why:
             return dataclasses.replace(found, left=left_of(found, self.steps))
-        if found.acts == "unknown":
-            return found
+        if found.acts in ("unknown", "constant") or found.shrink is None:
+            return found  # it depends on the weights' own lengths
         ends = self._simulated()
         if ends is not None:
             return dataclasses.replace(found, left=float(ends[kind]))
-        if found.shrink is not None and not found.why:
-            return dataclasses.replace(found, left=left_of(found, self.steps))
-        return found
+        return found if found.why else dataclasses.replace(found, left=left_of(found, self.steps))
 
     def _simulated(self) -> np.ndarray | None:
         """What is left of each kind after the run without gradients; None if that is too long."""

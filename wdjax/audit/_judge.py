@@ -129,7 +129,7 @@ def _normalised(answers: Answers) -> Seen | None:
     z, r = answers.z, answers.r
     if z.change > _ALIKE * abs(z.odd):
         return None
-    if answers.memory == 0 and abs(z.odd - r.odd) <= 0.3 * abs(z.odd):
+    if abs(answers.memory) < 1e-12 and abs(z.odd - r.odd) <= 0.3 * abs(z.odd):
         return Seen("constant", None, "it takes off lengths, not fractions")
     return Seen("gradient", None, "the optimizer normalises it")
 

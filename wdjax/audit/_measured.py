@@ -5,7 +5,7 @@ import inspect
 import math
 import warnings as python_warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,6 @@ from wdjax.rules import Rules, is_guess, label
 
 _RATES = (1e-3, 2e-3)  # at which a factory of the rate is tried
 _LAWS = {0: "fixed", 1: "lr_scaled", 2: "lr_squared"}
-_NARROW = ("bfloat16", "float16")
 
 
 class Measurement(NamedTuple):
@@ -87,6 +86,28 @@ def measure(
     """Return what is found of every leaf, before it is put into rows; at `every` step or some."""
     tree, optimizers = on_leaves(tree, _checked(optimizer))
     paths.leaves(tree)  # raises where a leaf is no array
+    tried = None
+    with suppress(Exception), jax.enable_x64(True):
+        tried = _tried(tree, optimizers, steps, extra, every)
+    if tried is None:  # its own dtypes do not go with float64, or it raises anyway
+        tried = _tried(tree, optimizers, steps, extra, every)
+    findings, laws, asked, optimizer = tried
+    with _silence():
+        findings = _with_narrow(findings, optimizer, tree, extra)
+        findings = _with_ends(findings, optimizer, tree, steps, extra, asked)
+    decided = decisions_of(tree, rules)
+    leaves = [
+        _verdicts.Leaf(leaf.path, str(leaf.dtype), label(selector), is_guess(selector), m, finding)
+        for (leaf, selector, m), finding in zip(decided, findings, strict=True)
+    ]
+    described = [leaf for leaf, _, _ in decided]
+    return Measurement(described, leaves, "value_fn" in asked.union(extra), laws)
+
+
+def _tried(
+    tree: Any, optimizers: list[Any], steps: int | None, extra: dict[str, Any], every: bool
+) -> tuple[list[Finding], list[str | None], frozenset[str], Any]:
+    """Run an optimizer on stand-ins: what is found, the laws, what it asks for, and itself."""
     with _asked(tree):
         try:
             on = prepared(optimizers[0], tree, extra)
@@ -95,19 +116,11 @@ def measure(
                 raise
             optimizers = [slow_weights_of(each) for each in optimizers]
             on = prepared(optimizers[0], tree, extra)
-    with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")
+    with _silence():
         findings = _found(on, steps, every)
-        findings = _with_narrow(findings, optimizers[0], tree, extra)
         laws = _laws(on, findings, optimizers, tree, steps, extra)
-    decided = decisions_of(tree, rules)
-    leaves = [
-        _verdicts.Leaf(leaf.path, str(leaf.dtype), label(selector), is_guess(selector), m, finding)
-        for (leaf, selector, m), finding in zip(decided, findings, strict=True)
-    ]
-    asked = {name for each in on if each.machine for name in each.machine.needs}
-    described = [leaf for leaf, _, _ in decided]
-    return Measurement(described, leaves, "value_fn" in asked or "value_fn" in extra, laws)
+    asked = frozenset(name for each in on if each.machine for name in each.machine.needs)
+    return findings, laws, asked, optimizers[0]
 
 
 # What comes in.
@@ -141,13 +154,20 @@ def _takes_a_rate_only(factory: Callable[..., Any]) -> bool:
 
 
 @contextmanager
+def _silence() -> Iterator[None]:
+    """Silence what the optimizer warns of."""
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _asked(tree: Any) -> Iterator[None]:
-    """Silence what the optimizer warns of, and say of its errors where they come from."""
+    """Silence the optimizer, and say of its errors where they come from."""
     leaves = jax.tree.leaves(tree)
     shapes = sorted({tuple(x.shape) for x in leaves})[:1]
     try:
-        with python_warnings.catch_warnings():
-            python_warnings.simplefilter("ignore")
+        with _silence():
             yield
     except Exception as error:
         error.add_note(
@@ -195,18 +215,45 @@ def _agree(one: Finding, other: Finding) -> bool:
 def _with_narrow(
     findings: list[Finding], optimizer: Any, tree: Any, extra: dict[str, Any]
 ) -> list[Finding]:
-    """Try narrow weights in their own dtype: does decay move them?"""
-    narrow = [str(x.dtype) in _NARROW for x in jax.tree.leaves(tree)]
-    decaying = [n and bool(f.shrink or f.taken) for n, f in zip(narrow, findings, strict=True)]
-    if not any(decaying):
+    """Try weights in their own dtype, where it may swallow their decay."""
+    weak = [
+        _trials.may_swallow(x.dtype, f)
+        for x, f in zip(jax.tree.leaves(tree), findings, strict=True)
+    ]
+    if not any(weak):
         return findings
     own = machine(optimizer, resized(tree, 8, own_dtypes=True), extra)
-    of_kind = {kind: findings[i] for i, kind in enumerate(own.kinds) if decaying[i]}
+    of_kind = {kind: findings[i] for i, kind in enumerate(own.kinds) if weak[i]}
     nothing = Finding("none", 0.0)
     lost = _trials.swallowed(own, [of_kind.get(k, nothing) for k in range(len(own.shapes))])
     return [
         dataclasses.replace(finding, swallowed=decays and lost[own.kinds[i]])
-        for i, (finding, decays) in enumerate(zip(findings, decaying, strict=True))
+        for i, (finding, decays) in enumerate(zip(findings, weak, strict=True))
+    ]
+
+
+def _with_ends(
+    findings: list[Finding],
+    optimizer: Any,
+    tree: Any,
+    steps: int | None,
+    extra: dict[str, Any],
+    asked: frozenset[str],
+) -> list[Finding]:
+    """Say what is left where decay is no fraction, so that it depends on the weights themselves."""
+    wanted = [f.acts in ("gradient", "both", "constant") and f.left is None for f in findings]
+    if steps is None or not any(wanted):
+        return findings
+    ends = _trials.ends(optimizer, tree, steps * findings[wanted.index(True)].calls, extra, asked)
+    if isinstance(ends, str):
+        why = f"; what is left depends on the weights' own lengths: {ends}"
+        return [
+            dataclasses.replace(f, why=f"{f.why}{why}") if want else f
+            for f, want in zip(findings, wanted, strict=True)
+        ]
+    return [
+        dataclasses.replace(f, left=end) if want else f
+        for f, want, end in zip(findings, wanted, ends, strict=True)
     ]
 
 

@@ -177,11 +177,11 @@ class Probe:
         return np.array([fraction(*points) for points in each])
 
     def along(self, state: Any) -> list[Response]:
-        """Answer of each kind at θ and 2θ alone."""
-        once, twice = (self.still(state, s) for s in (1.0, 2.0))
+        """Answer of each kind without gradients alone."""
+        points = [self.still(state, s) for s in (1.0, 2.0, -1.0)]
         return [
-            response(Points(a, b, -a), w, norm(a))
-            for a, b, w in zip(once, twice, self.weights, strict=True)
+            response(Points(*each), w, norm(each[0]))
+            for *each, w in zip(*points, self.weights, strict=True)
         ]
 
     def slopes(self, state: Any, grads: Arrays) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import dtypes
 
 from wdjax.audit._compiled import Compiled, machine
 from wdjax.audit._machine import Machine, Plain, shape_of
@@ -76,7 +77,7 @@ def prepared(optimizer: Any, tree: Any, extra: dict[str, Any]) -> list[Measured]
 def resized(
     tree: Any, cap: int | None, *, keep: Iterable[int] = (), own_dtypes: bool = False
 ) -> Any:
-    """Return the tree's shapes with axes cut to about `cap`, in float32 where dtypes are narrower.
+    """Return the tree's shapes with axes cut to about `cap`, in the widest dtypes that are enabled.
 
     The order of a leaf's axes by size stays, and equal ones stay equal.
     """
@@ -106,9 +107,11 @@ def cut(shape: tuple[int, ...], cap: int | None) -> tuple[int, ...]:
 
 
 def widened(dtype: Any) -> Any:
-    """Return float32 for narrower floats: stand-ins are to round away nothing."""
-    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32  # type: ignore[no-untyped-call]
-    return np.dtype("float32") if narrow else dtype
+    """Return the widest dtype of its kind that is enabled: stand-ins are to round away nothing."""
+    for kind, widest in ((jnp.floating, float), (jnp.complexfloating, complex)):
+        if jnp.issubdtype(dtype, kind):
+            return dtypes.canonicalize_dtype(widest)
+    return dtype
 
 
 def _all_on(found: Machine) -> list[Measured]:

@@ -81,7 +81,11 @@ def nothing_decays(facts: Facts) -> str | None:
 
 def weights_grow(facts: Facts) -> str | None:
     """Decay of the wrong sign: before the learning rate, or added where it must be taken off."""
-    grows = _pulled(facts, lambda leaf: _signed(leaf.found) < 0)
+    grows = [
+        x
+        for x in facts.leaves
+        if x.found.grows or (x.found.acts != "none" and _signed(x.found) < 0)
+    ]
     if not grows:
         return None
     most = max((-leaf.found.shrink for leaf in grows if leaf.found.shrink), default=0.0)

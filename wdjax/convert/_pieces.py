@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax._lift.leaves import Params
-from wdjax._trees import checks, paths
+from wdjax._trees import checks, html, paths
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, Selector, check_rules, label, owners
 from wdjax.schedules import Strength, as_schedule, lr_scaled
@@ -86,14 +86,27 @@ class Converted:
 
     def __str__(self) -> str:
         """Return the explanation."""
-        lines, common = [self.source], [piece[:2] for piece in self.parts[-1][1]]
-        for name, pieces in self.parts:
+        lines = [self.source]
+        for name, own in self._told():
             lines += [name] if name else []
-            own = [piece[:2] for piece in pieces]
-            if name != self.parts[-1][0]:
-                own = [piece for piece in own if piece not in common]
             lines += [f"  {setting}\n    → {meaning}" for setting, meaning in own]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return the explanation as a table, for notebooks."""
+        told = self._told()
+        titles = ("parameters", "setting", "what it became")[len(told) == 1 :]
+        rows = [(name, *pair)[len(told) == 1 :] for name, own in told for pair in own]
+        return html.table(titles, rows, above=[self.source])
+
+    def _told(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The settings of each part, and what they became; of groups only what differs."""
+        common = [piece[:2] for piece in self.parts[-1][1]]
+        last = len(self.parts) - 1
+        return [
+            (name, [p[:2] for p in pieces if i == last or p[:2] not in common])
+            for i, (name, pieces) in enumerate(self.parts)
+        ]
 
 
 def converted(

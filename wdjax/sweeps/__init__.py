@@ -6,14 +6,13 @@ with `table`, `validation_curve` and `heatmap`, choose with `select`, and train 
 
 from wdjax.folds import Folds, holdout, kfold, time_folds
 from wdjax.sweeps._grids import grid, log_grid, random
-from wdjax.sweeps._results import SweepResult
+from wdjax.sweeps._results import SweepResult, table
 from wdjax.sweeps._selection import (
     Curve,
     HeatMap,
     Selection,
     heatmap,
     select,
-    table,
     validation_curve,
 )
 from wdjax.sweeps._sweep import refit, sweep

@@ -17,7 +17,7 @@ from wdjax._trees import PyTree, checks
 from wdjax._trees.paths import listed
 from wdjax.sweeps import _program
 from wdjax.sweeps._functions import Job
-from wdjax.sweeps._results import Store
+from wdjax.sweeps._store import Store
 
 Array = np.ndarray[Any, Any]
 

@@ -1,24 +1,16 @@
-"""What a sweep found, and the folder that keeps what is finished if the rest is interrupted."""
+"""What a sweep found: scores, and the table of its configurations."""
 
-import contextlib
-import hashlib
-import json
-import os
-import secrets
-import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from wdjax._trees import PyTree, checks
-from wdjax._trees.paths import listed
+from wdjax._trees import PyTree, checks, html
+from wdjax._trees.checks import kind_of
+from wdjax.sweeps._grids import columns
 
 Array = np.ndarray[Any, Any]
 
-_TRIES = 10  # to write a file while other processes begin
+_TITLES = {"mean": "validation", "se": "± se", "train": "training", "diverged": "diverged runs"}
 
 
 class SweepResult(NamedTuple):
@@ -47,6 +39,21 @@ class SweepResult(NamedTuple):
     params: PyTree = None
     repeats: int = 1
 
+    def _repr_html_(self) -> str:
+        """Return the table of the configurations for notebooks, the best first."""
+        rows = table(self)
+        names = list(rows[0])
+        count, folds, seeds = self.val.shape[:3]
+        return html.table(
+            [_TITLES.get(name, name) for name in names],
+            [[_cell(row[name]) for name in names] for row in rows],
+            above=[
+                f"configurations: {count}, folds: {folds}, seeds: {seeds}; the best first, "
+                "lower is better"
+            ],
+            below=[("!", text) for text in _diverged(rows)],
+        )
+
     @property
     def finite(self) -> Array:
         """(C, K, S) whether a run's scores are all finite: it has not diverged."""
@@ -54,150 +61,78 @@ class SweepResult(NamedTuple):
         return np.asarray(scores.all(axis=-1))
 
 
-class Store:
-    """A folder with the finished rows of one sweep; without a folder it forgets.
-
-    Every piece is written whole or not at all, so a sweep killed at any moment can go on; and its
-    name has the digest of the sweep, so that no other takes it.
+def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
+    """List all configurations, the best first.
 
     Args:
-        folder: where; made if needed.
-        prints: name -> digest, what identifies the sweep.
-
-    Raises:
-        ValueError: the folder holds another sweep.
-
-    Example:
-        >>> Store(None, {}).load()
-        []
-    """
-
-    def __init__(self, folder: str | os.PathLike[str] | None, prints: dict[str, str]) -> None:
-        is_path = isinstance(folder, str | os.PathLike) and bool(os.fspath(folder))
-        fits = is_path or folder is None
-        checks.must("folder", fits, "be a path or None", repr(folder), error=TypeError)
-        self.folder = None if folder is None else Path(folder)
-        self.name = _digest(json.dumps(prints, sort_keys=True))
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for pattern in (".rows-*.part", ".sweep.json.*.part"):  # of a process that was killed
-            for path in self.folder.glob(pattern):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        record = json.dumps(prints, indent=2).encode()
-        path = self.folder / "sweep.json"
-        if not path.exists():
-            _write(path, lambda file: file.write(record), move=_claim)
-        _check_same(path, prints)
-
-    def load(self) -> list[tuple[Array, list[Array]]]:
-        """The finished pieces: their rows and their arrays, as raw bytes."""
-        if self.folder is None:
-            return []
-        found = map(_piece, sorted(self.folder.glob(f"rows-{self.name}-*.npz")))
-        return [piece for piece in found if piece is not None]
-
-    def save(self, rows: Array, arrays: list[Array]) -> None:
-        """Add a finished piece."""
-        if self.folder is None:
-            return
-        # as bytes, because NumPy's files do not know bfloat16
-        raw: dict[str, Any] = {"rows": rows, "arrays": len(arrays)}
-        raw |= {str(i): np.frombuffer(x.tobytes(), np.uint8) for i, x in enumerate(arrays)}
-        path = self.folder / f"rows-{self.name}-{rows[0]:06d}-{rows[-1]:06d}.npz"
-        _write(path, lambda file: np.savez(file, **raw))
-
-
-def fingerprints(**parts: Any) -> dict[str, str]:
-    """Digest what identifies a sweep, part by part, so that a difference can be named.
-
-    Args:
-        parts: name -> text, or a pytree of arrays.
+        result: of a sweep.
+        at: "last" or "best", as in `select`.
 
     Returns:
-        name -> digest.
+        A dict for each configuration: its hyperparameters by name, `mean`, `se` and `train` (mean
+        scores), `epoch`, and `diverged`, the number of its runs that are not finite.
+
+    Raises:
+        ValueError: an unknown `at`.
 
     Example:
-        >>> fingerprints(data=np.zeros(3)) == fingerprints(data=np.ones(3))
-        False
+        >>> val = np.array([2.0, 1.0])[:, None, None, None]
+        >>> rows = table(SweepResult({"weight_decay": np.array([0.0, 0.1])}, val, val, [5]))
+        >>> rows[0]["weight_decay"], rows[0]["mean"], rows[0]["epoch"]
+        (0.1, 1.0, 5)
     """
-    return {name: _digest(part) for name, part in parts.items()}
+    scores, epochs = scores_of(result, at)
+    mean, se = scores.mean(axis=1), standard_error(scores, result.repeats)
+    train = train_mean(result, epochs)
+    diverged = (~result.finite).sum(axis=(1, 2))
+    names = columns(result.hparams)
+    return [
+        {name: values[i].tolist() for name, values in names.items()}
+        | {"mean": float(mean[i]), "se": float(se[i]), "train": float(train[i])}
+        | {"epoch": int(epochs[i]), "diverged": int(diverged[i])}
+        for i in np.argsort(mean, kind="stable")
+    ]
 
 
-def _digest(part: Any) -> str:
-    digest = hashlib.sha256()
-    if isinstance(part, str):
-        digest.update(part.encode())
-    else:
-        leaves, tree = jax.tree.flatten(part)
-        digest.update(str(tree).encode())
-        for leaf in leaves:
-            array = np.asarray(leaf)
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+def scores_of(result: Any, at: str) -> tuple[Array, Array]:
+    """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
+    is_result = isinstance(result, SweepResult)
+    rule = "be a SweepResult, from sweep"
+    checks.must("result", is_result, rule, kind_of(result), error=TypeError)
+    checks.choice("at", at, ("last", "best"))
+    val = np.asarray(result.val, np.float64).mean(axis=2)
+    val = np.where(np.isfinite(val).all(axis=1, keepdims=True), val, np.inf)
+    last = np.full(len(val), val.shape[2] - 1)
+    when = last if at == "last" else val.mean(axis=1).argmin(axis=1)
+    return np.take_along_axis(val, when[:, None, None], 2)[..., 0], np.asarray(result.epochs)[when]
 
 
-def _check_same(path: Path, prints: dict[str, str]) -> None:
-    try:
-        found = dict(json.loads(path.read_text()))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"`folder` must hold the record of its sweep; {str(path)!r} is damaged. Remove this "
-            "file: the finished rows of this sweep are kept."
-        ) from None
-    changed = [name for name in prints | found if prints.get(name) != found.get(name)]
-    got = f"{str(path.parent)!r} with other {listed(changed)}"
-    advice = "Name another folder or remove this one."
-    checks.must("folder", not changed, "be empty or hold the same sweep", got, advice)
+def train_mean(result: SweepResult, epochs: Array) -> Array:
+    when = np.searchsorted(np.asarray(result.epochs), epochs)
+    train = np.asarray(result.train, np.float64).mean(axis=(1, 2))
+    return np.take_along_axis(train, when[:, None], 1)[:, 0]
 
 
-def _piece(path: Path) -> tuple[Array, list[Array]] | None:
-    """Read a piece; set a damaged one aside, so that its rows are trained again."""
-    try:
-        with path.open("rb") as file, np.load(file) as held:
-            if held.zip.testzip() is not None:
-                raise ValueError("its checksum is another")
-            return held["rows"], [held[str(i)] for i in range(held["arrays"])]
-    except Exception as error:  # whatever zipfile and NumPy make of garbage
-        aside = path.with_suffix(".damaged")
-        with contextlib.suppress(FileNotFoundError):  # another process has done so
-            path.replace(aside)
-        warnings.warn(
-            f"`folder` has a damaged file, {str(path)!r}: {error}. It is now {aside.name!r}, to be "
-            "removed, and its rows are trained again.",
-            stacklevel=5,
-        )
-        return None
+def standard_error(scores: Array, repeats: int) -> Array:
+    """Error sd / √K over the last axis; repeats count as one, for they are not new data."""
+    count = scores.shape[-1]
+    if count < 2:
+        return np.full(scores.shape[:-1], np.nan)
+    finite: Array = np.asarray(np.isfinite(scores).all(axis=-1))
+    sd = np.where(finite[..., None], scores, 0.0).std(axis=-1, ddof=1)
+    return np.where(finite, sd / np.sqrt(count / repeats), np.nan)
 
 
-def _write(path: Path, fill: Any, move: Callable[[Path, Path], object] = os.replace) -> None:
-    """Write a file so that it is there whole or not at all, and nothing else is."""
-    for _ in range(_TRIES):
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            with temporary.open("xb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            move(temporary, path)
-            return
-        except FileNotFoundError:  # another process has just begun, and tidied up
-            continue
-        finally:
-            temporary.unlink(missing_ok=True)
-    raise FileNotFoundError(f"{str(path)!r} could not be written: its folder is gone")
+# HTML.
 
 
-def _claim(temporary: Path, path: Path) -> None:
-    """Give a file its name if it is free: of two sweeps that begin at once, one is refused."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        raise
-    except OSError:  # a file system without links
-        with contextlib.suppress(FileExistsError), path.open("xb") as file:
-            file.write(temporary.read_bytes())
+def _cell(value: Any) -> html.Cell:
+    if isinstance(value, bool | str | list):
+        return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value), value
+
+
+def _diverged(rows: list[dict[str, Any]]) -> list[str]:
+    """Say that some never win."""
+    count = sum(row["diverged"] > 0 for row in rows)
+    return [f"{count} with runs that are not finite; these never win"] if count else []

@@ -1,4 +1,4 @@
-"""Choosing a configuration from a sweep, and looking at the evidence: curve, map, table.
+"""Choosing a configuration from a sweep, and looking at the evidence: curve and map.
 
 A configuration is judged by the mean of its validation score over folds, seeds averaged first:
 
@@ -15,10 +15,9 @@ import jax
 import numpy as np
 
 from wdjax._trees import PyTree, checks
-from wdjax._trees.checks import kind_of
 from wdjax._trees.paths import listed
 from wdjax.sweeps._grids import columns, row
-from wdjax.sweeps._results import SweepResult
+from wdjax.sweeps._results import SweepResult, scores_of, standard_error, train_mean
 
 Array = np.ndarray[Any, Any]
 Rule = str | Callable[[Array], int]
@@ -153,9 +152,9 @@ def select(
         3.4.3 (1-SE); Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning*,
         2009, section 7.10.
     """
-    scores, epochs = _scores(result, at)
+    scores, epochs = scores_of(result, at)
     mean = scores.mean(axis=1)
-    se = _standard_error(scores, result.repeats)
+    se = standard_error(scores, result.repeats)
     diverged = int(np.sum(~np.isfinite(mean)))
     converges = "have a configuration that did not diverge"
     got = f"{diverged} of {len(mean)} that did"
@@ -201,14 +200,14 @@ def validation_curve(result: SweepResult, name: str, *, at: str = "last") -> Cur
         >>> validation_curve(result, "weight_decay").mean
         array([2., 1., 3.])
     """
-    scores, epochs = _scores(result, at)
+    scores, epochs = scores_of(result, at)
     values = _axis(result.hparams, name, "name")
     mean = scores.mean(axis=1)
     x = np.unique(values)
     # the first of the lowest: argmin over the rows that have this value
     index = np.array([min(np.flatnonzero(values == v), key=mean.__getitem__) for v in x])
-    se = _standard_error(scores, result.repeats)
-    train = _train_mean(result, epochs)
+    se = standard_error(scores, result.repeats)
+    train = train_mean(result, epochs)
     return Curve(name, x, mean[index], se[index], train[index], index)
 
 
@@ -236,7 +235,7 @@ def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap
         (array([[ 1., nan],
                [ 2., nan]]), np.int64(1))
     """
-    scores, _ = _scores(result, at)
+    scores, _ = scores_of(result, at)
     across, up = _axis(result.hparams, x, "x"), _axis(result.hparams, y, "y")
     columns, column = np.unique(across, return_inverse=True)
     levels, level = np.unique(up, return_inverse=True)
@@ -246,68 +245,6 @@ def heatmap(result: SweepResult, x: str, y: str, *, at: str = "last") -> HeatMap
     tried[level, column] = True
     finite = np.isfinite(lowest)
     return HeatMap((x, y), columns, levels, np.where(finite, lowest, np.nan), tried & ~finite)
-
-
-def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
-    """List all configurations, the best first.
-
-    Args:
-        result: of a sweep.
-        at: "last" or "best", as in `select`.
-
-    Returns:
-        A dict for each configuration: its hyperparameters by name, `mean`, `se` and `train` (mean
-        scores), `epoch`, and `diverged`, the number of its runs that are not finite.
-
-    Raises:
-        ValueError: an unknown `at`.
-
-    Example:
-        >>> val = np.array([2.0, 1.0])[:, None, None, None]
-        >>> rows = table(SweepResult({"weight_decay": np.array([0.0, 0.1])}, val, val, [5]))
-        >>> rows[0]["weight_decay"], rows[0]["mean"], rows[0]["epoch"]
-        (0.1, 1.0, 5)
-    """
-    scores, epochs = _scores(result, at)
-    mean, se = scores.mean(axis=1), _standard_error(scores, result.repeats)
-    train = _train_mean(result, epochs)
-    diverged = (~result.finite).sum(axis=(1, 2))
-    names = columns(result.hparams)
-    return [
-        {name: values[i].tolist() for name, values in names.items()}
-        | {"mean": float(mean[i]), "se": float(se[i]), "train": float(train[i])}
-        | {"epoch": int(epochs[i]), "diverged": int(diverged[i])}
-        for i in np.argsort(mean, kind="stable")
-    ]
-
-
-def _scores(result: Any, at: str) -> tuple[Array, Array]:
-    """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
-    is_result = isinstance(result, SweepResult)
-    rule = "be a SweepResult, from sweep"
-    checks.must("result", is_result, rule, kind_of(result), error=TypeError)
-    checks.choice("at", at, ("last", "best"))
-    val = np.asarray(result.val, np.float64).mean(axis=2)
-    val = np.where(np.isfinite(val).all(axis=1, keepdims=True), val, np.inf)
-    last = np.full(len(val), val.shape[2] - 1)
-    when = last if at == "last" else val.mean(axis=1).argmin(axis=1)
-    return np.take_along_axis(val, when[:, None, None], 2)[..., 0], np.asarray(result.epochs)[when]
-
-
-def _train_mean(result: SweepResult, epochs: Array) -> Array:
-    when = np.searchsorted(np.asarray(result.epochs), epochs)
-    train = np.asarray(result.train, np.float64).mean(axis=(1, 2))
-    return np.take_along_axis(train, when[:, None], 1)[:, 0]
-
-
-def _standard_error(scores: Array, repeats: int) -> Array:
-    """Error sd / √K over the last axis; repeats count as one, for they are not new data."""
-    count = scores.shape[-1]
-    if count < 2:
-        return np.full(scores.shape[:-1], np.nan)
-    finite: Array = np.asarray(np.isfinite(scores).all(axis=-1))
-    sd = np.where(finite[..., None], scores, 0.0).std(axis=-1, ddof=1)
-    return np.where(finite, sd / np.sqrt(count / repeats), np.nan)
 
 
 def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repeats: int) -> Array:
@@ -329,7 +266,7 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
     if rule == "1se":
         return np.asarray(mean <= mean[best] + se[best])
     loss = np.where(finite[:, None], scores, np.inf) - scores[best]
-    return np.asarray(finite & (loss.mean(axis=1) <= _standard_error(loss, repeats)))
+    return np.asarray(finite & (loss.mean(axis=1) <= standard_error(loss, repeats)))
 
 
 def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -> Array:

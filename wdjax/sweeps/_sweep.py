@@ -15,8 +15,9 @@ from wdjax.folds import Folds, check_folds
 from wdjax.sweeps import _checks, _chunks, _program, _workers
 from wdjax.sweeps._functions import Gaps, Job, is_build, make_job
 from wdjax.sweeps._grids import check_hparams
-from wdjax.sweeps._results import Store, SweepResult, fingerprints
+from wdjax.sweeps._results import SweepResult
 from wdjax.sweeps._selection import Selection
+from wdjax.sweeps._store import Store, fingerprints
 
 Array = np.ndarray[Any, Any]
 
