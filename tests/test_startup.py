@@ -1,4 +1,4 @@
-"""What starts grows linearly: equations of the trace and kernels per leaf, without a clock.
+"""What starts grows linearly: equations and instructions per leaf, without a clock.
 
 Two counts of leaves tell what one more layer adds, a third tells whether that is constant.
 """
@@ -27,9 +27,10 @@ def params_of(layers, dtype=jnp.float32):
 
 def equations(program):
     """The equations of a jaxpr, those of branches, loops and called functions among them."""
-    return sum(
-        1 + sum(map(equations, jax.core.jaxprs_in_params(line.params))) for line in program.eqns
-    )
+    is_program = lambda x: hasattr(x, "eqns")
+    parts = [jax.tree.leaves([*line.params.values()], is_leaf=is_program) for line in program.eqns]
+    inside = [x for part in parts for x in part if is_program(x)]
+    return len(program.eqns) + sum(map(equations, inside))
 
 
 def traced(optimizer, params):
@@ -102,13 +103,11 @@ def test_each_layer_adds_as_many_equations_to_a_training_step(name):
 
 
 @pytest.mark.parametrize("name", ["measured", "measured by leaf"])
-def test_no_layer_adds_more_instructions_and_kernels_than_the_one_before(name):
+def test_no_layer_adds_more_instructions_than_the_one_before(name):
     def count(layers):
         text = programs.compiled(WRAPPED[name][0], params_of(layers)).as_text()
-        blocks = programs.read(text).computations.values()
-        lines = [line for block in blocks for line in block.values()]
-        return len(lines), sum(line.opcode == "fusion" for line in lines)
+        return sum(map(len, programs.read(text).computations.values()))
 
-    for few, more, most in zip(*(count(n) for n in LAYERS), strict=True):
-        assert few < more
-        assert most - more <= 1.1 * (more - few)
+    few, more, most = map(count, (2, 4, 6))
+    assert few < more
+    assert most - more <= 1.05 * (more - few)  # a compiler may choose otherwise for a few of them

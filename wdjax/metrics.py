@@ -90,7 +90,7 @@ def measured(
         optimizer: any complete Optax optimizer.
         per: "rule" groups the leaves by the rule that claims them; "leaf" reads each by its path.
         every: n >= 1; read at steps 0, n, 2n, ... and hold the readings in between. A reading costs
-            about two steps of Adam; the steps in between cost almost nothing:
+            two to three steps of Adam; the steps in between cost almost nothing:
             `scripts/bench.py metrics` measures both.
         rules: (selector, multiplier) pairs to group by; None: the optimizer's own, where it was
             built by `decayed`, else `standard()`.
