@@ -192,6 +192,10 @@ def test_the_signature_shows_both_argument_lists():
             lambda: wdjax.decayed(optax.scale_by_adam),
             r"learning rate first; scale_by_adam takes b1",
         ),
+        (
+            lambda: wdjax.decayed(functools.partial(optax.ema, debias=False)),
+            r"learning rate first; ema takes decay",
+        ),
         (lambda: wdjax.decayed(optax.linear_schedule(0.1, 0.0, 9)), r"first; schedule takes count"),
         (lambda: wdjax.decayed(lambda: optax.sgd(0.1)), r"rate first; <lambda> takes nothing"),
         (
@@ -487,18 +491,6 @@ def test_decay_looks_at_the_gradients_of_the_step_and_not_at_those_that_a_caller
     got, _ = optimizer.update(own, state, params, grad=others)
     chex.assert_trees_all_equal(got, optimizer.update(own, state, params)[0])
     np.testing.assert_allclose(got["kernel"], -0.2, rtol=1e-6)  # the step and the decay
-
-
-@pytest.mark.parametrize(
-    "part",
-    [optax.scale_by_adam, optax.trace, optax.clip, functools.partial(optax.ema, debias=False)],
-    ids=["scale_by_adam", "trace", "clip", "ema"],
-)
-def test_a_part_of_an_optimizer_is_no_factory(part):
-    """The learning rate would be taken for another argument, and the steps would climb."""
-    message = "`factory` must build a whole optimizer from its learning rate.* first argument is"
-    with pytest.raises(TypeError, match=message):
-        wdjax.decayed(part)
 
 
 @pytest.mark.parametrize(

@@ -331,19 +331,3 @@ def test_where_optax_looks_otherwise_inside_nothing_is_refused_and_one_warning_s
 def test_the_optax_that_is_installed_can_be_read():
     place._is_legible.cache_clear()
     assert place._is_legible()
-
-
-@pytest.mark.parametrize(
-    "search",
-    [optax.lbfgs, lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(9))],
-    ids=["lbfgs", "backtracking"],
-)
-def test_l2_before_a_line_search_is_refused(search):
-    """The search sees the plain loss: it would end beside the ridge solution."""
-    optimizer = optax.chain(wdjax.add_decayed_weights(0.1), search())
-    loss = lambda params: jnp.sum(params["kernel"] ** 2)
-    value, grad = jax.value_and_grad(loss)(PARAMS)
-    with pytest.raises(TypeError, match=r"before a line search.* Add wdjax\.penalty_value"):
-        optimizer.update(
-            grad, optimizer.init(PARAMS), PARAMS, value=value, grad=grad, value_fn=loss
-        )

@@ -25,7 +25,6 @@ Update = Callable[..., Any]
 
 _CHAIN = "chain.<locals>.update_fn"
 _MAKER = re.compile(r"scale_by_(?!schedule|trust|polyak|param|zoom|back)\w+(?=\.<locals>\.update)")
-_SEARCH = re.compile(r"scale_by_(zoom|backtracking)_linesearch\.<locals>\.update")
 # What changes when a step is taken, by its update, and what decay after it does.
 _WRAPPERS = {
     "MultiSteps.update": "optax.MultiSteps and acts in every micro-step",
@@ -74,8 +73,7 @@ def check_is_early(name: str) -> None:
         name: of the caller, for the message.
 
     Raises:
-        TypeError: a learning rate comes earlier in a chain around the caller, and none later; or a
-            line search comes later, which compares losses without the penalty.
+        TypeError: a learning rate comes earlier in a chain around the caller, and none later.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -91,12 +89,6 @@ def check_is_early(name: str) -> None:
             f"`{name}` must come before the learning rate: it changes gradients, and after the "
             f"step it makes weights grow. Put it first: optax.chain({name}(...), optax.sgd(...)). "
             "After the learning rate use wdjax.decay_weights."
-        )
-    if _read(_is_searched, False):
-        raise TypeError(
-            f"`{name}` comes before a line search, which compares losses without the penalty and "
-            "ends at another point. Add wdjax.penalty_value to the loss instead, for the search, "
-            "too."
         )
 
 
@@ -155,10 +147,6 @@ def _is_late(places: _Places) -> bool:
 
 def _after(places: _Places) -> list[Update]:
     return [link for _, after, _ in places for link in _links(after)]
-
-
-def _is_searched(places: _Places) -> bool:
-    return any(_SEARCH.match(_name_of(f)) for _, after, _ in places for f in _links(after))
 
 
 def _places() -> _Places:
