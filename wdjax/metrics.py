@@ -1,6 +1,6 @@
 """What training does to the weights, read inside the compiled step: norms, rotation, decay.
 
-`measured(optimizer)` makes the same updates, bit for bit, and keeps readings in its state;
+`measured(optimizer)` makes the same updates and keeps readings in its state;
 `latest(opt_state)` shows the newest, `series(history)` those of a run.
 """
 
@@ -68,6 +68,9 @@ def measured(
     rules: Rules | None = None,
 ) -> Measured:
     """Measure what each step does to the weights, without changing the step.
+
+    The updates are the same bit for bit where they are compiled by themselves. In one program with
+    the gradients a compiler may round the last bit differently, with `measured` and without it.
 
         weight_norm               ‖θ‖, before the step
         weight_rms                ‖θ‖ / √n
