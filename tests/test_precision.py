@@ -284,6 +284,16 @@ def test_no_warning_once_the_decay_is_kept(wrap):
 
 
 @WRAPPERS
+def test_a_whole_model_with_its_functions_may_be_passed(wrap):
+    """Equinox' own examples do: the gradient of a function is None."""
+    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16), "activation": None}
+    optimizer = wrap(optax.sgd(0.1))
+    state, model = optimizer.init(params), params | {"activation": jax.nn.relu}
+    got, want = (optimizer.update(params, state, tree) for tree in (model, params))
+    chex.assert_trees_all_equal(got, want)
+
+
+@WRAPPERS
 def test_update_without_params_says_what_to_call(wrap):
     optimizer = wrap(optax.sgd(0.1))
     params = kernel(jnp.bfloat16)

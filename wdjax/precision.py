@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdjax._lift.leaves import Params, require_params, widened
+from wdjax._lift.leaves import Params, moved_params, widened
 from wdjax._trees import checks
 
 
@@ -97,7 +97,7 @@ def compensated(
     def update(
         updates: Params, state: CompensatedState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, CompensatedState]:
-        require_params("compensated", params)
+        params = moved_params("compensated", updates, params)
         exact = jax.tree.map(
             lambda p, r: widened(p) + r if _is_narrow(p) else p, params, state.residual
         )
@@ -172,7 +172,7 @@ def stochastically_rounded(
     def update(
         updates: Params, state: RoundedState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Params, RoundedState]:
-        require_params("stochastically_rounded", params)
+        params = moved_params("stochastically_rounded", updates, params)
         wide = _on_narrow(lambda g, p: widened(g), updates, params)
         changes, inner_state = inner.update(
             wide, state.inner, jax.tree.map(_wide, params), **extra_args
