@@ -74,8 +74,9 @@ def nothing_decays(facts: Facts) -> str | None:
     if not facts.leaves or any(leaf.found.acts != "none" for leaf in facts.leaves):
         return None
     return (
-        "nothing decays: no step takes anything off any weight. Does a mask leave everything out? "
-        "Or is the decay in the loss, where no optimizer shows it?"
+        "nothing decays: without a gradient no step takes anything off any weight. Does a mask "
+        "leave everything out? Or does decay act on gradients alone, as in SPD, or in the loss, "
+        "where no optimizer shows it?"
     )
 
 
