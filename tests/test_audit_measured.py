@@ -173,10 +173,16 @@ def chains_leave_what_their_simulations_leave(parts, ends):
             *(PARTS[name](x) for name, x in parts), sgd(), *(ENDS[name](x) for name, x in ends)
         )
 
-    found, wanted = rows(audit(PARAMS, make(), steps=60)), simulated(make(), PARAMS, 60)
+    found, wanted = audit(PARAMS, make(), steps=60), simulated(make(), PARAMS, 60)
     for path in ("a/kernel", "a/bias"):
         top, leaf = path.split("/")
-        assert found[path]["left"] == pytest.approx(wanted[top][leaf], rel=EXACT)
+        row, left = rows(found)[path], wanted[top][leaf]
+        if row["left"] is None:  # growth takes back what decay takes off, but for rounding
+            assert left == pytest.approx(1, abs=1e-9)
+            assert row["acts"] == "unknown"
+            assert any(path in note for note in found.notes)
+            continue
+        assert row["left"] == pytest.approx(left, rel=EXACT)
 
 
 def drawn(table, least, most):
@@ -185,7 +191,7 @@ def drawn(table, least, most):
 
 
 random_chains = hypothesis.given(parts=drawn(PARTS, 1, 3), ends=drawn(ENDS, 1, 2))
-test_a_random_chain_leaves_what_its_simulation_leaves = hypothesis.settings(max_examples=25)(
+test_a_random_chain_leaves_what_its_simulation_leaves = hypothesis.settings(max_examples=10)(
     random_chains(chains_leave_what_their_simulations_leave)
 )
 test_many_random_chains_leave_what_their_simulations_leave = pytest.mark.slow(
