@@ -500,3 +500,9 @@ def test_a_mask_is_told_of_rules(build):
     """Also where the factory itself takes none."""
     with pytest.raises(TypeError, match="`mask` is replaced by `rules`"):
         build(1e-3, weight_decay=0.1, mask=lambda params: params)
+
+
+def test_a_factory_of_ones_own_may_call_its_rate_anything():
+    params = {"kernel": jnp.ones((2, 2))}
+    own = wdjax.decayed(lambda h: optax.sgd(h))(0.1, weight_decay=0.5)
+    wdjax.check_decay(own, params, strength=0.05)

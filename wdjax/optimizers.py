@@ -24,7 +24,6 @@ STANDARD: Rules = standard()
 # What Optax's factories call decay of their own, and the value that switches it off.
 _OWN_DECAY = {"weight_decay": 0.0, "weight_decay_rate": None, "adam_weight_decay": 0.0}
 _OWN_MASK = ("mask", "weight_decay_mask")
-_RATES = ("lr", "rate", "eta")  # besides whatever ends with learning_rate
 _OWN_RATE = ("adam_learning_rate",)  # of some leaves only
 
 
@@ -224,9 +223,10 @@ def _signature_of(factory: Factory) -> inspect.Signature:
         )
     signature = inspect.signature(factory)
     first = next(iter(signature.parameters.values()), None)
-    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # tell no name
-    named = first and (first.name.endswith("learning_rate") or first.name in _RATES)
-    if not named and not (first and first.kind in rest):
+    home = getattr(getattr(factory, "func", factory), "__module__", "")
+    # in Optax' own factories it has this name; parts and schedules take something else first
+    is_part = first and str(home).startswith("optax.") and not first.name.endswith("learning_rate")
+    if first is None or is_part:
         raise TypeError(
             f"`factory` must take the learning rate first; {_name(factory)} takes "
             f"{first.name if first else 'nothing'}. If it builds an optimizer, write "
