@@ -582,7 +582,7 @@ def test_a_killed_sweep_continues_from_its_finished_chunks(tmp_path, monkeypatch
 SAVING = """
 import sys
 import test_sweeps as t
-from wdjax.sweeps import _results
+from wdjax.sweeps import _store
 write = _store._write
 def told(*args, **kwargs):
     print("writes", flush=True)
