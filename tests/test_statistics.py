@@ -101,7 +101,7 @@ def test_parts_add_in_any_order_and_whatever_they_were_summed_around():
 
 
 def test_devices_add_them_by_psum():
-    mesh = jax.make_mesh((1,), ("data",))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     shift = jnp.asarray(np.hstack([X, Y])[:10].mean(axis=0))
 
     def part(x, y, fold):
