@@ -53,15 +53,14 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
     another method; for LAMB itself write `optax.lamb(..., mask=wdjax.mask(rules))`.
 
     Args:
-        factory: such as `optax.adam`; its first argument is the learning rate, by the name of
-            `learning_rate`, `lr`, `rate` or `eta`.
+        factory: such as `optax.adam`; its first argument is the learning rate.
 
     Returns:
         A factory of complete optimizers. Its state is the pair (inner state, decay state). Under
         `optax.inject_hyperparams`, name `law` and `gate` in `static_args` when you pass them.
 
     Raises:
-        TypeError: `factory` is not a factory, or its first argument is no rate; at build, it
+        TypeError: `factory` is not a factory, or a part or schedule of Optax; at build, it
             returns no optimizer, an argument is wrong, or it wraps an optimizer and takes its steps
             at other times (MultiSteps, apply_if_finite, lookahead, schedule-free): decay goes
             inside.

@@ -59,7 +59,7 @@ def resolvent(a: jax.Array, b: jax.Array, lams: jax.Array, noise: float = 0.0) -
     """
     values, vectors = eigh(a)
     turned = jnp.einsum("ij,lit->ljt", vectors, b)
-    shares = inverse(values, lams, _rounding(values, noise))
+    shares = inverse(values, lams, rounding(values, noise))
     return jnp.einsum("ij,ljt->lit", vectors, shares[:, :, None] * turned)
 
 
@@ -85,15 +85,15 @@ def _graded(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     return a[order][:, order], order
 
 
-def inverse(values: jax.Array, lams: jax.Array, rounding: float) -> jax.Array:
+def inverse(values: jax.Array, lams: jax.Array, smallest: float) -> jax.Array:
     """(L, m), 1 / (d + λ), and at λ = 0 its limit 0 where d is 0 to rounding, of the largest."""
     total = values[None] + lams[:, None]
-    floor = rounding * jnp.max(values, initial=0)
+    floor = smallest * jnp.max(values, initial=0)
     singular = (lams[:, None] == 0) & (values[None] <= floor)
     return jnp.where(singular, 0, 1 / jnp.where(singular, 1, total))
 
 
-def _rounding(values: jax.Array, noise: float) -> float:
+def rounding(values: jax.Array, noise: float = 0.0) -> float:
     """That of the decomposition or that of the data, of whose singular values d is the square."""
     m = values.size
     return float(max(m * np.finfo(values.dtype).eps, (m * noise) ** 2))
@@ -151,7 +151,7 @@ def degrees_of_freedom(
     """(L,) tr A (A + λ)⁻¹, through the eigenvalues alone: their derivative is always finite."""
     gram, _ = _graded(gram_matrix(problem, intercept))  # as for `eigh`, so that it is done once
     values = jnp.maximum(jnp.linalg.eigvalsh(gram, symmetrize_input=False), 0)
-    return jnp.sum(values[None] * inverse(values, lams, _rounding(values, noise)), axis=1)
+    return jnp.sum(values[None] * inverse(values, lams, rounding(values, noise)), axis=1)
 
 
 def solve(problem: Centred, lams: jax.Array, intercept: bool) -> jax.Array:

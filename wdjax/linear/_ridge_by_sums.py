@@ -14,7 +14,7 @@ import numpy as np
 from wdjax._trees import checks
 from wdjax._trees.paths import listed
 from wdjax.linear import _data, _ridge
-from wdjax.linear._statistics import Statistics, around
+from wdjax.linear._statistics import Statistics, around, mean
 
 CRITERIA = ("gcv", "evidence", "folds")
 
@@ -46,27 +46,27 @@ def products(sums: Statistics, intercept: bool) -> Products:
     w, t = sums.weight, sums.targets or 1
     c = sums.shift / w
     if intercept:
-        mean = sums.first / w
-        second = sums.second - w * jnp.outer(mean, mean)
-        mean = c + mean
+        rest = sums.first / w
+        second = sums.second - w * jnp.outer(rest, rest)
+        center = c + rest
         # a constant column becomes exactly 0: a small λ would blow noise up
-        noise = 16 * np.finfo(second.dtype).eps * jnp.abs(mean)
+        noise = 16 * np.finfo(second.dtype).eps * jnp.abs(center)
         varies = jnp.diagonal(second) > w * noise**2
         second = jnp.where(varies[:, None] & varies[None], second, 0)
     else:
-        mean = jnp.zeros_like(c)
+        center = jnp.zeros_like(c)
         cross = jnp.outer(sums.first, c)
         second = sums.second + cross + cross.T + w * jnp.outer(c, c)
     x, y = slice(-t), slice(-t, None)
     squares = jnp.diagonal(second)[y]
     free = sums.count - intercept
-    return Products(second[x, x], second[x, y], squares, mean[x], mean[y], sums.count, free)
+    return Products(second[x, x], second[x, y], squares, center[x], center[y], sums.count, free)
 
 
 def coefficients(of: Products, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Coefficients (L, p, t) at every λ, and degrees of freedom (L,)."""
     values, vectors = _ridge.eigh(of.gram)
-    inverse = _ridge.inverse(values, lams, _least(values))
+    inverse = _ridge.inverse(values, lams, _ridge.rounding(values))
     inner = inverse[:, :, None] * (vectors.T @ of.cross)[None]
     coef = jnp.einsum("pj,ljt->lpt", vectors, inner)
     varies = (jnp.diagonal(of.gram) > 0)[None, :, None]
@@ -140,9 +140,7 @@ def _cv(total: Statistics, lams: Any, *, method: str, per_target: bool, intercep
 
 def fold_errors(total: Statistics, lams: jax.Array, intercept: bool) -> jax.Array:
     """(K, L, t) mean squared errors on every fold of the fit to all others."""
-    one = _all(total)
-    center = (one.shift + one.first) / one.weight  # around it, sums of other folds simply add
-    folds = around(total, center[None])
+    folds = around(total, mean(total)[None])  # around one point sums of other folds simply add
     others = 1 - jnp.eye(len(folds.weight), dtype=folds.weight.dtype)
     train = jax.tree.map(lambda x: jnp.tensordot(others, x, 1), folds)
 
@@ -151,8 +149,8 @@ def fold_errors(total: Statistics, lams: jax.Array, intercept: bool) -> jax.Arra
         of = products(seen, intercept)
         coef, _ = coefficients(of, lams)
         # the residuals' sum of squares is a square form of (−w, 1) in z around (x̄, ȳ)
-        mean = jnp.concatenate([of.mean_x, of.mean_y])[None]
-        here = around(jax.tree.map(lambda x: x[None], left_out), mean)
+        point = jnp.concatenate([of.mean_x, of.mean_y])[None]
+        here = around(jax.tree.map(lambda x: x[None], left_out), point)
         second, p = here.second[0], len(of.mean_x)
         against = jnp.einsum("pq,lqt->lpt", second[:p, :p], coef) - 2 * second[:p, p:][None]
         squares = jnp.diagonal(second)[p:][None] + jnp.sum(coef * against, axis=1)
@@ -240,18 +238,13 @@ def _scores(of: Products, lams: jax.Array, method: str) -> jax.Array:
 
 def _all(total: Statistics) -> Statistics:
     """The sums over all folds, without their axis."""
-    weight = jnp.sum(total.weight)
-    center = jnp.sum(total.shift + total.first, axis=0) / weight
-    one: Statistics = jax.tree.map(lambda x: jnp.sum(x, axis=0), around(total, center[None]))
+    moved = around(total, mean(total)[None])
+    one: Statistics = jax.tree.map(lambda x: jnp.sum(x, axis=0), moved)
     return one
 
 
 def _features(total: Statistics) -> int:
     return int(total.second.shape[-1]) - (total.targets or 1)
-
-
-def _least(values: jax.Array) -> float:
-    return float(values.size * np.finfo(values.dtype).eps)
 
 
 def _without_axis(total: Statistics, *results: jax.Array) -> tuple[jax.Array, ...]:
@@ -261,8 +254,9 @@ def _without_axis(total: Statistics, *results: jax.Array) -> tuple[jax.Array, ..
 
 def _is_lost(of: Products, lams: jax.Array) -> jax.Array:
     """Whether rounding hides a direction of X at the smallest λ; its limit at λ = 0 aside."""
-    values = jnp.maximum(jnp.linalg.eigvalsh(of.gram), 0)
-    least = jnp.min(jnp.where(values > _least(values) * jnp.max(values), values, jnp.inf))
+    values, _ = _ridge.eigh(of.gram)  # compiled with `coefficients`, it is done once
+    is_there = values > _ridge.rounding(values) * jnp.max(values)
+    least = jnp.min(jnp.where(is_there, values, jnp.inf))
     noise = np.finfo(values.dtype).eps * jnp.max(values)
     return jnp.asarray(noise > 1e-6 * (least + jnp.min(lams)))
 

@@ -154,13 +154,19 @@ def total_statistics(batches: Iterable[Any]) -> Statistics:
             if total is not None:
                 _check_widths(named, total)
             part = statistics(**{"shift": shift, **named})
-            shift = _mean(part) if shift is None else shift
+            shift = mean(part) if shift is None else shift
             total = part if total is None else total + part
         except (TypeError, ValueError) as error:
             raise type(error)(f"Batch {number} (the first is 0): {error}") from error
     checks.must("batches", total is not None, "have a batch", "none")
     assert total is not None
     return total
+
+
+def mean(a: Statistics) -> Any:
+    """(p + t,) the mean of z over all folds; 0 where no example counts."""
+    weight = a.weight.sum()
+    return (a.shift + a.first).sum(axis=0) / (weight + (weight == 0))
 
 
 def around(a: Statistics, c: Any) -> Statistics:
@@ -267,11 +273,6 @@ def _with_folds(a: Statistics, folds: int) -> Statistics:
 
     longer: Statistics = jax.tree.map(filled, a) if more else a
     return longer
-
-
-def _mean(a: Statistics) -> Any:
-    """(p + t,) the mean over all folds."""
-    return (a.shift + a.first).sum(axis=0) / max(a.weight.sum(), np.finfo(float).tiny)
 
 
 def _divided(total: Any, weight: Any) -> Any:
