@@ -1,5 +1,7 @@
+import functools
 import json
 import math
+import pathlib
 import pickle
 import re
 from fractions import Fraction
@@ -12,7 +14,7 @@ import optax
 import pytest
 
 from wdjax import schedules
-from wdjax.audit import Audit, audit
+from wdjax.audit import Audit, audit, check_decay
 from wdjax.rules import RuleError, resolve, standard
 
 
@@ -523,3 +525,17 @@ def test_an_audit_survives_pickling():
     again = pickle.loads(pickle.dumps(found))
     assert isinstance(again, Audit)
     assert again == found
+
+
+# the README
+
+
+def test_the_readme_s_optimizer_decays_as_its_rules_and_lambda_say():
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = {}
+    exec(re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1], shown)
+    rules, rate = shown["rules"], shown["lr"]
+    check = functools.partial(check_decay, shown["optimizer"], shown["params"], steps=1_000)
+    check(strength=lambda count: 0.1 * rate(count), rules=rules)
+    with pytest.raises(AssertionError, match="head/kernel"):  # half of the decay, by its rule
+        check(strength=lambda count: 0.1 * rate(count), rules=rules[1:])
