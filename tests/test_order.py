@@ -1,5 +1,6 @@
 """Decay on the wrong side of the learning rate makes weights grow: it is an error."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -224,6 +225,18 @@ def test_a_whole_step_may_be_turned_down_by_plateaus():
     update = functools.partial(tx.update, jax.tree.map(jnp.zeros_like, PARAMS))
     updates, _ = update(state, PARAMS, value=jnp.asarray(1.0))
     assert np.allclose(updates["kernel"], -0.02)
+
+
+@pytest.mark.parametrize(("after", "told"), [(False, False), (True, True)])
+def test_a_factor_that_only_training_knows_is_warned_of_where_decay_comes_before_it(after, told):
+    def optimizer(learning_rate):
+        parts = [wdjax.decay_weights(0.1), optax.scale(-learning_rate)]
+        return optax.chain(optax.scale_by_adam(), *(parts if after else reversed(parts)))
+
+    injected = optax.inject_hyperparams(optimizer)(learning_rate=SCHEDULE)
+    update = lambda: jax.eval_shape(injected.update, PARAMS, injected.init(PARAMS), PARAMS)
+    with pytest.warns(match="put decay_weights last") if told else contextlib.nullcontext():
+        update()
 
 
 # Neighbours that are somebody else's functions.

@@ -64,6 +64,12 @@ def check_is_last(name: str) -> None:
         )
     if wrapper:
         raise TypeError(f"`{name}` comes after {wrapper}")
+    if _read(lambda places: any(map(_is_traced, _after(places))), False):
+        warnings.warn(
+            f"`{name}` comes before optax.scale, whose factor is not known yet. If it is −η, "
+            f"weights grow: put {name} last. wdjax.audit(params, optimizer) tells.",
+            stacklevel=2,
+        )
 
 
 def check_is_early(name: str) -> None:
@@ -184,11 +190,20 @@ def _maker(update: Update) -> str:
     return f"optax.{direction[0]}" if direction else "the learning rate" * _is_rate(update)
 
 
+def _is_traced(update: Update) -> bool:
+    """Whether it is the update of `optax.scale` with a factor that the program is given."""
+    is_scale = _name_of(update) == "scale.<locals>.update_fn"
+    factor = inspect.getclosurevars(update).nonlocals["step_size"] if is_scale else None
+    return isinstance(factor, jax.core.Tracer)
+
+
 def _is_rate(update: Update, other_than: float | None = None) -> bool:
     """Whether it is the update of `optax.scale` or `scale_by_schedule` with a negative factor."""
     name = _name_of(update)
     if name == "scale.<locals>.update_fn":
-        factors = [inspect.getclosurevars(update).nonlocals["step_size"]]
+        factors = [
+            1 if _is_traced(update) else inspect.getclosurevars(update).nonlocals["step_size"]
+        ]
     elif name == "scale_by_schedule.<locals>.update_fn":
         schedule = inspect.getclosurevars(update).nonlocals["step_size_fn"]
         if _name_of(schedule).startswith("scale_by_learning_rate."):
