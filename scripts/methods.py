@@ -75,6 +75,7 @@ HELPERS = {
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "penalties.elastic_net": {"l1_ratio": 0.5},
     "penalties.group_lasso": {"axes": 0},
+    "penalties.cubic": {},
     "penalties.spread": {"axes": 0},
     "penalties.huber": {"delta": 1.0},
     "penalties.p_norm": {"p": 1.5},
@@ -101,6 +102,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "radial.relative_update": {"learning_rate": STRENGTH, "axes": 0},
     "radial.rotational": {"learning_rate": STRENGTH, "axes": 0},
     "transforms.add_decayed_weights": {"strength": STRENGTH},
+    "transforms.decay_after_step": {"strength": STRENGTH},
     "transforms.decay_weights": {"strength": STRENGTH},
     "transforms.prox_weights": {"strength": STRENGTH},
 }

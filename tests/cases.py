@@ -74,6 +74,18 @@ PENALTIES = {
         lambda z: ref.group_value(z, None),
         ref.per_group(ref.group_gradient, None),
     ),
+    "cubic": PenaltyCase(
+        penalties.cubic(axes=0),
+        ref.per_group(lambda g, s: ref.cubic_prox(g, s, 0.0), 0),
+        lambda z: sum(ref.cubic_value(group, 0.0) for group in z.T),
+        ref.per_group(lambda g: ref.cubic_gradient(g, 0.0), 0),
+    ),
+    "cubic, whole leaf": PenaltyCase(
+        penalties.cubic(least=0.6),
+        ref.per_group(lambda g, s: ref.cubic_prox(g, s, 0.6), None),
+        lambda z: ref.cubic_value(z, 0.6),
+        ref.per_group(lambda g: ref.cubic_gradient(g, 0.6), None),
+    ),
     "spread": PenaltyCase(
         penalties.spread(axes=0),
         ref.per_group(ref.spread_prox, 0),

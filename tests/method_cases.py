@@ -87,10 +87,13 @@ def of_transforms():
             MethodCase("decay_weights", build, ref.anchored(None, formula)),
         )
     l1 = functools.partial(wdjax.prox_weights, penalty=penalties.l1)
+    after = ref.anchored(None, ref.after_step(identity))
+    yield "decay_after_step", MethodCase("decay_after_step", wdjax.decay_after_step, after)
     for point in ("init", 0.25):
         kept = {"anchor": point, "memory": (int(point == "init"), 0), "copies": True}
         for name, build, formula in (
             ("decay_weights", wdjax.decay_weights, ref.explicit(identity)),
+            ("decay_after_step", wdjax.decay_after_step, ref.after_step(identity)),
             ("prox_weights", l1, ref.implicit(soft)),
         ):
             reference = ref.anchored(point, formula)

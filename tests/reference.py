@@ -1,6 +1,8 @@
 """Independent float64 references in NumPy, written from the formulas; imports nothing of wdjax."""
 
 import numpy as np
+from scipy.integrate import quad
+from scipy.optimize import brentq
 
 
 def norm(z, axis=None):
@@ -161,6 +163,27 @@ def group_value(z, axis):
     return sum(np.linalg.norm(group) for group in groups)
 
 
+def rms(group):
+    return np.linalg.norm(group) / np.sqrt(group.size)
+
+
+def cubic_value(group, least):
+    return group.size * quad(lambda x: max(least, x) * x, 0, rms(group), points=[least])[0]
+
+
+def cubic_gradient(group, least):
+    return max(least, rms(group)) * group
+
+
+def cubic_prox(group, s, least):
+    """The length x of the result, in RMS, where x (1 + s max(ε, x)) is that of the group."""
+    size = rms(group)
+    if size == 0:
+        return group * 0
+    left = brentq(lambda x: x * (1 + s * max(least, x)) - size, 0, size, xtol=1e-300, rtol=1e-15)
+    return group * (left / size)
+
+
 def ball_project(group, s, radius):
     size = np.linalg.norm(group)
     return group if s == 0 or size <= radius else group * (radius / size)
@@ -297,6 +320,10 @@ def explicit(gradient, gate=lambda z, update: 1.0, scale=1.0):
         return update - s * scale * gate(z, update) * gradient(z)
 
     return step
+
+
+def after_step(gradient):
+    return lambda update, param, s, anchor: update - s * gradient(param + update - anchor)
 
 
 def implicit(prox, scale=1.0):

@@ -50,6 +50,12 @@ SCHEDULES = {
         warmed,
         lambda T, value, n: value * (n - 1) / 2 + value * (T - n),
     ),
+    "delayed": BudgetCase(
+        wdjax.schedules.delayed,
+        (0.3, 8),
+        lambda t, s, n: s if t >= n else 0.0,
+        lambda T, s, n: s * (T - n),
+    ),
     "periodic": BudgetCase(
         wdjax.schedules.periodic,
         (0.1, 4),

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles import imported, timm_optim
 from packaging.version import Version
 
 import wdjax
@@ -531,3 +532,30 @@ def test_where_vectors_of_unknown_name_are_all_that_might_decay_a_warning_says_s
 )
 def test_where_it_is_meant_or_known_no_warning_comes(tx, params):
     tx.init(params)
+
+
+# Decay of the candidate.
+
+
+def test_decay_after_the_step_is_laprop_s(x64, agrees):
+    """Gradients that do not depend on the weights: LaProp without decay gives the steps."""
+    torch, optim = imported("torch"), timm_optim()
+    start, grads = np.full(3, 2.0), np.random.default_rng(0).normal(size=(20, 3))
+
+    def walk(weight_decay):
+        param = torch.nn.Parameter(torch.tensor(start))
+        optimizer = optim.LaProp([param], lr=0.1, weight_decay=weight_decay)
+        for grad in grads:
+            param.grad = torch.tensor(grad)
+            optimizer.step()
+            yield param.detach().numpy().copy()
+
+    steps = np.diff([start, *walk(0.0)], axis=0)
+    tx = wdjax.decay_after_step(0.1 * 0.5, rules=(("**", 1.0),))
+
+    def step(params, update):
+        updates, _ = tx.update(update, tx.init(params), params)
+        return optax.apply_updates(params, updates), params
+
+    ours, _ = jax.lax.scan(step, jnp.asarray(start), steps)
+    agrees("decay_after_step", "timm", ours, list(walk(0.5))[-1], atol=1e-13)

@@ -17,6 +17,7 @@ from wdjax.schedules import (
     corrected,
     cosine_ramp,
     decay_budget,
+    delayed,
     fixed,
     from_half_life,
     from_timescale,
@@ -32,7 +33,12 @@ from wdjax.schedules import (
     target_rms,
     warmed_up,
 )
-from wdjax.transforms import add_decayed_weights, decay_weights, prox_weights
+from wdjax.transforms import (
+    add_decayed_weights,
+    decay_after_step,
+    decay_weights,
+    prox_weights,
+)
 
 __version__ = "0.1.0"
 
@@ -78,9 +84,11 @@ __all__ = [
     "corrected",
     "cosine_ramp",
     "datasets",
+    "decay_after_step",
     "decay_budget",
     "decay_weights",
     "decayed",
+    "delayed",
     "dynamics",
     "explain",
     "fit",

@@ -26,6 +26,7 @@ from wdjax._trees.groups import (
     deviations,
     is_longer,
     norm,
+    size,
     unit,
 )
 from wdjax.rules import Rules, check_rules, ruled, standard
@@ -45,7 +46,7 @@ class Penalty:
         gradient: z -> ∂R(z), same shape as z, 0 at z = 0; None for a constraint, and where it
             is unbounded.
         curvature: the largest second derivative of R. An explicit step with
-            s · curvature >= 1 jumps over the minimum and flips signs.
+            s · curvature >= 1 jumps over the minimum and flips signs. 0 where there is no bound.
         separable: R is a sum over entries, and prox takes an s of z's shape, too.
 
     Example:
@@ -181,6 +182,61 @@ def group_lasso(axes: Axes = None) -> Penalty:
         value=lambda z: jnp.sum(norm(z, axes)),
         gradient=lambda z: unit(z, axes),
         prox=lambda z, s: z * _shrink_factor(norm(z, axes), s),
+    )
+
+
+def cubic(axes: Axes = None, *, least: float = 0.0) -> Penalty:
+    """Decay relative to the size of the weights: every group is pulled at the rate of its RMS.
+
+        R(z) = Σ_G |G| h(RMS(z_G))      h(x) = x³/3 + ε³/6, ε x²/2 below ε
+        ∂R(z)_G = max(ε, RMS(z_G)) z_G
+        prox(z, s)_G = z_G / (1 + s q),  q = max(ε, 2 r / (1 + √(1 + 4 s r))),  r = RMS(z_G)
+
+    This is what Adafactor's implementations with relative steps decay by: their step, decay
+    included, is multiplied by max(ε, RMS(θ)). With ε = 0 it is ‖z_G‖³ / (3 √|G|).
+
+    Args:
+        axes: as in `group_lasso`; None: the whole leaf is one group, as in Adafactor.
+        least: ε >= 0, the RMS below which a group is pulled as by ε `l2`; Adafactor's is 1e-3.
+
+    Returns:
+        The penalty. An explicit step flips signs where s RMS(z_G) > 1.
+
+    Raises:
+        ValueError: ε is negative or not finite; at trace, a penalized leaf has no such axis.
+        TypeError: ε is not a number.
+
+    Example:
+        >>> cubic().gradient(jnp.array([0.2, -0.2]))
+        Array([ 0.04, -0.04], dtype=float32)
+
+    References:
+        Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018,
+        arXiv:1804.04235, section 8 (relative steps, ε₂); Nesterov and Polyak, *Cubic
+        Regularization of Newton Method and its Global Performance*, 2006 (the penalty).
+    """
+    checks.number("least", least, least=0)
+
+    def rms(z: jax.Array) -> jax.Array:
+        found: jax.Array = norm(z, axes) / math.sqrt(size(z, axes))
+        return found
+
+    def value(z: jax.Array) -> jax.Array:
+        x = rms(z)
+        h: jax.Array = jnp.where(x < least, least * x**2 / 2, x**3 / 3 + least**3 / 6)
+        return jnp.sum(size(z, axes) * h)
+
+    def prox(z: jax.Array, s: Any) -> jax.Array:
+        r = rms(z)
+        q = jnp.maximum(least, 2 * r / (1 + jnp.sqrt(1 + 4 * s * r)))
+        left: jax.Array = z / (1 + s * q)
+        return left
+
+    return Penalty(
+        name=f"cubic(axes={axes})",
+        value=value,
+        gradient=lambda z: jnp.maximum(least, rms(z)) * z,
+        prox=prox,
     )
 
 

@@ -498,6 +498,36 @@ def warmed_up(schedule: Strength, steps: Strength) -> Schedule:
     return warm
 
 
+def delayed(strength: Strength, steps: Strength) -> Schedule:
+    """Do not decay in the first n steps.
+
+        s'(t) = 0  for t < n,  s(t) afterwards
+
+    s keeps its own clock: a law still sees the learning rate of the step. `warmed_up` rises
+    instead and moves its schedule. Its budget, Σ s'(t) over t < T, is that of s from n to T.
+
+    Args:
+        strength: s, a number or schedule.
+        steps: n >= 0, the steps without decay.
+
+    Returns:
+        A schedule: count -> s'.
+
+    Raises:
+        ValueError: s or n is negative.
+
+    Example:
+        >>> [round(float(delayed(0.1, steps=2)(t)), 3) for t in range(4)]
+        [0.0, 0.0, 0.1, 0.1]
+
+    References:
+        RAdam in several packages decays from step 5 on, when its variance is known; SOAP and ADOPT
+        from step 1.
+    """
+    formula = lambda t, n, s: jnp.where(t < n, 0, s)
+    return _in_time(formula, steps=steps, strength=strength)
+
+
 def periodic(strength: Strength, every: int | jax.Array) -> Schedule:
     """Decay on every k-th step only, for the k steps up to it at once.
 

@@ -1,9 +1,10 @@
-"""Three places to decay in: a penalty, a strength, rules, a gate and an anchor become a step.
+"""Where to decay: a penalty, a strength, rules, a gate and an anchor become a step.
 
 With the optimizer's finished update Δ and the candidate c = θ + Δ:
 
     add_decayed_weights   g ← g + s m ∂R(θ)               in the gradient, before the optimizer
     decay_weights         θ⁺ = c − s m φ ∂R(θ − a)        explicit, after the optimizer
+    decay_after_step      θ⁺ = c − s m ∂R(c − a)          the same at the candidate
     prox_weights          θ⁺ = a + prox_{s m R}(c − a)    implicit, after the optimizer
 """
 
@@ -172,6 +173,67 @@ def decay_weights(
     )
 
 
+def decay_after_step(
+    strength: Strength,
+    penalty: Penalty = penalties.l2,
+    *,
+    rules: Rules = STANDARD,
+    anchor: Anchor = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Decoupled decay of the weights that the step has reached. Last in the chain.
+
+        θ⁺ = c − s(t) m ∂R(c − a),  c = θ + Δ          with l2: (1 − s m)(θ + Δ)
+
+    `decay_weights` takes the pull at θ: (1 − s m) θ + Δ. The two differ by s m Δ, second order in
+    the learning rate. With l2, `prox_weights` divides instead: (θ + Δ) / (1 + s m).
+
+    Args:
+        strength: s, the fraction taken off per step, in [0, 1), as in `decay_weights`.
+        penalty: R, with a gradient.
+        rules: (selector, multiplier) pairs that give m; first match wins.
+        anchor: a, as in `decay_weights`.
+
+    Returns:
+        The transformation. Its update needs `params`.
+
+    Raises:
+        ValueError, TypeError: as in `decay_weights`.
+
+    Warns:
+        UserWarning: as in `decay_weights`.
+
+    Example:
+        >>> tx = optax.chain(optax.sgd(0.5), decay_after_step(0.1))
+        >>> params = grads = {"kernel": jnp.ones((1, 1))}
+        >>> optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])["kernel"]
+        Array([[0.45]], dtype=float32)
+
+    References:
+        Ziyin, Wang and Ueda, *LaProp: Separating Momentum and Adaptivity in Adam*, 2021,
+        arXiv:2002.04839, whose code decays so; thinc's `L2_is_weight_decay` too.
+    """
+    gradient = _needed("decay_after_step", penalty, "gradient")
+    target = anchors.Anchor.of(anchor)
+
+    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
+        def leaf(update: Any, param: Any, m: Any, a: Any) -> Any:
+            reached = param + update
+            return update - s * m * gradient(reached if a is None else reached - a)
+
+        (s,) = step.values
+        kept = target.advance(memory, step.params)
+        return step.map(leaf, target.point(kept, step.params, step.extra)), kept
+
+    return lift(
+        "decay_after_step",
+        method,
+        {"strength": strength},
+        rules=rules,
+        start=lambda params, _: target.init(params),
+        check=functools.partial(_check_taken, "decay_after_step", penalty),
+    )
+
+
 def prox_weights(
     strength: Strength,
     penalty: Penalty = penalties.l2,
@@ -316,7 +378,7 @@ def _check_taken(name: str, penalty: Penalty, rows: tuple[Ruled, ...], samples: 
         return
     top = float(strengths.max()) * penalty.curvature
     taken = [(row.leaf, top * row.multiplier) for row in rows]
-    if name == "decay_weights":
+    if name != "prox_weights":
         checks.fractions("`strength` times multiplier", [(leaf.path, x) for leaf, x in taken])
     swallowed: dict[Any, list[str]] = {}
     for leaf, x in taken:
