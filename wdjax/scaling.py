@@ -1,17 +1,24 @@
 """How λ changes with the batch, the data, the learning rate and the width.
 
-Small functions of numbers, which may be arrays and may be traced. They keep what a good λ did
-elsewhere: its averaging timescale, or the fraction that it takes off in a step.
+Small functions of numbers, which may be arrays and may be traced, keep what a good λ did elsewhere:
+its averaging timescale, or the fraction that it takes off in a step. `fit_law` asks small runs.
 """
 
+import dataclasses
+import math
 import re
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from wdjax._trees import checks, paths
+from wdjax._trees import checks, html, paths
 from wdjax._trees.kinds import Kind
 from wdjax.rules import Rules, owners, resolve, standard
+from wdjax.sweeps import SweepResult, validation_curve
+
+_NEAR = math.log(4)  # how far from the best λ a cubic in ln λ is trusted
 
 STANDARD: Rules = standard()
 
@@ -284,3 +291,318 @@ def _check_positive(**quantities: Any) -> None:
     for name, value in quantities.items():
         advice = "Of a schedule, pass the peak." * callable(value)
         checks.number(name, value, above=0, many=True, advice=advice)
+
+
+# The law of λ, from small runs.
+
+
+class Optimum(NamedTuple):
+    """The best λ of one sweep.
+
+    Attributes:
+        factors: name -> number, what was different in this sweep.
+        value: λ*, where a cubic in ln λ around the lowest score has its minimum.
+        se: standard error of ln λ*, from folds and seeds and the curvature there; NaN of one run.
+        why: why there is no λ*; "" where there is one.
+
+    Example:
+        >>> Optimum({"batch": 32}, 0.1, 0.05, "").value
+        0.1
+    """
+
+    factors: Mapping[str, float]
+    value: float
+    se: float
+    why: str
+
+
+class Forecast(NamedTuple):
+    """What a law says of λ* elsewhere.
+
+    Attributes:
+        value: the prediction.
+        low: lower end of its interval.
+        high: upper end.
+
+    Example:
+        >>> Forecast(0.1, 0.05, 0.2).high
+        0.2
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Law:
+    """ln λ* = constant + Σ exponent · ln factor. Print it; `fit_law` makes it.
+
+    Attributes:
+        exponents: name of a factor -> its power.
+        errors: name -> standard error of that power.
+        constant: ln λ* where every factor is 1.
+        covariance: of the constant and the powers, in this order.
+        scatter: standard deviation of ln λ* around the law, beyond the errors of the optima.
+        freedom: degrees of freedom, optima less numbers fitted.
+        optima: one for each sweep, with what was left out and why.
+
+    Example:
+        >>> optima = (Optimum({"batch": 32}, 0.1, 0.05, ""),)
+        >>> print(Law({"batch": 0.5}, {"batch": 0.1}, -4.0, np.eye(2), 0.0, 1, optima))
+        λ* = 0.0183 · batch^0.50±0.10; 1 optimum, scatter 0% beyond their errors
+        batch    λ*  error
+           32   0.1     5%
+    """
+
+    exponents: dict[str, float]
+    errors: dict[str, float]
+    constant: float
+    covariance: np.ndarray[Any, Any]
+    scatter: float
+    freedom: int
+    optima: tuple[Optimum, ...]
+
+    def predict(self, *, level: float = 0.95, **factors: float) -> Forecast:
+        """Predict λ* for other factors, with an interval in which it should lie.
+
+        Student's t with the law's degrees of freedom; its width covers the error of the law there
+        and the scatter around it. It cannot know where a law ends.
+
+        Args:
+            level: of the interval, in (0, 1).
+            **factors: a number > 0 for each factor of the law.
+
+        Returns:
+            The `Forecast`.
+
+        Raises:
+            ValueError: a factor is missing, unknown or not > 0, or the level is out of range.
+        """
+        checks.number("level", level, above=0, below=1)
+        _check_factors("factors", factors, tuple(self.exponents))
+        x = np.array([1.0, *(math.log(factors[name]) for name in self.exponents)])
+        mean = float(x @ [self.constant, *self.exponents.values()])
+        error = math.sqrt(float(x @ self.covariance @ x) + self.scatter**2)
+        half = _student(self.freedom, (1 + level) / 2) * error
+        return Forecast(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+    def __str__(self) -> str:
+        """Return the law and the table of its optima."""
+        titles, rows = self._table()
+        table = [
+            titles,
+            *([cell if isinstance(cell, str) else cell[0] for cell in row] for row in rows),
+        ]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ("  ".join(map(str.rjust, row, widths)).rstrip() for row in table)
+        return "\n".join([self._sentence(), *lines])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table for notebooks."""
+        return html.table(*self._table(), above=[self._sentence()])
+
+    def _sentence(self) -> str:
+        powers = (f" · {k}^{v:.2f}±{self.errors[k]:.2f}" for k, v in self.exponents.items())
+        count = sum(not optimum.why for optimum in self.optima)
+        return (
+            f"λ* = {math.exp(self.constant):.3g}{''.join(powers)}; {count} "
+            f"{'optimum' if count == 1 else 'optima'}, scatter {math.expm1(self.scatter):.0%} "
+            "beyond their errors"
+        )
+
+    def _table(self) -> tuple[list[str], list[list[html.Cell]]]:
+        has_why = any(optimum.why for optimum in self.optima)
+        rows: list[list[html.Cell]] = []
+        for factors, value, se, why in self.optima:
+            cells: list[html.Cell] = [(f"{factors[k]:g}", factors[k]) for k in self.exponents]
+            error = "-" if math.isnan(se) else f"{math.expm1(se):.0%}"
+            cells += ["-" if why else (f"{value:.3g}", value), error]
+            rows.append(cells + [why] * has_why)
+        return [*self.exponents, "λ*", "error"] + ["left out"] * has_why, rows
+
+
+def fit_law(
+    results: Sequence[tuple[Mapping[str, float], SweepResult]],
+    *,
+    quantity: str | Callable[[Any], Any] = "weight_decay",
+) -> Law:
+    """Learn from small sweeps how the best λ follows from the batch, the data, the width, ...
+
+        ln λ* = b₀ + Σ_j b_j ln x_j + scatter + error of λ*
+
+    In each sweep λ* is the minimum of a cubic in ln λ through the scores of the values within a
+    factor of 4 of the lowest (of two on either side at least), the other hyperparameters at their
+    best; a parabola would not do, for scores rise more steeply on one side. The error of λ* is the
+    slope there that single runs have, of folds and seeds, over the curvature. The law is fitted by
+    weighted least squares; where optima scatter more than their errors say, the moment estimate of
+    that scatter joins the weights and the intervals.
+
+    Args:
+        results: (factors, result of a sweep) pairs, factors such as {"batch": 32, "data": 1e6},
+            the same names in each, numbers > 0; at least two more than factors.
+        quantity: the name of the hyperparameter, or a function of the hyperparameters that gives
+            (C,) numbers > 0, such as the timescale lambda h: 1 / (h["rate"] * h["weight_decay"]).
+
+    Returns:
+        The `Law`: print it, and ask its `predict`.
+
+    Raises:
+        TypeError: `results` holds something else.
+        ValueError: factors have other names or are not > 0; too few sweeps have an optimum within
+            their grid; two factors rise and fall together, or one is the same in all of them.
+
+    Example:
+        >>> lams = np.geomspace(1e-3, 1, 13)
+        >>> def sweep_at(batch):  # lowest where λ = 0.002 · batch
+        ...     score = (np.log(lams[:, None] / (0.002 * batch)) + np.array([-0.1, 0.1])) ** 2
+        ...     score = score[:, :, None, None]
+        ...     return SweepResult({"weight_decay": lams}, score, score, [1])
+        >>> law = fit_law([({"batch": b}, sweep_at(b)) for b in (8, 16, 32, 64)])
+        >>> round(law.exponents["batch"], 3), round(law.predict(batch=256).value, 3)
+        (1.0, 0.512)
+
+    References:
+        Wang and Aitchison, 2024, arXiv:2405.13698, and Bergsma et al., *Power Lines*, 2025,
+        arXiv:2505.13738 (laws of this form); DerSimonian and Laird, *Meta-Analysis in Clinical
+        Trials*, 1986 (scatter beyond the errors).
+    """
+    names = _checked_sweeps(results)
+    optima = tuple(
+        Optimum({name: float(x) for name, x in factors.items()}, *_vertex(result, quantity))
+        for factors, result in results
+    )
+    found = [optimum for optimum in optima if not optimum.why]
+    if len(found) < len(names) + 2:
+        left = "; ".join(f"{_told(o.factors)}: {o.why}" for o in optima if o.why) or "none left out"
+        raise ValueError(
+            f"the law is not identified: {len(names)} factors need {len(names) + 2} sweeps with an "
+            f"optimum inside their grid; {len(found)} have one. {left}."
+        )
+    rows = [[1.0, *(math.log(o.factors[name]) for name in names)] for o in found]
+    x, y = np.array(rows), np.array([math.log(o.value) for o in found])
+    _check_spread(x, names)
+    b, covariance, scatter = _weighted(x, y, np.array([o.se for o in found]))
+    errors = np.sqrt(np.diag(covariance))[1:]
+    return Law(
+        dict(zip(names, b[1:].tolist(), strict=True)),
+        dict(zip(names, errors.tolist(), strict=True)),
+        float(b[0]),
+        covariance,
+        scatter,
+        len(found) - len(b),
+        optima,
+    )
+
+
+def _vertex(result: SweepResult, quantity: Any) -> tuple[float, float, str]:
+    """λ*, the standard error of ln λ*, and why there is none."""
+    if callable(quantity):
+        values = np.asarray(quantity(result.hparams), np.float64)
+        result, quantity = result._replace(hparams={"quantity": values}), "quantity"
+    curve = validation_curve(result, quantity)
+    runs = np.asarray(result.val, np.float64)[curve.index, ..., -1].reshape(len(curve.x), -1)
+    mean = np.where(np.isfinite(runs).all(axis=1), runs.mean(axis=1), np.inf)
+    best, last = int(mean.argmin()), len(mean) - 1
+    if not np.isfinite(mean[best]):
+        return math.nan, math.nan, "every run diverged"
+    if best in (0, last) or curve.x[best - 1] <= 0:
+        return math.nan, math.nan, f"lowest at the edge of the grid, {curve.x[best]:g}"
+    u = np.log(np.maximum(curve.x, np.finfo(float).tiny) / curve.x[best])
+    near = np.abs(u) <= _NEAR
+    near[max(best - 2, 0) : best + 3] = True
+    near &= (curve.x > 0) & np.isfinite(mean)
+    if not near[best - 1 : best + 2].all():
+        return math.nan, math.nan, f"diverged beside the lowest, {curve.x[best]:g}"
+    # coefficients are linear in the scores, so each run has its own
+    cubic = np.polyfit(u[near], runs[near], min(3, int(near.sum()) - 1))
+    whole = cubic.mean(axis=1)
+    flat = np.roots(np.polyder(whole))
+    flat = flat[np.isreal(flat)].real
+    flat = flat[(np.polyval(np.polyder(whole, 2), flat) > 0) & (np.abs(flat) <= _NEAR)]
+    if not len(flat):
+        return math.nan, math.nan, f"no minimum of a cubic near the lowest, {curve.x[best]:g}"
+    there = flat[np.abs(flat).argmin()]
+    value = float(curve.x[best] * np.exp(there))
+    if runs.shape[1] == 1:
+        return value, math.nan, ""
+    bend = np.array([np.polyval(np.polyder(run, 2), there) for run in cubic.T])
+    if bend.mean() < 2 * _error(bend):
+        return math.nan, math.nan, "flat within its errors"
+    slopes = np.array([np.polyval(np.polyder(run), there) for run in cubic.T])
+    return value, _error(slopes) / float(bend.mean()), ""
+
+
+def _error(values: Any) -> float:
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def _weighted(x: Any, y: Any, se: Any) -> tuple[Any, Any, float]:
+    """Coefficients, their covariance, and the scatter beyond the errors."""
+    freedom = len(y) - x.shape[1]
+    if np.isnan(se).any():  # of single runs nothing is known but how far they are from the law
+        se = np.zeros(len(y))
+    known = np.maximum(se, 1e-9)
+    weights = known**-2
+    rest = _least_squares(x, y, weights)[2]
+    shrunk = np.linalg.solve((x.T * weights) @ x, (x.T * weights**2) @ x)
+    excess = (weights @ rest**2 - freedom) / (weights.sum() - np.trace(shrunk))
+    scatter = math.sqrt(max(float(excess), 0.0))
+    b, covariance, _ = _least_squares(x, y, 1 / (known**2 + scatter**2))
+    return b, covariance, scatter
+
+
+def _student(freedom: int, level: float) -> float:
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # comes with jax, as NumPy
+
+    return float(stdtrit(freedom, level))
+
+
+def _least_squares(x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
+    covariance = np.linalg.inv((x.T * weights) @ x)
+    b = covariance @ (x.T * weights) @ y
+    return b, covariance, y - x @ b
+
+
+def _checked_sweeps(results: Any) -> tuple[str, ...]:
+    """Return the names of the factors."""
+    is_sequence = isinstance(results, Sequence) and len(results) > 0
+    fits = is_sequence and all(
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and isinstance(pair[0], Mapping)
+        and isinstance(pair[1], SweepResult)
+        for pair in results
+    )
+    rule = "be (factors, result of a sweep) pairs"
+    advice = 'Write [({"batch": 32}, sweep(...)), ({"batch": 64}, sweep(...)), ...].'
+    checks.must("results", fits, rule, checks.kind_of(results), advice, TypeError)
+    names = tuple(results[0][0])
+    for i, (factors, _) in enumerate(results):
+        _check_factors(f"results[{i}][0]", factors, names)
+    return names
+
+
+def _check_factors(argument: str, factors: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    rule = f"have a number for each of {paths.listed(names)}"
+    checks.must(argument, set(factors) == set(names) and names, rule, paths.listed(factors))
+    for name, value in factors.items():
+        checks.number(f"{argument}[{name!r}]", value, above=0)
+
+
+def _check_spread(x: Any, names: tuple[str, ...]) -> None:
+    """Refuse factors that these sweeps cannot tell apart."""
+    for i, name in enumerate(names, 1):
+        others = np.delete(x, i, axis=1)
+        rest = x[:, i] - others @ np.linalg.lstsq(others, x[:, i])[0]
+        if np.abs(rest).max() < 1e-6:
+            raise ValueError(
+                f"the law is not identified: in the sweeps that have an optimum, {name!r} is the "
+                "same, or follows from the other factors. Vary it by itself, or leave it out."
+            )
+
+
+def _told(factors: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in factors.items())

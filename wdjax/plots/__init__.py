@@ -16,6 +16,7 @@ from wdjax.plots._figures import (
     weight_histogram,
     weight_norms,
 )
+from wdjax.plots._laws import scaling_law
 
 __all__ = [
     "COLORS",
@@ -27,6 +28,7 @@ __all__ = [
     "heat_map",
     "loss_curve",
     "rotations",
+    "scaling_law",
     "validation_curve",
     "weight_histogram",
     "weight_norms",
