@@ -114,7 +114,7 @@ def said(way, case):
 
 
 def rows(ways):
-    quick = {"decay_weights l1", "prox_weights l2", "prox_weights nuclear"}
+    quick = {"decay_weights l1", "prox_weights l2"}
     for way in ways:
         for name in sorted(ONLY.get(way, METHODS)):
             case = METHODS[name]
