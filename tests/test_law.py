@@ -55,7 +55,7 @@ def test_a_quantity_of_several_hyperparameters_has_its_own_law():
 
 @pytest.mark.parametrize(("runs", "scatter"), [(1, 0.3), (3, 0.0), (3, 0.3)])
 def test_most_intervals_cover_what_comes(runs, scatter):
-    """100 laws, each asked for a batch four times its largest; 95% intervals cover 92 to 98 of 100."""
+    """100 laws, each asked for a batch four times its largest: 92 to 98 of 100 are covered."""
     rng, hits = np.random.default_rng(0), 0
     for _ in range(100):
         best = lambda b: 2e-3 * b * np.exp(scatter * rng.normal())
