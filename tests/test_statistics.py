@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from sklearn.model_selection import PredefinedSplit
 
 from wdjax import linear
-from wdjax.folds import Folds, kfold
+from wdjax.folds import kfold
 from wdjax.linear import Statistics, statistics, total_statistics
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -32,66 +31,118 @@ def batches(sizes=(100, 1, 39, 100), **columns):
         yield {name: column[start:end] for name, column in columns.items()}
 
 
+def total_of(weights=None, **columns):
+    return total_statistics(batches(**columns, **({} if weights is None else {"weights": weights})))
+
+
+def ridge(x, y, lam, weights=None, intercept=True):
+    """The formulas in NumPy: w, b, degrees of freedom, and the criteria of each target."""
+    weights = np.ones(len(x)) if weights is None else weights
+    means = [intercept * (weights @ z) / weights.sum() for z in (x, y)]
+    a, b = (np.sqrt(weights)[:, None] * (z - mean) for z, mean in zip((x, y), means, strict=True))
+    lam = np.broadcast_to(lam, x.shape[1])
+    gram = a.T @ a
+    w = np.linalg.solve(gram + np.diag(lam), a.T @ b)
+    df = np.trace(np.linalg.solve(gram + np.diag(lam), gram))
+    n = np.sum(weights > 0)
+    m = n - intercept
+    squares = np.sum((b - a @ w) ** 2, axis=0)
+    energy = squares + lam @ w**2
+    log_det = np.linalg.slogdet(gram + np.diag(lam))[1] - np.sum(np.log(lam))
+    scores = {
+        "gcv": n * squares / (m - df) ** 2,
+        "evidence": (m * np.log(energy / m) + log_det) / 2,
+    }
+    return w, means[1] - means[0] @ w, df, scores
+
+
+def path(x, y, lams=LAMS, **options):
+    """What `ridge_path` returns."""
+    fits = [ridge(x, y, lam, **options) for lam in lams]
+    return [np.array([fit[part] for fit in fits]) for part in range(3)]
+
+
+def fold_errors(x, y, lam, weights, intercept):
+    """Mean over folds of the mean squared error of each target."""
+    weights, errors = np.ones(N) if weights is None else weights, []
+    for k in range(4):
+        out = k == FOLD
+        w, b, *_ = ridge(x[~out], y[~out], lam, weights[~out], intercept)
+        squares = (y[out] - x[out] @ w - b) ** 2
+        errors.append(np.average(squares, axis=0, weights=weights[out]))
+    return np.mean(errors, axis=0)
+
+
 def close(got, wanted, rtol=1e-10):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * abs(np.max(b))),
-        tuple(got), tuple(wanted),
-    )  # fmt: skip
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * abs(np.max(b)))
+
+
+def assert_chosen(got, x, score, weights, intercept=True):
+    """The choice for each target of Y by its score, (L, T)."""
+    lam = LAMS[score.argmin(axis=0)]
+    fits = [ridge(x, Y[:, [t]], lam[t], weights, intercept) for t in range(T)]
+    close(got[:4], (score, lam, *(np.hstack([fit[part] for fit in fits]) for part in (0, 1))))
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
-@pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["targets", "one"])
-def test_a_path_is_that_of_all_data(y, weights, intercept):
+@pytest.mark.parametrize("one", [False, True], ids=["targets", "one"])
+def test_a_path_is_that_of_all_data(one, intercept):
     x = X if intercept else X - FAR  # beside a column far from 0 others lose digits in any sums
-    columns = {"x": x, "y": y} | ({} if weights is None else {"weights": weights})
-    total = total_statistics(batches(**columns))
-    got = linear.ridge_path(total, lams=LAMS, intercept=intercept)
-    close(got, linear.ridge_path(x, y, LAMS, intercept=intercept, weights=weights))
+    for weights in (None, WEIGHTS):
+        total = total_of(weights, x=x, y=Y[:, 0] if one else Y)
+        coef, b, df = path(x, Y[:, :1] if one else Y, weights=weights, intercept=intercept)
+        got = linear.ridge_path(total, lams=LAMS, intercept=intercept)
+        close(got, (coef[..., 0], b[..., 0], df) if one else (coef, b, df))
 
 
 def test_a_path_with_a_lam_for_each_group():
     lams = np.array([[1.0, 10.0, 100.0], [5.0, 5.0, 0.1]])
-    got = linear.ridge_path(total_statistics(batches(x=X, y=Y)), lams=lams, groups=GROUPS)
-    close(got, linear.ridge_path(X, Y, lams, groups=GROUPS))
+    got = linear.ridge_path(total_of(x=X, y=Y), lams=lams, groups=GROUPS)
+    close(got, path(X, Y, lams[:, GROUPS]))
 
 
 @pytest.mark.parametrize("per_target", [True, False])
 @pytest.mark.parametrize("method", ["gcv", "evidence"])
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
-def test_lam_chosen_by_a_criterion(weights, method, per_target):
-    columns = {"x": X, "y": Y} | ({} if weights is None else {"weights": weights})
-    total = total_statistics(batches(**columns))
-    got = linear.ridge_cv(total, lams=LAMS, method=method, per_target=per_target)
-    close(got, linear.ridge_cv(X, Y, LAMS, method=method, per_target=per_target, weights=weights))
+def test_lam_chosen_by_a_criterion(method, per_target):
+    for weights in (None, WEIGHTS):
+        score = np.array([ridge(X, Y, lam, weights)[3][method] for lam in LAMS])
+        total = total_of(weights, x=X, y=Y)
+        got = linear.ridge_cv(total, lams=LAMS, method=method, per_target=per_target)
+        if per_target:
+            assert_chosen(got, X, score, weights)
+        else:
+            joint = score.sum(axis=1) if method == "evidence" else score.mean(axis=1)
+            lam = LAMS[joint.argmin()]
+            close(got[:4], (joint, lam, *ridge(X, Y, lam, weights)[:2]))
 
 
-def folds_of(labels):
-    """The same folds for the solver that holds all data."""
-    return Folds.from_sklearn(PredefinedSplit(labels), X)
-
-
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
 @pytest.mark.parametrize("intercept", [True, False])
-def test_lam_chosen_by_folds(intercept, weights):
+def test_lam_chosen_by_folds(intercept):
     x = X if intercept else X - FAR
-    columns = {"x": x, "y": Y, "fold": FOLD} | ({} if weights is None else {"weights": weights})
-    total = total_statistics(batches(**columns))
-    options = {"intercept": intercept, "per_target": True}
-    got = linear.ridge_cv(total, lams=LAMS, method="folds", **options)
-    close(got, linear.ridge_cv(x, Y, LAMS, method=folds_of(FOLD), weights=weights, **options))
+    for weights in (None, WEIGHTS):
+        total = total_of(weights, x=x, y=Y, fold=FOLD)
+        options = {"intercept": intercept, "per_target": True}
+        got = linear.ridge_cv(total, lams=LAMS, method="folds", **options)
+        score = np.array([fold_errors(x, Y, lam, weights, intercept) for lam in LAMS])
+        assert_chosen(got, x, score, weights, intercept)
 
 
 @pytest.mark.parametrize("method", ["gcv", "evidence"])
 def test_a_lam_for_every_group(method):
-    got = linear.group_ridge(total_statistics(batches(x=X, y=Y)), groups=GROUPS, method=method)
-    close(got, linear.group_ridge(X, Y, GROUPS, method=method), rtol=1e-7)  # thirty steps of Adam
+    score = lambda lam: ridge(X, Y, lam[GROUPS])[3][method].sum()
+    found = linear.group_ridge(total_of(x=X, y=Y), groups=GROUPS, method=method)
+    lam = np.asarray(found.lam)
+    w, b, *_ = ridge(X, Y, lam[GROUPS])
+    close((found.coef, found.intercept, found.score), (w, b, score(lam)), rtol=1e-9)
+    near = [score(lam * factor) for step in 0.3 * np.eye(3) for factor in np.exp([step, -step])]
+    assert min(near) > found.score - 1e-4 * abs(found.score)  # it is flat there
 
 
 def test_parts_add_in_any_order_and_whatever_they_were_summed_around():
     parts = [statistics(**batch) for batch in batches(x=X, y=Y, fold=FOLD)]
     (whole,) = batches((N,), x=X, y=Y, fold=FOLD)
-    wanted = linear.ridge_path(statistics(**whole), lams=LAMS)
+    wanted = path(X, Y)
     close(linear.ridge_path(sum(parts), lams=LAMS), wanted)
     close(linear.ridge_path(sum(reversed(parts)), lams=LAMS), wanted)
     moved = statistics(**whole, shift=np.hstack([X, Y])[3])
@@ -102,29 +153,31 @@ def test_parts_add_in_any_order_and_whatever_they_were_summed_around():
 
 def test_devices_add_them_by_psum():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    shift = jnp.asarray(np.hstack([X, Y])[:10].mean(axis=0))
+    shift = np.hstack([X, Y])[:10].mean(axis=0)
 
     def part(x, y, fold):
         return jax.lax.psum(statistics(x, y, fold=fold, folds=4, shift=shift), "data")
 
     spec = P("data")
     summed = jax.jit(jax.shard_map(part, mesh=mesh, in_specs=(spec,) * 3, out_specs=P()))
-    got = linear.ridge_cv(summed(X, Y, FOLD), lams=LAMS, method="folds")
-    close(got, linear.ridge_cv(X, Y, LAMS, method=folds_of(FOLD)))
+    got = linear.ridge_cv(
+        jax.device_get(summed(X, Y, FOLD)), lams=LAMS, method="folds", per_target=True
+    )
+    score = np.array([fold_errors(X, Y, lam, None, True) for lam in LAMS])
+    assert_chosen(got, X, score, None)
 
 
 def test_arrays_alone_add_where_all_were_summed_around_one_point():
     shift = np.hstack([X, Y])[0]
     parts = [statistics(**batch, shift=shift) for batch in batches(x=X, y=Y)]
     total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
-    close(linear.ridge_path(total, lams=LAMS), linear.ridge_path(X, Y, LAMS))
+    close(linear.ridge_path(total, lams=LAMS), path(X, Y))
 
 
 def test_float32_columns_far_from_zero_keep_their_digits():
     x, y = X.astype(np.float32), Y.astype(np.float32)
-    total = total_statistics(batches(x=x, y=y))
-    wanted = linear.ridge_path(x.astype(np.float64), y.astype(np.float64), LAMS)
-    close(linear.ridge_path(total, lams=LAMS), wanted)
+    got = linear.ridge_path(total_of(x=x, y=y), lams=LAMS)
+    close(got, path(x.astype(np.float64), y.astype(np.float64)))
 
 
 def test_traced_sums_in_float32():
@@ -134,26 +187,27 @@ def test_traced_sums_in_float32():
     def both(x, y):
         return statistics(x[:100], y[:100]) + statistics(x[100:], y[100:])
 
-    total = both(x, y)
+    total = jax.device_get(both(x, y))
     assert total.second.dtype == jnp.float32
-    close(linear.ridge_path(total, lams=LAMS), linear.ridge_path(x, y, LAMS), rtol=1e-5)
+    wanted = path(x.astype(np.float64), y.astype(np.float64))
+    close(linear.ridge_path(total, lams=LAMS), wanted, rtol=1e-5)
 
 
 def test_a_path_can_be_differentiated_in_the_data():
-    def slope(x):
-        return jnp.sum(linear.ridge_path(statistics(x, Y), lams=LAMS).coef[2])
+    def value(x):
+        return jnp.sum(linear.ridge_path(statistics(x, Y), lams=LAMS[2:3]).coef)
 
-    def in_memory(x):
-        return jnp.sum(linear.ridge_path(x, Y, LAMS).coef[2])
-
-    np.testing.assert_allclose(jax.grad(slope)(X), jax.grad(in_memory)(X), rtol=1e-6, atol=1e-9)
+    direction = np.random.default_rng(1).normal(size=X.shape)
+    ends = [ridge(X + h * direction, Y, LAMS[2])[0].sum() for h in (1e-5, -1e-5)]
+    slope = np.vdot(jax.jit(jax.grad(value))(X), direction)
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
 
 
 def test_a_constant_column_gets_nothing():
     x = np.hstack([X, np.full((N, 1), 1e5 / 3)])
-    coef = linear.ridge_path(total_statistics(batches(x=x, y=Y)), lams=[1e-12]).coef
+    coef = np.asarray(linear.ridge_path(total_of(x=x, y=Y), lams=[1e-12]).coef)
     assert (coef[0, -1] == 0).all()
-    close(coef[:, :-1], linear.ridge_path(X, Y, [1e-12]).coef, rtol=1e-6)
+    close(coef[:, :-1], path(X, Y, [1e-12])[0], rtol=1e-6)
 
 
 # What goes wrong.
