@@ -291,19 +291,24 @@ def test_a_traced_hyperparameter_trains_as_a_python_number_does(name):
         build, hparams, init=init_random, folds=folds, batch_size=None, keep_params=True, epochs=6
     )
     batch = {key: value[:20] for key, value in DATA.items()}
-    for c in range(len(found.val)):
-        h = {key: value[c].item() for key, value in hparams.items()}
+
+    def alone(params, h):
         optimizer = optax.with_extra_args_support(build(h))
-        params = init_random(jax.random.key(0))
-        state = optimizer.init(params)
-        for _ in range(6):
-            grads = jax.grad(half_square)(params, batch, jnp.ones(20))
+
+        def step(carry, _):
+            params, state = carry
+            grads = jax.grad(half_square)(params, batch, np.ones(20, np.float32))
             updates, state = optimizer.update(grads, state, params, grad=grads)
-            params = optax.apply_updates(params, updates)
-        np.testing.assert_allclose(
-            found.params["kernel"][c, 0, 0], params["kernel"], rtol=1e-4, atol=1e-6
-        )
-        np.testing.assert_allclose(found.params["bias"][c, 0, 0], params["bias"], rtol=1e-4)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=6)[0][0]
+
+    rows = [{k: v[c].item() for k, v in hparams.items()} for c in range(len(found.val))]
+    ends = jax.jit(lambda params: [alone(params, h) for h in rows])(init_random(jax.random.key(0)))
+    for c, params in enumerate(ends):
+        kernel, bias = (np.asarray(found.params[name])[c, 0, 0] for name in ("kernel", "bias"))
+        np.testing.assert_allclose(kernel, params["kernel"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(bias, params["bias"], rtol=1e-4)
 
 
 def test_transformations_get_the_loss():
