@@ -188,20 +188,20 @@ CRITERIA = {"loo": brute_loo, "gcv": gcv, "evidence": evidence}
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("method", "shape", "intercept"),
+    ("method", "form", "intercept"),
     [
-        *[("loo", shape, True) for shape in SHAPES.values()],
-        ("loo", SHAPES["wide"], False),
-        ("gcv", SHAPES["tall"], True),
-        ("gcv", SHAPES["wide"], False),
-        ("evidence", SHAPES["tall"], False),
-        ("evidence", SHAPES["wide"], True),
+        *[("loo", form, True) for form in SHAPES],
+        ("loo", "wide", False),
+        ("gcv", "tall", True),
+        ("gcv", "wide", False),
+        ("evidence", "tall", False),
+        ("evidence", "wide", True),
     ],
 )
 def test_every_criterion_is_its_formula_and_a_weight_of_zero_an_absent_example(
-    method, shape, intercept
+    method, form, intercept
 ):
-    x, y = problem(*shape)
+    x, y = problem(*SHAPES[form])
     for weights in (np.ones(len(x)), some_weights(len(x))):
         chosen = linear.ridge_cv(x, y, LAMS, method=method, intercept=intercept, weights=weights)
         want = np.array([CRITERIA[method](x, y, weights, lam, intercept) for lam in LAMS])
