@@ -130,7 +130,7 @@ def test_gradient_is_the_derivative_of_the_value_and_zero_at_zero(case, x64):
     assert not np.any(case.penalty.gradient(zero))
 
 
-@rows_where(  # that of cubic has no bound
+@rows_where(  # the cubic has no bound
     lambda case: case.gradient and not case.penalty.name.startswith(("orthogonal", "cubic"))
 )
 def test_curvature_bounds_the_second_derivative_and_is_reached(case, x64):
