@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from optax import contrib
@@ -21,10 +22,8 @@ from wdjax import adaptive, anchors, bounds, gates, matrices, penalties, radial,
 
 ETA, LAM = 0.1, 0.01
 BOTH = ETA * LAM
-PARAMS = {
-    "a": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)},
-    "b": {"kernel": jnp.ones((3, 2))},
-}
+_KERNEL = np.ones((4, 3), np.float32)  # of one shape, so that the audit runs one leaf for both
+PARAMS = {"a": {"kernel": _KERNEL, "bias": np.ones(3, np.float32)}, "b": {"kernel": _KERNEL}}
 NARROW = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
 KERNELS = wdjax.mask(wdjax.standard())
 ALL = (("**", 1.0),)
@@ -149,7 +148,7 @@ OPTAX = {
         f"{n}, no decay": Case(
             functools.partial(later, optax, n, ETA, weight_decay=0.0), NONE, says=_NOTHING
         )
-        for n in ("adamw", "adamaxw", "nadamw", "lion")
+        for n in ("adamw", "lion")
     },
     **{
         f"{n}, decay": Case(
@@ -273,13 +272,6 @@ OURS = {
     "add_decayed_weights, sgd": Case(
         lambda: optax.chain(A(rules=wdjax.standard()), sgd()), ("weights", BOTH)
     ),
-    "add_decayed_weights, momentum": Case(
-        lambda: optax.chain(A(rules=wdjax.standard()), sgd(momentum=0.9)),
-        ("gradient", BOTH / (1 - 0.9)),
-    ),
-    "add_decayed_weights, adam": Case(
-        lambda: optax.chain(A(rules=wdjax.standard()), optax.adam(ETA)), ("gradient", None)
-    ),
     "gates.cautious": Case(lambda: last(D(gate=gates.cautious)), ("weights", LAM)),
     "anchor init": Case(lambda: last(D(anchor="init")), ("point", LAM)),
     # the average has moved to 0.1 of the way when the weights are seen
@@ -376,11 +368,7 @@ def linesearch():
 WRONG = {
     # the wrong sign
     "adam, then +λθ": wrong(_GROWS, lambda: last(PLUS())),
-    "sgd, then +λθ": wrong(_GROWS, lambda: optax.chain(sgd(), PLUS())),
-    "momentum, then +λθ": wrong(_GROWS, lambda: optax.chain(sgd(momentum=0.9), PLUS())),
     "injected sgd, then +λθ": wrong(_GROWS, lambda: optax.chain(inject(optax.sgd)(ETA), PLUS())),
-    "adafactor, then +λθ": wrong(_GROWS, lambda: optax.chain(optax.adafactor(ETA), PLUS())),
-    "muon, then +λθ": wrong(_GROWS, lambda: optax.chain(contrib.muon(ETA), PLUS())),
     "fromage, then +λθ": wrong(_GROWS, lambda: optax.chain(optax.fromage(ETA), PLUS())),
     "adamw of a negative λ": wrong(_GROWS, lambda: optax.adamw(ETA, weight_decay=-LAM)),
     "adamw of a negative rate": wrong(_GROWS, lambda: optax.adamw(-ETA, weight_decay=LAM)),
@@ -390,7 +378,6 @@ WRONG = {
     "−λθ before a traced rate": wrong(
         _GROWS, lambda: optax.chain(optax.scale_by_adam(), bare(), traced_rate(ETA))
     ),
-    "−λθ before sgd": wrong(_GROWS, lambda: optax.chain(bare(), sgd())),
     "−λθ before momentum": wrong(_GROWS, lambda: optax.chain(bare(), sgd(momentum=0.9))),
     "−λθ before adam": wrong(_GROWS, lambda: optax.chain(bare(), optax.adam(ETA))),
     "−λθ before masked sgd": wrong(_GROWS, lambda: optax.chain(bare(), optax.masked(sgd(), TRUE))),
@@ -412,12 +399,6 @@ WRONG = {
     "decay_weights before sgd": wrong(_GROWS, lambda: optax.chain(D(), sgd())),
     # more often than steps
     "after MultiSteps": wrong(_TIMES, lambda: optax.chain(optax.MultiSteps(sgd(), 4), bare())),
-    "after MultiSteps of adam": wrong(
-        _TIMES, lambda: optax.chain(optax.MultiSteps(optax.adam(ETA), 2), bare())
-    ),
-    "a chain of somebody after MultiSteps": wrong(
-        _TIMES, lambda: user_chain(optax.MultiSteps(sgd(), 4), D())
-    ),
     "after apply_every": wrong(_TIMES, lambda: optax.chain(optax.apply_every(3), sgd(), bare())),
     "after a class of somebody": wrong(_TIMES, lambda: optax.chain(EverySecond(sgd()), D())),
     "after conditionally_mask": wrong(
@@ -448,12 +429,6 @@ WRONG = {
             D(),
         ),
     ),
-    "after injected freezing": wrong(
-        _FROZEN,
-        lambda: optax.chain(
-            sgd(), inject(lambda f: optax.masked(optax.set_to_zero(), ONLY_B))(0.1), bare()
-        ),
-    ),
     "after freezing in apply_if_finite": wrong(
         _FROZEN,
         lambda: optax.chain(
@@ -464,9 +439,6 @@ WRONG = {
     "after apply_if_finite": wrong(
         _SKIPPED, lambda: optax.chain(optax.apply_if_finite(optax.adam(ETA), 5), bare())
     ),
-    "a chain of somebody after apply_if_finite": wrong(
-        _SKIPPED, lambda: user_chain(optax.apply_if_finite(sgd(), 4), D())
-    ),
     "after MultiSteps that skips": wrong(
         _SKIPPED,
         lambda: optax.chain(
@@ -475,7 +447,6 @@ WRONG = {
     ),
     # twice
     "adamw, then decay": wrong(_TWICE, lambda: optax.chain(optax.adamw(ETA), D())),
-    "lion, then decay": wrong(_TWICE, lambda: optax.chain(optax.lion(ETA), D())),
     "adamw of ours, then decay": wrong(
         _TWICE, lambda: optax.chain(wdjax.adamw(ETA, weight_decay=LAM), bare(0.003))
     ),
@@ -485,8 +456,6 @@ WRONG = {
             ETA, weight_decay=LAM
         ),
     ),
-    "decay, decay": wrong(_TWICE, lambda: optax.chain(sgd(), bare(), bare())),
-    "L2, then sgdw": wrong(_TWICE, lambda: optax.chain(PLUS(), wdjax.sgdw(ETA, weight_decay=LAM))),
     "L2 before momentum, then decay": wrong(
         _TWICE, lambda: optax.chain(PLUS(), sgd(momentum=0.9), bare())
     ),
@@ -499,12 +468,8 @@ WRONG = {
         ),
     ),
     "adamw without a mask": wrong(_BIAS, lambda: optax.adamw(ETA)),
-    "lion without a mask": wrong(_BIAS, lambda: optax.lion(ETA)),
     "an inverted mask": wrong(
         _BIAS, lambda: masked_adamw(lambda p: jax.tree.map(lambda x: x.ndim < 2, p))
-    ),
-    "muon decays biases": wrong(
-        _BIAS, lambda: contrib.muon(ETA, weight_decay=LAM, adam_weight_decay=LAM)
     ),
     "a mask that leaves a kernel out": wrong(
         ("does not decay",), lambda: masked_adamw(ONLY_B), rules=wdjax.standard()
@@ -515,7 +480,6 @@ WRONG = {
         lambda: optax.adamw(1e-3, weight_decay=0.1, mask=KERNELS),
         params=NARROW,
     ),
-    "bfloat16 decay": wrong(_SWALLOWED, lambda: optax.chain(sgd(), bare(1e-4)), params=NARROW),
     "bfloat16 prox": wrong(_SWALLOWED, lambda: wdjax.prox_weights(1e-4), params=NARROW),
     "bfloat16 L2": wrong(
         _SWALLOWED,
@@ -523,11 +487,15 @@ WRONG = {
         params=NARROW,
     ),
     # line searches
-    "L2 before lbfgs": wrong(_SEARCH, lambda: optax.chain(PLUS(), optax.lbfgs())),
+    "L2 before lbfgs": wrong(
+        _SEARCH, lambda: optax.chain(PLUS(), optax.lbfgs(linesearch=linesearch()))
+    ),
+    "decay after backtracking": wrong(
+        _SEARCH, lambda: optax.chain(optax.sgd(1.0), linesearch(), MINUS())
+    ),
     "L2 before backtracking": wrong(
         _SEARCH, lambda: optax.chain(PLUS(), optax.sgd(1.0), linesearch())
     ),
-    "decay after lbfgs": wrong(_SEARCH, lambda: optax.chain(optax.lbfgs(), MINUS())),
     # strength
     "λ given for a fraction": wrong(
         ("far too strong",), lambda: last(wdjax.decay_weights(0.1)), steps=10_000
@@ -576,9 +544,6 @@ RIGHT = {
     "momentum": right(lambda: optax.chain(sgd(momentum=0.9), D())),
     "nesterov": right(lambda: optax.chain(sgd(momentum=0.9, nesterov=True), D())),
     "masked adamw": right(lambda: masked_adamw(KERNELS), ("weights", BOTH)),
-    "masked lion": right(
-        lambda: optax.lion(ETA, weight_decay=LAM, mask=KERNELS), ("weights", BOTH)
-    ),
     "injected adamw": right(
         lambda: inject(optax.adamw, static_args=("mask",))(ETA, weight_decay=LAM, mask=KERNELS),
         ("weights", BOTH),
@@ -636,9 +601,6 @@ RIGHT = {
     "a chain of somebody": right(lambda: user_chain(sgd(), D())),
     "written by hand": right(lambda: optax.chain(sgd(), bare_masked())),
     "a class of somebody": right(lambda: EverySecond(optax.chain(sgd(), bare_masked()), 1)),
-    "L2 before sgd": right(
-        lambda: optax.chain(optax.add_decayed_weights(LAM, KERNELS), sgd()), ("weights", BOTH)
-    ),
     "L2 before momentum": right(
         lambda: optax.chain(optax.add_decayed_weights(LAM, KERNELS), sgd(momentum=0.9)),
         ("gradient", BOTH / (1 - 0.9)),
@@ -652,17 +614,6 @@ RIGHT = {
             optax.add_decayed_weights(LAM, KERNELS), optax.ema(0.9, debias=False), sgd()
         ),
         ("gradient", BOTH),
-    ),
-    "adafactor": right(
-        lambda: optax.adafactor(ETA, weight_decay_rate=LAM, weight_decay_mask=KERNELS)
-    ),
-    "muon with two decays": right(
-        lambda: contrib.muon(ETA, weight_decay=LAM, weight_decay_mask=KERNELS),
-        ("weights", BOTH),
-    ),
-    "galore": right(lambda: contrib.galore(ETA, weight_decay=LAM, mask=KERNELS), ("weights", BOTH)),
-    "reduce_on_plateau after adamw": right(
-        lambda: optax.chain(masked_adamw(KERNELS), contrib.reduce_on_plateau()), ("weights", BOTH)
     ),
     "flatten": right(
         lambda: optax.flatten(sgd_then_minus()), ("weights", LAM), bias=("weights", LAM), says=_BIAS
@@ -683,15 +634,9 @@ RIGHT = {
     "strong enough for bfloat16": right(
         lambda: optax.chain(sgd(), wdjax.decay_weights(0.02)), ("weights", 0.02), params=NARROW
     ),
-    "a cautious gate": right(lambda: last(D(gate=gates.cautious))),
-    "towards the start and towards zero": right(lambda: last(D(anchor="init")), ("point", LAM)),
     "rules of one's own": right(
         lambda: optax.chain(sgd(), wdjax.decay_weights(LAM, rules=(("bias", 0.0), ("**", 1.0)))),
         rules=(("bias", 0.0), ("**", 1.0)),
-    ),
-    "lookahead": right(
-        lambda: optax.lookahead(masked_adamw(KERNELS), 4, 0.5),
-        ("weights", 0.5 * (1 - (1 - BOTH) ** 4)),
     ),
 }
 
