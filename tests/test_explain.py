@@ -189,24 +189,24 @@ def test_shorter_steps_and_smaller_weights_have_sentences_of_their_own():
 # Whole runs.
 
 
-def run(optimizer, gradient, steps, start=0.01, size=1_000, every=1):
+NOISE = np.random.default_rng(1).standard_normal((3_001, 1_000, 1), np.float32)
+
+
+def run(optimizer, gradient, steps, start=0.01, every=1):
     """Readings of every step, group -> name -> (T,)."""
     optimizer = metrics.measured(optimizer, per="leaf", every=every)
-    theta = {"kernel": start * jax.random.normal(jax.random.key(1), (size, 1))}
 
     @jax.jit
-    def whole(theta):
-        def step(carry, key):
+    def whole(theta, noise):
+        def step(carry, draw):
             theta, state = carry
-            draw = jax.random.normal(key, theta["kernel"].shape)
             grads = {"kernel": gradient(theta["kernel"], draw)}
             updates, state = optimizer.update(grads, state, theta)
             return (optax.apply_updates(theta, updates), state), metrics.latest(state)
 
-        keys = jax.random.split(jax.random.key(0), steps)
-        return jax.lax.scan(step, (theta, optimizer.init(theta)), keys)[1]
+        return jax.lax.scan(step, (theta, optimizer.init(theta)), noise)[1]
 
-    return jax.tree.map(np.asarray, whole(theta))
+    return jax.tree.map(np.asarray, whole({"kernel": start * NOISE[-1]}, NOISE[:steps]))
 
 
 def test_a_run_of_noise_does_what_was_predicted_and_nothing_is_said():
@@ -247,7 +247,7 @@ def test_of_lions_first_steps_nothing_is_said_that_its_momentum_explains():
 
 def test_the_same_gradient_again_and_again_is_no_noise():
     """Few examples, or large batches: Adam's steps are 1 per entry instead of 0.23."""
-    direction = jax.random.normal(jax.random.key(2), (1_000, 1))
+    direction = NOISE[-2]
     optimizer = wdjax.adamw(1e-3, weight_decay=2.0, rules=ALL)
     measured = run(optimizer, lambda _, draw: direction + 0.1 * draw, 1_000)
     (found,) = explain(predicted(steps=1_000), measured).sentences.values()
