@@ -446,11 +446,10 @@ def digits_run(shuffled, examples=None):
     rng = np.random.default_rng(0)
     random = rng.random(len(train["y"])) < shuffled
     labels = np.where(random, rng.integers(0, 10, len(train["y"])), train["y"]).astype(np.int32)
-    keys = jax.random.split(jax.random.key(0), 3)
     shapes = {"first": (64, 128), "second": (128, 128), "head": (128, 10)}
     params = {
-        name: {"kernel": jax.random.normal(key, shape) / shape[0] ** 0.5}
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+        name: {"kernel": np.float32(rng.normal(size=shape) / shape[0] ** 0.5)}
+        for name, shape in shapes.items()
     }
 
     def loss_fn(params, batch):
@@ -504,17 +503,16 @@ def python_s_own_text():
 
 
 def transformer_loss(params, tokens):
-    """One block of attention and one of two layers; every matrix stands before a normalization."""
+    """Attention and two layers; every matrix stands before a normalization."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     x = params["embed"]["embedding"][inputs]
     mask = np.tril(np.ones((inputs.shape[1],) * 2, bool))[None]
-    for block in ("one", "two"):
-        p = {name: leaf["kernel"] for name, leaf in params[block].items()}
-        query, key, value = (normalised(normalised(x) @ p[name]) for name in "qkv")
-        weights = jnp.einsum("bld,bmd->blm", query, key) / x.shape[-1] ** 0.5
-        mixed = jax.nn.softmax(jnp.where(mask, 4 * weights, -1e9)) @ value
-        x = x + normalised(mixed @ p["out"])
-        x = x + normalised(jax.nn.relu(normalised(normalised(x) @ p["up"])) @ p["down"])
+    p = {name: leaf["kernel"] for name, leaf in params["block"].items()}
+    query, key, value = (normalised(normalised(x) @ p[name]) for name in "qkv")
+    weights = jnp.einsum("bld,bmd->blm", query, key) / x.shape[-1] ** 0.5
+    mixed = jax.nn.softmax(jnp.where(mask, 4 * weights, -1e9)) @ value
+    x = x + normalised(mixed @ p["out"])
+    x = x + normalised(jax.nn.relu(normalised(normalised(x) @ p["up"])) @ p["down"])
     logits = 4 * normalised(normalised(x) @ params["head"]["kernel"])
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
@@ -525,17 +523,16 @@ def test_a_transformer_on_bytes_turns_as_predicted_or_the_report_says_why_not():
     wide = 4 * size
     shapes = {name: (size, size) for name in ("q", "k", "v", "out")}
     shapes |= {"up": (size, wide), "down": (wide, size)}
-    keys = iter(jax.random.split(jax.random.key(0), 14))
+    text, rng = python_s_own_text(), np.random.default_rng(0)
 
     def matrix(shape):
-        return {"kernel": jax.random.normal(next(keys), shape) / shape[0] ** 0.5}
+        return {"kernel": np.float32(rng.normal(size=shape) / shape[0] ** 0.5)}
 
     params = {
-        "embed": {"embedding": jax.random.normal(next(keys), (128, size))},
+        "embed": {"embedding": np.float32(rng.normal(size=(128, size)))},
         "head": matrix((size, 128)),
-        **{block: {n: matrix(shape) for n, shape in shapes.items()} for block in ("one", "two")},
+        "block": {name: matrix(shape) for name, shape in shapes.items()},
     }
-    text, rng = python_s_own_text(), np.random.default_rng(0)
     starts = rng.integers(0, len(text) - length - 1, (steps, 8, 1))
     batches = (text[start + np.arange(length + 1)] for start in starts)
     optimizer = metrics.measured(wdjax.adamw(lr, weight_decay=weight_decay), per="leaf")
@@ -558,6 +555,6 @@ def test_a_transformer_on_bytes_turns_as_predicted_or_the_report_says_why_not():
             assert 0.85 <= ratio <= 1.15 or found.sentences[group], (group, quantity)
             if quantity == "rotation" and group != "head/kernel":
                 rotations.append(ratio)
-    assert len(rotations) == 12
+    assert len(rotations) == 6
     assert np.median(rotations) == pytest.approx(1, abs=0.15)
     assert found.sentences["embed/embedding"][0].startswith("no decay acts here")

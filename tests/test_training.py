@@ -19,7 +19,7 @@ BATCH = {"x": X, "y": Y}
 
 
 def init():
-    return {"w": jnp.full(3, 0.5), "b": jnp.array(0.25)}
+    return jax.tree.map(jnp.asarray, {"w": np.full(3, 0.5, np.float32), "b": np.float32(0.25)})
 
 
 def squared_error(params, batch):
@@ -161,9 +161,9 @@ def test_many_steps_trace_once():
 def test_a_step_runs_under_vmap_over_states():
     optimizer = optax.adam(0.1)
     step = make_train_step(squared_error, optimizer, max_grad_norm=1.0)
-    states = [TrainState.create({**init(), "b": jnp.array(b)}, optimizer) for b in (0.0, 2.0)]
-    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *states)
-    stacked, _ = jax.vmap(step, in_axes=(0, None))(stacked, BATCH)
+    states = [TrainState.create({**init(), "b": jnp.asarray(b)}, optimizer) for b in (0.0, 2.0)]
+    stacked = jax.tree.map(lambda *xs: np.stack(xs), *states)
+    stacked, _ = jax.jit(jax.vmap(step, in_axes=(0, None)))(stacked, BATCH)
     for i, state in enumerate(states):
         single, _ = step(state, BATCH)
         for a, b in zip(jax.tree.leaves(stacked), jax.tree.leaves(single), strict=True):
@@ -189,16 +189,19 @@ def infinite_gradient(params, batch, model_state, key):
     )
 
 
-@pytest.mark.parametrize("loss_fn", [nan_when_asked, infinite_gradient])
-@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
-    "optimizer",
+    ("loss_fn", "accumulate", "optimizer"),
     [
-        optax.adamw(0.1),
-        optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1, momentum=0.9)),
-        optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+        (nan_when_asked, 1, optax.adamw(0.1)),
+        (infinite_gradient, 2, optax.adamw(0.1)),
+        (
+            infinite_gradient,
+            1,
+            optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1, momentum=0.9)),
+        ),
+        (nan_when_asked, 2, optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()),
     ],
-    ids=["adamw", "noise", "multisteps"],
+    ids=["adamw-1-nan", "adamw-2-infinite", "noise-1-infinite", "multisteps-2-nan"],
 )
 def test_a_step_that_is_not_finite_changes_nothing(loss_fn, accumulate, optimizer):
     model_state = {"calls": jnp.array(0), "loss": jnp.array(0.0)}
@@ -378,12 +381,11 @@ def test_it_runs_where_dtypes_are_not_promoted(optimizer, accumulate, dtype, x64
         params = {"w": jnp.full(3, 0.5, dtype), "b": jnp.array(0.25, jnp.float32)}
         options = {"accumulate": accumulate, "max_grad_norm": 1.0}
         kept = {"model_state": {"n": jnp.zeros(2, int)}, "key": jax.random.key(0)}
-        state, metrics = run(loss_fn, optimizer, params=params, **options, **kept)
-        assert bool(metrics["finite"])
-        assert not np.array_equal(state.params["w"], params["w"])
         step = make_train_step(loss_fn, optimizer, **options)
         state = wdjax.TrainState.create(params, optimizer, **kept)
-        wdjax.fit(step, state, BATCH, epochs=2, batch_size=8, progress=False)
+        state, history = wdjax.fit(step, state, BATCH, epochs=2, batch_size=8, progress=False)
+        assert history.metrics["finite"].all()
+        assert not np.array_equal(state.params["w"], params["w"])
 
 
 # What it refuses.
@@ -694,12 +696,14 @@ def _through_a_buffer(params, batch):
     return jnp.mean((batch["x"] * params["kernel"].sum() * held) ** 2)
 
 
-WITH_BUFFER = {"kernel": jnp.ones((2, 2)), "buffer": jnp.ones((2, 2)), "unused": jnp.ones(2)}
+WITH_BUFFER = jax.tree.map(
+    np.float32, {"kernel": np.ones((2, 2)), "buffer": np.ones((2, 2)), "unused": np.ones(2)}
+)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_decay_of_parameters_that_no_gradient_reaches_is_warned_of(accumulate):
-    optimizer = optax.adamw(1e-3, weight_decay=0.1)
+    optimizer = wdjax.sgdw(1e-3, weight_decay=0.1, rules=(("**", 1.0),))
     step = wdjax.make_train_step(_through_a_buffer, optimizer, accumulate=accumulate)
     state = TrainState.create(WITH_BUFFER, optimizer)
     with pytest.warns(UserWarning, match=r"no gradient reaches 'buffer', 'unused', .*fade away"):
@@ -709,7 +713,7 @@ def test_decay_of_parameters_that_no_gradient_reaches_is_warned_of(accumulate):
 def test_parameters_that_no_gradient_reaches_may_stay_as_they_are():
     """Warnings are errors here."""
     rules = (("kernel", 1.0), ("**", 0.0))
-    for optimizer in (optax.adam(1e-3), wdjax.adamw(1e-3, weight_decay=0.1, rules=rules)):
+    for optimizer in (optax.adam(1e-3), wdjax.sgdw(1e-3, weight_decay=0.1, rules=rules)):
         step = wdjax.make_train_step(_through_a_buffer, optimizer)
         state, _ = step(TrainState.create(WITH_BUFFER, optimizer), {"x": jnp.ones(4)})
         np.testing.assert_array_equal(state.params["buffer"], WITH_BUFFER["buffer"])
