@@ -24,6 +24,7 @@ ETA, LAM = 0.1, 0.01
 BOTH = ETA * LAM
 _KERNEL = np.ones((4, 3), np.float32)  # of one shape, so that the audit runs one leaf for both
 PARAMS = {"a": {"kernel": _KERNEL, "bias": np.ones(3, np.float32)}, "b": {"kernel": _KERNEL}}
+TWO_SHAPES = {**PARAMS, "b": {"kernel": np.ones((3, 2), np.float32)}}
 NARROW = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
 KERNELS = wdjax.mask(wdjax.standard())
 ALL = (("**", 1.0),)
@@ -128,7 +129,7 @@ def later(module, name, *args, **kwargs):
 _OFF = (
     "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adan", "amsgrad", "lamb",
     "lars", "nadam", "novograd", "optimistic_adam_v2", "optimistic_gradient_descent",
-    "polyak_sgd", "radam", "rmsprop", "rprop", "sgd", "sign_sgd", "signum", "sm3", "yogi",
+    "radam", "rmsprop", "rprop", "sgd", "sign_sgd", "signum", "sm3", "yogi",
 )  # fmt: skip
 _OFF_CONTRIB = (
     "acprop", "ademamix", "adopt", "dog", "dowg", "galore", "momo", "momo_adam", "muon",
@@ -197,6 +198,8 @@ OPTAX = {
         ("weights", 1 - (1 + ETA**2) ** -0.5),
         _BIAS,
     ),
+    # between two kernels of one shape and size the probes disagree, for its step is of all lengths
+    "polyak_sgd": Case(lambda: optax.polyak_sgd(ETA), NONE, says=_NOTHING, params=TWO_SHAPES),
     "noisy_sgd": Case(lambda: optax.noisy_sgd(ETA, key=0), NONE, says=_NOTHING),
     "lbfgs": Case(optax.lbfgs, NONE, says=_NOTHING),
     "lbfgs, no search": Case(lambda: optax.lbfgs(ETA, linesearch=None), NONE, says=_NOTHING),
@@ -328,7 +331,7 @@ OURS = {
     "radial.hyperball": Case(lambda: last(radial.hyperball(LAM)), UNKNOWN),
     "radial.rotational": Case(lambda: last(radial.rotational(LAM, axes=-2)), UNKNOWN),
     # it takes the radial part off steps: how much that is depends on gradients
-    "radial.radial_brake": Case(lambda: last(radial.radial_brake(0.5)), UNKNOWN),
+    "radial.radial_brake": Case(lambda: last(radial.radial_brake(0.5)), UNKNOWN, params=TWO_SHAPES),
     "radial.project_radial": Case(lambda: last(radial.project_radial(LAM)), ("weights", LAM)),
     "radial.update_floor": Case(lambda: last(radial.update_floor(0.1)), NONE, says=_NOTHING),
     "radial.relative_update": Case(lambda: last(radial.relative_update(LAM)), NONE, says=_NOTHING),

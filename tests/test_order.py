@@ -83,7 +83,7 @@ def searched(optimizer, penalty, steps):
         updates, state = optimizer.update(grad, state, p, value=value, grad=grad, value_fn=loss)
         return optax.apply_updates(p, updates), state
 
-    p = {"kernel": jnp.zeros(3)}
+    p = {"kernel": np.zeros(3, np.float32)}
     state = optimizer.init(p)
     for _ in range(steps):
         p, state = step(p, state)
@@ -113,7 +113,8 @@ def test_a_finished_step_with_decay_is_not_searched():
         searched(chain, lambda p: 0.0, 1)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+# L-BFGS has the search by zooming inside
+@pytest.mark.parametrize("search", ["lbfgs", "backtracking"])
 def test_the_penalty_in_the_loss_that_is_searched_ends_at_ridge(search):
     lam, rules = 2.0, (("**", 1.0),)
     found = searched(

@@ -9,7 +9,6 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from audit_cases import sgd, user_chain
@@ -17,17 +16,16 @@ from method_cases import METHODS
 
 from wdjax import adaptive, audit
 
-KERNEL = np.ones((3, 4), np.float32)
-PARAMS = {"kernel": KERNEL, "still": {"kernel": KERNEL}}  # of one shape: the audit runs one leaf
+PARAMS = {"kernel": jnp.ones((3, 4)), "still": {"kernel": jnp.ones((4, 3))}, "bias": jnp.ones(3)}
 NARROW = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
-RULES = (("**", 1.0),)
+RULES = (("bias", 0.0), ("**", 1.0))
 FREEZE = optax.stateless(lambda u, p: {**u, "still": jax.tree.map(jnp.zeros_like, u["still"])})
 
 
 def made(case, x=None, params=PARAMS):
     arguments = {"rules": RULES}
     if case.anchor is not None:
-        full = lambda p: np.full_like(p, case.anchor)
+        full = lambda p: jnp.full_like(p, case.anchor)
         is_number = not isinstance(case.anchor, str)
         arguments["anchor"] = jax.tree.map(full, params) if is_number else case.anchor
     return case.build(case.x if x is None else x, **arguments)
