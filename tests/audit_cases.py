@@ -198,7 +198,7 @@ OPTAX = {
         ("weights", 1 - (1 + ETA**2) ** -0.5),
         _BIAS,
     ),
-    # between two kernels of one shape and size the probes disagree, for its step is of all lengths
+    # beside two kernels of one shape the bias is unknown: its strength depends on the gradients
     "polyak_sgd": Case(lambda: optax.polyak_sgd(ETA), NONE, says=_NOTHING, params=TWO_SHAPES),
     "noisy_sgd": Case(lambda: optax.noisy_sgd(ETA, key=0), NONE, says=_NOTHING),
     "lbfgs": Case(optax.lbfgs, NONE, says=_NOTHING),
