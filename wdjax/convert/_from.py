@@ -62,9 +62,11 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
     if isinstance(entry, str):
         raise ValueError(f"{source}'s {optimizer} has no equal here: {entry}")
     if not isinstance(entry, Row):
-        return entry(**settings)
+        own: Converted = entry(**settings)
+        return own
     name = f"{package.name}.{optimizer}"
-    return (_of_keras if source == "keras" else _of_row)(name, package, entry, settings)
+    convert = _of_keras if source == "keras" else _of_row
+    return convert(name, package, entry, settings)
 
 
 def _found(kind: str, name: Any, table: Mapping[str, Any], of: str) -> Any:
@@ -92,7 +94,10 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
     left_out = (*package.left_out, *entry.left_out)
     known = [*entry.defaults, *doors, *left_out]
     check_known(name, [key for key in settings if key not in known], known, package.no_equal)
-    merged = {**entry.defaults, **{k: v for k, v in settings.items() if k in entry.defaults}}
+    merged: dict[str, Any] = {
+        **entry.defaults,
+        **{k: v for k, v in settings.items() if k in entry.defaults},
+    }
     missing = [key for key, value in merged.items() if value is REQUIRED]
     if missing:
         raise TypeError(f"{name} needs `{missing[0]}`: it has no default there either.")
@@ -104,7 +109,7 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
     return converted(name, entry.build, merged, rules=rules, groups=groups, left_out=unused)
 
 
-def _with_initial(s: dict[str, Any], groups: Groups, is_own: bool) -> tuple[Settings, Groups]:
+def _with_initial(s: dict[str, Any], groups: Groups, is_own: bool) -> tuple[dict[str, Any], Groups]:
     """Give every group the initial rate that its decay is divided by."""
     if is_own:  # a group that has a rate of its own starts from that
         return s, tuple(

@@ -1,6 +1,7 @@
 """Keras' Muon, whose matrices and other parameters have a λ each; see `wdjax.convert`."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,6 @@ import optax
 
 from wdjax._lift.leaves import Params
 from wdjax._trees import paths
-from wdjax._trees.kinds import Kind
 from wdjax.convert import _update_rules
 from wdjax.convert._pieces import (
     Piece,
@@ -32,33 +32,53 @@ def muon(s: Settings, rules: Rules) -> list[Piece]:
     check_numbers(s, "momentum", "adam_beta_1", "adam_beta_2", below=1)
     check_numbers(s, "epsilon", "adam_lr_ratio")
     check_list("exclude_layers", s["exclude_layers"])
-    others = Kind("not Keras' matrices", lambda leaf: _is_for_adam(leaf, s))
-    matrices = Kind("Keras' matrices", lambda leaf: not _is_for_adam(leaf, s))
 
-    def labels(tree: Params) -> Params:
-        names = ["adam" if others(leaf) else "muon" for leaf in paths.leaves(tree)]
-        return jax.tree.unflatten(jax.tree.structure(tree), names)
+    def for_adam(tree: Params) -> Params:
+        """Whether Adam has a leaf."""
+        flags = [_is_for_adam(leaf, s) for leaf in paths.leaves(tree)]
+        return jax.tree.unflatten(jax.tree.structure(tree), flags)
 
     parts = {
-        "muon": _orthogonalized(s),
-        "adam": optax.chain(_adam(s), optax.scale(s["adam_lr_ratio"])),
+        False: _orthogonalized(s),
+        True: optax.chain(_adam(s), optax.scale(s["adam_lr_ratio"])),
     }
     names = ("momentum", "nesterov", "ns_steps", "muon_a", "muon_b", "muon_c", "rms_rate")
     adams = ("adam_beta_1", "adam_beta_2", "epsilon", "adam_lr_ratio")
     chosen = ("exclude_layers", "exclude_embeddings")
-    eta = s["learning_rate"]
+    decays = [_decay(s, name, rules) for name in ("weight_decay", "adam_weight_decay")]
+    told = [piece._replace(link=None) for piece in decays]
+    told[1] = told[1]._replace(link=_either(for_adam, *(piece.link for piece in decays)))
     return [
         Piece(given(s, *names), "matrices: Newton-Schulz, without a correction of b's bias"),
         Piece(given(s, *adams), "the rest: Adam with ε before the correction of the bias"),
-        Piece(given(s, *chosen), "optax.partition of the two", optax.partition(parts, labels)),
-        rate(given(s, "learning_rate"), eta),
-        *_decay(s, "weight_decay", ((others, 0.0), *rules)),
-        *_decay(s, "adam_weight_decay", ((matrices, 0.0), *rules)),
+        Piece(given(s, *chosen), "optax.partition of the two", optax.partition(parts, for_adam)),
+        rate(given(s, "learning_rate"), s["learning_rate"]),
+        *told,
     ]
 
 
-def _decay(s: Settings, name: str, rules: Rules) -> list[Piece]:
-    return on_the_weights(given(s, name), s[name], s["learning_rate"], rules)
+def _decay(s: Settings, name: str, rules: Rules) -> Piece:
+    (piece,) = on_the_weights(given(s, name), s[name], s["learning_rate"], rules)
+    whose = "matrices: " if name == "weight_decay" else "the rest: "
+    return piece._replace(meaning=whose + piece.meaning)
+
+
+def _either(
+    is_second: Callable[[Params], Params], *decays: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Both decays see all leaves, so that the rules do, and each leaf takes one of them."""
+
+    def init(params: Params) -> Any:
+        return tuple(decay.init(params) for decay in decays)
+
+    def update(updates: Params, state: Any, params: Any = None, **extra: Any) -> Any:
+        pairs = zip(decays, state, strict=True)
+        both = [decay.update(updates, own, params, **extra) for decay, own in pairs]
+        (first, second), states = zip(*both, strict=True)
+        flags = is_second(params)
+        return jax.tree.map(lambda is_b, a, b: b if is_b else a, flags, first, second), states
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _is_for_adam(leaf: paths.Leaf, s: Settings) -> bool:

@@ -104,7 +104,7 @@ def chain(*links: Build) -> Build:
 
 
 def coupled(s: Settings, rules: Rules) -> list[Piece]:
-    """g + λ θ, first."""
+    """Classic decay, first: g + λ θ."""
     name = _name(s, _DECAYS)
     return in_the_gradient(given(s, name), s[name], rules)
 
@@ -135,7 +135,7 @@ def initial_rate(s: Settings) -> Any:
 
 
 def by_batch(s: Settings, rules: Rules) -> list[Piece]:
-    """g + (α / batch) θ: scikit-learn divides the penalty by the examples of a batch."""
+    """Coupled decay, g + (α / batch) θ: scikit-learn divides α by the examples of a batch."""
     checks.whole("batch_size", s["batch_size"], least=1)
     return in_the_gradient(given(s, "alpha", "batch_size"), s["alpha"] / s["batch_size"], rules)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import optax
 
 from wdjax import like
+from wdjax._trees.kinds import Kind
 from wdjax.convert import _keras, _paper, _torch, _update_rules
 from wdjax.convert._keras_muon import muon
 from wdjax.convert._links import (
@@ -95,8 +96,8 @@ def row(*links: Build, left_out: tuple[str, ...] = (), **defaults: Any) -> Row:
     return Row(links, defaults, left_out)
 
 
-_PAIR = {"betas": (0.9, 0.999), "eps": 1e-8}
-_PLAIN = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
+_PAIR: Settings = {"betas": (0.9, 0.999), "eps": 1e-8}
+_PLAIN: Settings = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
 
 _lion = part(optax.scale_by_lion, "betas")
 _adamax = part(optax.scale_by_adamax, "betas", "eps")
@@ -215,15 +216,15 @@ _KERAS: Mapping[str, Entry] = {
     "optax.contrib.schedule_free with the decay inside.",
 }  # fmt: skip
 
-_NESTEROV = {"momentum": 0.9, "dampening": 0.0, "nesterov": True}
-_SUMMED = {
+_NESTEROV: Settings = {"momentum": 0.9, "dampening": 0.0, "nesterov": True}
+_SUMMED: Settings = {
     "lr": 1e-3, **_PAIR, "eps": 1e-6, "weight_decay": 0.0, "max_grad_norm": 1.0,
     "always_adapt": False,
 }  # fmt: skip
-_ADAN = {"lr": 1e-3, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0.0}
-_LAPROP = {"lr": 4e-4, "betas": (0.9, 0.999), "eps": 1e-15, "weight_decay": 0.0}
-_ZERO = {"weight_decay": 0.0}
-_INITIAL = {"weight_decay": 0.0, "initial_lr": None}
+_ADAN: Settings = {"lr": 1e-3, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0.0}
+_LAPROP: Settings = {"lr": 4e-4, "betas": (0.9, 0.999), "eps": 1e-15, "weight_decay": 0.0}
+_ZERO: Settings = {"weight_decay": 0.0}
+_INITIAL: Settings = {"weight_decay": 0.0, "initial_lr": None}
 _CAUTIOUS = ("adamw", "nadamw", "lion", "sgdw", "adan", "adanw", "laprop", "lamb", "adamc",
              "nadamc", "lionc", "sgdc", "muon", "adafactor", "mars", "lambw", "radamw")  # fmt: skip
 _TIMM: Mapping[str, Entry] = {
@@ -273,8 +274,8 @@ _TIMM: Mapping[str, Entry] = {
     },
 }  # fmt: skip
 
-_LION = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
-_METHODS = {"l2": coupled, "decoupled": chain(), "independent": chain(), "palm": chain()}
+_LION: Settings = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
+_METHODS: Settings = {"l2": coupled, "decoupled": chain(), "independent": chain(), "palm": chain()}
 _nvidia_first = by("weight_decay_method", **_METHODS)
 _nvidia_last = by(
     "weight_decay_method", l2=chain(), decoupled=last(), independent=last(fixed),
@@ -291,13 +292,19 @@ _bits_adam = (
     only("amsgrad", False, _IGNORED), only("percentile_clipping", 100, "Clip with optax."),
     adam, rated, last(), told(_KERNELS, "weight_decay"),
 )  # fmt: skip
-_BITS_ADAM = {"lr": 1e-3, **_PAIR, "amsgrad": False, "percentile_clipping": 100}
+_BITS_ADAM: Settings = {"lr": 1e-3, **_PAIR, "amsgrad": False, "percentile_clipping": 100}
 
 _deepspeed = (
     only("bias_correction", True, "Nothing here leaves it out."),
     only("amsgrad", False, "The package has none either."),
 )
-_DEEPSPEED = {"lr": 1e-3, "bias_correction": True, **_PAIR, "weight_decay": 0.0, "amsgrad": False}
+_DEEPSPEED: Settings = {
+    "lr": 1e-3,
+    "bias_correction": True,
+    **_PAIR,
+    "weight_decay": 0.0,
+    "amsgrad": False,
+}
 
 _MLP = row(
     by_batch,
@@ -323,7 +330,7 @@ _thinc_clip = when(
     "grad_clip",
     ours(_update_rules.clip_norms, "each leaf's gradient, by its own norm", "grad_clip"),
 )
-_THINC = {"L2": 0.0, "L2_is_weight_decay": True, "grad_clip": 1.0, "use_averages": True}
+_THINC: Settings = {"L2": 0.0, "L2_is_weight_decay": True, "grad_clip": 1.0, "use_averages": True}
 _averages = told("nothing: averages of the weights are not kept here", "use_averages")
 
 
@@ -334,8 +341,8 @@ def _thinc(*direction: Build, **defaults: Any) -> Row:
     )  # fmt: skip
 
 
-_OPTAX = {"learning_rate": REQUIRED, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
-_ROOT = {"eps_root": 0.0, "mu_dtype": None}
+_OPTAX: Settings = {"learning_rate": REQUIRED, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
+_ROOT: Settings = {"eps_root": 0.0, "mu_dtype": None}
 _NAMES = ("b1", "b2", "eps", "eps_root", "mu_dtype")
 
 SOURCES: Mapping[str, Source] = {
@@ -429,7 +436,8 @@ SOURCES: Mapping[str, Source] = {
     }, groups=False),
     "scikit-learn": Source(
         "sklearn.neural_network", {"MLPClassifier": _MLP, "MLPRegressor": _MLP},
-        rules=like.nanogpt(), groups=False,
+        rules=((Kind("scikit-learn: intercepts", lambda leaf: leaf.ndim < 2), 0.0), *EVERYTHING),
+        groups=False,
     ),
     "thinc": Source("thinc.optimizers", {
         "Adam": _thinc(
