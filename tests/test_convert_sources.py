@@ -15,7 +15,8 @@ from oracles import imported, timm_optim
 
 import wdjax
 from wdjax import convert
-from wdjax.convert._sources import REQUIRED, SOURCES, Row
+from wdjax.convert._row import REQUIRED, Row
+from wdjax.convert._sources import SOURCES
 
 STEPS = 1_000
 RNG = np.random.default_rng(3)
@@ -74,13 +75,13 @@ def torchs(build, steps=STEPS):
     return np.stack(rows)
 
 
-def references(step, steps=STEPS):
-    """The same of step(θ, g, t, memory) -> θ in NumPy; t = 1, 2, ... and memory a dict."""
+def references(steps):
+    """The same in NumPy, of step(θ, g, t, memory) -> θ by name; t = 1, 2, ..., memory a dict."""
     params, memories, rows = dict(START), {name: {} for name in NAMES}, []
-    for t in range(1, steps + 1):
+    for t in range(1, STEPS + 1):
         for name in NAMES:
             grad = NOISE[name][t - 1] + 0.1 * params[name]
-            params[name] = step(params[name], grad, t, memories[name])
+            params[name] = steps[name](params[name], grad, t, memories[name])
         rows.append(flat(params))
     return np.stack(rows)
 
@@ -425,91 +426,85 @@ def thinc_step(lr, coupled, lam):
     return step
 
 
-def decoupled(direction, lr, lam, power=1.0, divided=1.0):
+def decoupled(direction, power=1.0, divided=lambda lr: 1.0):
     """(1 − λ η^power / divided) θ − η u, with η of the schedule."""
 
-    def step(theta, g, t, memory):
-        eta = lr * falling(t - 1)
-        return theta * (1 - lam * eta**power / divided) - eta * direction(g, t, memory)
+    def made(lr, lam):
+        def step(theta, g, t, memory):
+            eta = lr * falling(t - 1)
+            return theta * (1 - lam * eta**power / divided(lr)) - eta * direction(g, t, memory)
 
-    return step
+        return step
 
-
-def coupled(direction, lr, lam):
-    def step(theta, g, t, memory):
-        return theta - lr * falling(t - 1) * direction(g + lam * theta, t, memory)
-
-    return step
+    return made
 
 
+def coupled(direction):
+    def made(lr, lam):
+        def step(theta, g, t, memory):
+            return theta - lr * falling(t - 1) * direction(g + lam * theta, t, memory)
+
+        return step
+
+    return made
+
+
+LR = 0.01
+OWN = {"divided": lambda lr: lr}  # the group's initial rate
+FIRST = {"divided": lambda lr: LR}  # that of the constructor
 ADAM95 = functools.partial(adam_step, b2=0.95)
-LR, LAM = 0.01, 0.3
-NVIDIA = {
-    "decoupled": decoupled(lion_step, LR, LAM),
-    "independent": decoupled(lion_step, LR, 0.003, power=0.0),
-    "palm": decoupled(lion_step, LR, LAM, power=2.0),
-    "l2": coupled(lion_step, LR, LAM),
+INITIAL = {"weight_decay": 0.003, "initial_lr": LR}
+OTHERS = {
+    "lion-pytorch Lion": ({"weight_decay": 0.3}, decoupled(lion_step)),
+    "lion-pytorch Lion decoupled": (
+        {**INITIAL, "decoupled_weight_decay": True},
+        decoupled(lion_step, **FIRST),
+    ),
+    "mosaicml DecoupledAdamW": (INITIAL, decoupled(ADAM95, **OWN)),
+    "mosaicml DecoupledSGDW": ({**INITIAL, "momentum": 0.9}, decoupled(momentum_step, **OWN)),
+    "bitsandbytes Adam": ({"weight_decay": 0.3}, decoupled(adam_step)),
+    "bitsandbytes Lion": ({"weight_decay": 0.3}, decoupled(lion_step)),
+    "deepspeed Adam": ({"weight_decay": 0.3}, decoupled(adam_step)),
+    "deepspeed DeepSpeedCPUAdam L2": (
+        {"weight_decay": 0.3, "adamw_mode": False},
+        coupled(adam_step),
+    ),
+    "emerging-optimizers LaProp": ({"weight_decay": 0.3}, decoupled(laprop_step)),
+    "emerging-optimizers Lion": ({"weight_decay": 0.3}, decoupled(lion_step)),
+    "emerging-optimizers Lion independent": (
+        {"weight_decay": 0.003, "weight_decay_method": "independent"},
+        decoupled(lion_step, power=0.0),
+    ),
+    "emerging-optimizers Lion palm": (
+        {"weight_decay": 0.3, "weight_decay_method": "palm"},
+        decoupled(lion_step, power=2.0),
+    ),
+    "emerging-optimizers Lion l2": (
+        {"weight_decay": 0.3, "weight_decay_method": "l2"},
+        coupled(lion_step),
+    ),
 }
-OTHERS = [
-    ("lion-pytorch", "Lion", {"weight_decay": LAM}, decoupled(lion_step, LR, LAM)),
-    (
-        "lion-pytorch",
-        "Lion",
-        {"weight_decay": 0.003, "decoupled_weight_decay": True, "initial_lr": LR},
-        decoupled(lion_step, LR, 0.003, divided=LR),
-    ),
-    (
-        "mosaicml",
-        "DecoupledAdamW",
-        {"weight_decay": 0.003, "initial_lr": LR},
-        decoupled(ADAM95, LR, 0.003, divided=LR),
-    ),
-    (
-        "mosaicml",
-        "DecoupledSGDW",
-        {"weight_decay": 0.003, "initial_lr": LR, "momentum": 0.9},
-        decoupled(momentum_step, LR, 0.003, divided=LR),
-    ),
-    ("bitsandbytes", "Adam", {"weight_decay": LAM}, decoupled(adam_step, LR, LAM)),
-    ("bitsandbytes", "Lion", {"weight_decay": LAM}, decoupled(lion_step, LR, LAM)),
-    ("deepspeed", "Adam", {"weight_decay": LAM}, decoupled(adam_step, LR, LAM)),
-    (
-        "deepspeed",
-        "DeepSpeedCPUAdam",
-        {"weight_decay": LAM, "adamw_mode": False},
-        coupled(adam_step, LR, LAM),
-    ),
-    (
-        "emerging-optimizers",
-        "LaProp",
-        {"weight_decay": LAM},
-        decoupled(laprop_step, LR, LAM),
-    ),
-    *(
-        (
-            "emerging-optimizers",
-            "Lion",
-            {
-                "weight_decay": 0.003 if method == "independent" else LAM,
-                "weight_decay_method": method,
-            },
-            step,
-        )
-        for method, step in NVIDIA.items()
-    ),
-]
 
 
-@pytest.mark.parametrize(("source", "name", "settings", "step"), OTHERS)
-def test_documented_update_rules(source, name, settings, step, x64):
-    record = convert.from_(source, name, lr=scheduled(LR), **settings)
-    close(ours(record), references(step))
+@pytest.mark.parametrize("case", OTHERS)
+def test_documented_update_rules_with_groups(case, x64):
+    source, name = case.split()[:2]
+    settings, made = OTHERS[case]
+    own = {"initial_lr": LR / 3} if source == "mosaicml" else {}
+    groups = our_groups(LR, settings["weight_decay"], **own)
+    record = convert.from_(source, name, lr=scheduled(LR), **settings, groups=groups)
+    lam = settings["weight_decay"]
+    steps = {"bias": made(LR / 3, 2 * lam), "kernel": made(LR, lam)}
+    close(ours(record), references(steps))
+
+
+LAM = 0.3
 
 
 @pytest.mark.parametrize("is_decay", [True, slow(False)])
 def test_thinc(is_decay, x64):
     record = convert.from_("thinc", "Adam", learn_rate=LR, L2=LAM, L2_is_weight_decay=is_decay)
-    close(ours(record), references(thinc_step(LR, not is_decay, LAM)))
+    close(ours(record), references(dict.fromkeys(NAMES, thinc_step(LR, not is_decay, LAM))))
 
 
 def test_thincs_sgd(x64):
@@ -517,7 +512,10 @@ def test_thincs_sgd(x64):
         reached = theta - 0.1 * g / max(1.0, np.linalg.norm(g))
         return reached * (1 - 0.1 * LAM)
 
-    close(ours(convert.from_("thinc", "SGD", learn_rate=0.1, L2=LAM)), references(step))
+    close(
+        ours(convert.from_("thinc", "SGD", learn_rate=0.1, L2=LAM)),
+        references(dict.fromkeys(NAMES, step)),
+    )
 
 
 def test_a_group_of_composer_starts_from_its_own_rate(x64):
@@ -699,16 +697,44 @@ def test_the_functions_of_their_own_are_behind_the_door_too():
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [(source, name) for source in SOURCES for name in rows_of(source)],
-)
-def test_every_row_builds_and_explains_its_settings(source, name):
+EVERY_ROW = [(source, name) for source in SOURCES for name in rows_of(source)]
+
+
+def with_what_it_needs(source, name, **settings):
     defaults = SOURCES[source].entries[name].defaults
     needed = {k: 8 if k == "batch_size" else 0.1 for k, v in defaults.items() if v is REQUIRED}
-    record = convert.from_(source, name, **needed)
+    return convert.from_(source, name, **{**needed, **settings})
+
+
+SILENT = {  # at their defaults they are no part of the chain
+    *("mask", "maximize", "momentum", "nesterov", "dampening", "accumulator_dtype"),
+    *("nesterovs_momentum", "decoupled_weight_decay", "initial_lr"),
+}
+
+
+@pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+def test_every_row_builds_and_explains_its_settings(source, name):
+    record = with_what_it_needs(source, name)
     record.optimizer.init({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(3)})
     assert record.source.endswith(name)
-    rate = next(key for key in ("lr", "learning_rate_init", "learning_rate", "learn_rate")
-                if key in defaults)  # fmt: skip
-    assert f"{rate}=" in str(record)
+    settings = {*SOURCES[source].entries[name].defaults} - SILENT
+    assert [setting for setting in settings if f"{setting}=" not in str(record)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+def test_dtypes_stay_as_they_are(source, name):
+    optimizer = with_what_it_needs(source, name).optimizer
+    params = {"kernel": jnp.ones((3, 2), jnp.bfloat16), "bias": jnp.ones(3, jnp.float32)}
+    start = optimizer.init(params)
+    updates, state = jax.jit(optimizer.update)(params, start, params)
+    dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
+    assert dtypes(updates) == dtypes(params)
+    assert dtypes(state) == dtypes(start)
+
+
+def test_lamb_refuses_groups_while_it_clips():
+    groups = (("bias", {"weight_decay": 0.0}),)
+    with pytest.raises(ValueError, match="clips by the norm of all groups together"):
+        convert.from_("timm", "lamb", groups=groups)
+    convert.from_("timm", "lamb", groups=groups, max_grad_norm=None)

@@ -9,7 +9,8 @@ from wdjax._trees import checks, paths
 from wdjax._trees.paths import Leaf
 from wdjax.convert._keras import from_keras
 from wdjax.convert._pieces import Converted, Groups, Settings, check_known, converted
-from wdjax.convert._sources import REQUIRED, SOURCES, Row, Source
+from wdjax.convert._row import REQUIRED, Row, Source
+from wdjax.convert._sources import SOURCES
 from wdjax.rules import Rules
 from wdjax.transforms import EVERYTHING
 
@@ -76,8 +77,15 @@ def _found(kind: str, name: Any, table: Mapping[str, Any], of: str) -> Any:
     lower = {key.lower(): key for key in table}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     advice = f"Did you mean {lower[near[0]]!r}?" if near else ""
-    known = ", ".join(key for key, entry in table.items() if not isinstance(entry, str))
+    known = ", ".join(key for key, entry in table.items() if _is_convertible(entry))
     checks.must(kind, False, f"be one{of} that is known here: {known}", repr(name), advice)
+
+
+def _is_convertible(entry: Any) -> bool:
+    """Whether it is more than a reason why not."""
+    if isinstance(entry, Source):
+        return any(map(_is_convertible, entry.entries.values()))
+    return not isinstance(entry, str)
 
 
 def _of_keras(name: str, package: Source, entry: Row, settings: Settings) -> Converted:
@@ -103,6 +111,12 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
         raise TypeError(f"{name} needs `{missing[0]}`: it has no default there either.")
     rules = _rules(merged.pop("mask", None), settings.get("rules"), package.rules)
     groups = settings.get("groups", ())
+    if groups and merged.get("max_grad_norm") is not None:
+        raise ValueError(
+            f"{name} clips by the norm of all groups together, which a group here does not see. "
+            "Pass max_grad_norm=None, and clip before it: "
+            "optax.chain(optax.clip_by_global_norm(1.0), record.optimizer)."
+        )
     if "initial_lr" in merged:
         merged, groups = _with_initial(merged, groups, package.own_initial_lr)
     unused = {key: value for key, value in settings.items() if key in left_out}
@@ -112,7 +126,7 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
 def _with_initial(s: dict[str, Any], groups: Groups, is_own: bool) -> tuple[dict[str, Any], Groups]:
     """Give every group the initial rate that its decay is divided by."""
     if is_own:  # a group that has a rate of its own starts from that
-        return s, tuple(
+        groups = tuple(
             (group[0], {"initial_lr": None, **group[1]})
             if isinstance(group, tuple) and len(group) == 2 and "lr" in group[1]
             else group

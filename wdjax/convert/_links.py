@@ -90,7 +90,7 @@ def only(name: str, value: Any, why: str) -> Build:
     def link(s: Settings, rules: Rules) -> list[Piece]:
         if s[name] != value:
             raise ValueError(f"`{name}` must be {value!r}; got {s[name]!r}. {why}")
-        return []
+        return [Piece(given(s, name), "so it is here")]
 
     return link
 
@@ -254,11 +254,12 @@ def _values(s: Settings, names: tuple[str, ...]) -> list[Any]:
 def adam(s: Settings, rules: Rules) -> list[Piece]:
     """m̂ / (√v̂ + ε), or with AMSGrad as PyTorch has it."""
     b1, b2, eps = _values(s, ("betas", "eps"))
+    setting = given(s, *(name for name in ("betas", "eps", "amsgrad") if name in s))
     if s.get("amsgrad"):
         link = _update_rules.adam(b1, b2, amsgrad=True, denominator=lambda root, c: root / c + eps)
         meaning = "the largest v, then its bias; not optax.amsgrad, which does both the other way"
-        return [Piece(given(s, "betas", "eps", "amsgrad"), meaning, link)]
-    return [adam_piece(given(s, "betas", "eps"), b1, b2, eps)]
+        return [Piece(setting, meaning, link)]
+    return [adam_piece(setting, b1, b2, eps)]
 
 
 def early_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:

@@ -148,7 +148,7 @@ def factored(decay: float, added: float, least: float | None) -> optax.GradientT
 
     def step(g: Any, t: Any, r: Any, c: Any) -> tuple[Any, ...]:
         floor = float(jnp.finfo(g.dtype).eps) if least is None else least  # type: ignore[no-untyped-call]
-        share = jnp.asarray(t, g.dtype) ** decay
+        share = jnp.asarray(t, float) ** decay  # in bfloat16 257 is 256
         square = g * g + added
         if g.ndim < 2:
             r = (1 - share) * r + share * square
@@ -203,12 +203,15 @@ def laprop(
 
     def step(g: Any, t: Any, m: Any, v: Any, a: Any) -> tuple[Any, ...]:
         v = b2 * v + (1 - b2) * g * g
-        w = jnp.asarray(weight(t), g.dtype)
+        w = weight(t)
         m = b1 * m + (1 - b1) * w * g / (jnp.sqrt(v / (1 - b2**t)) + eps)
         a = b1 * a + (1 - b1) * w
         return ratio(m, a), m, v, a
 
-    return lifted(step, jnp.zeros_like, jnp.zeros_like, lambda p: jnp.zeros((), p.dtype))
+    def scalar(p: Any) -> Any:
+        return jnp.zeros((), jnp.promote_types(p.dtype, jnp.float32))
+
+    return lifted(step, jnp.zeros_like, jnp.zeros_like, scalar)
 
 
 def adagrad(initial_accumulator_value: float, eps: float) -> optax.GradientTransformation:
