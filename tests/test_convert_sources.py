@@ -565,9 +565,9 @@ def test_scikit_learns_mlp(settings, x64):
         updates, state = optimizer.update(jax.grad(loss)(p), state, p)
         return (optax.apply_updates(p, updates), state), None
 
-    run = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), None, length=300)[0][0])
+    run = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), None, length=STEPS)[0][0])
     got = run(params)
-    for _ in range(300):
+    for _ in range(STEPS):
         model.partial_fit(x, y)
     for ours_, theirs in zip(got["coefs"] + got["intercepts"],
                              model.coefs_ + model.intercepts_, strict=True):  # fmt: skip

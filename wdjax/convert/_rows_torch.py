@@ -77,7 +77,7 @@ TORCH: Mapping[str, Entry] = {
 }  # fmt: skip
 
 _NESTEROV: Settings = {"momentum": 0.9, "dampening": 0.0, "nesterov": True}
-_SUMMED: Settings = {
+_LAMB: Settings = {
     "lr": 1e-3, **PAIR, "eps": 1e-6, "weight_decay": 0.0, "max_grad_norm": 1.0,
     "always_adapt": False,
 }  # fmt: skip
@@ -100,7 +100,7 @@ TIMM: Mapping[str, Entry] = {
     "adan": row(adan, rated, last(place=prox_weights), **_ADAN),
     "adanw": row(adan, rated, last(), **_ADAN),
     "laprop": row(laprop, rated, last(place=decay_after_step), **_LAPROP),
-    "lamb": row(lamb, rated, **_SUMMED),
+    "lamb": row(lamb, rated, **_LAMB),
     "adamc": row(adam, rated, last(corrected), lr=1e-3, **PAIR, amsgrad=False, **INITIAL),
     "nadamc": row(nadamw, rated, last(corrected), lr=1e-3, **PAIR, **INITIAL),
     "lionc": row(lion, rated, last(corrected), lr=1e-4, betas=(0.9, 0.99), **INITIAL),
@@ -123,8 +123,8 @@ TIMM: Mapping[str, Entry] = {
     ),
     **dict.fromkeys(
         ("adopt", "adoptw", "adoptc"),
-        "it neither steps nor decays in its first step. Nearest: optax.adopt with "
-        "wdjax.decay_weights(wdjax.delayed(wdjax.lr_scaled(λ, lr), 1)) last.",
+        "it neither steps nor decays in its first step. The decay alone would be "
+        "wdjax.decay_weights(wdjax.delayed(wdjax.lr_scaled(λ, lr), 1)), last.",
     ),
     **{
         f"c{name}": f"its update is masked by the sign of the gradient (caution), not its decay; "

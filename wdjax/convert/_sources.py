@@ -57,16 +57,19 @@ _nvidia_last = by(
 )  # fmt: skip
 
 _IGNORED = "The package ignores it: leave it at its default."
-_BITS = ("optim_bits", "args", "min_8bit_size", "block_wise", "is_paged")
+_BITS = ("args", "min_8bit_size", "block_wise", "is_paged")
 _EIGHT = "its moments have 8 bits; without the suffix they have 32 and else it is the same."
-_KERNELS = (
-    "so on the CPU and by Triton; CUDA kernels (0.49) have wdjax.decay_after_step in its place"
+_KERNELS = "so on the CPU and by Triton; CUDA kernels (0.49) decay after it: wdjax.decay_after_step"
+_bits_only = (
+    only("optim_bits", 32, "With 8 the moments are rounded, which nothing here does."),
+    only("percentile_clipping", 100, "Clip with optax."),
 )
 _bits_adam = (
-    only("amsgrad", False, _IGNORED), only("percentile_clipping", 100, "Clip with optax."),
-    adam, rated, last(), told(_KERNELS, "weight_decay"),
+    *_bits_only, only("amsgrad", False, _IGNORED), adam, rated, last(),
+    told(_KERNELS, "weight_decay"),
 )  # fmt: skip
-_BITS_ADAM: Settings = {"lr": 1e-3, **PAIR, "amsgrad": False, "percentile_clipping": 100}
+_BITS_ONLY: Settings = {"optim_bits": 32, "percentile_clipping": 100}
+_BITS_ADAM: Settings = {"lr": 1e-3, **PAIR, "amsgrad": False, **_BITS_ONLY}
 
 _deepspeed = (
     only("bias_correction", True, "Nothing here leaves it out."),
@@ -88,10 +91,7 @@ _MLP = row(
         adam=chain(ours(early_adam, EARLY, "beta_1", "beta_2", "epsilon"), rated),
         sgd=chain(
             rated,
-            ours(
-                lambda mu, nesterov: optax.trace(mu, nesterov=nesterov),
-                "optax.trace, after the learning rate", "momentum", "nesterovs_momentum",
-            ),
+            part(optax.trace, "momentum", "nesterovs_momentum"),
         ),
     ),
     solver="adam", alpha=1e-4, batch_size=REQUIRED, learning_rate="constant",
@@ -151,7 +151,7 @@ SOURCES: Mapping[str, Source] = {
     "bitsandbytes": Source("bitsandbytes.optim", {
         "Adam": row(*_bits_adam, **_BITS_ADAM, weight_decay=0.0),
         "AdamW": row(*_bits_adam, **_BITS_ADAM, weight_decay=1e-2),
-        "Lion": row(lion, rated, last(), **LION),
+        "Lion": row(*_bits_only, lion, rated, last(), **LION, **_BITS_ONLY),
         **dict.fromkeys(("Adam8bit", "AdamW8bit", "Lion8bit", "PagedAdamW8bit"), _EIGHT),
     }, left_out=_BITS),
     "deepspeed": Source("deepspeed.ops.adam", {
@@ -200,11 +200,7 @@ SOURCES: Mapping[str, Source] = {
             learning_rate=REQUIRED, b1=0.9, b2=0.99, mu_dtype=None, weight_decay=1e-3, mask=None,
         ),
         "sgd": row(
-            when("momentum", ours(
-                lambda mu, nesterov, dtype: optax.trace(mu, nesterov, dtype), "optax.trace",
-                "momentum", "nesterov", "accumulator_dtype",
-            )),
-            rated,
+            when("momentum", part(optax.trace, "momentum", "nesterov", "accumulator_dtype")), rated,
             learning_rate=REQUIRED, momentum=None, nesterov=False, accumulator_dtype=None,
         ),
     }, groups=False),
@@ -219,7 +215,8 @@ SOURCES: Mapping[str, Source] = {
             learn_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-8,
         ),
         "SGD": _thinc(learn_rate=REQUIRED),
-        "RAdam": "it counts steps from 2, and shares a buffer between all parameters.",
+        "RAdam": "it counts its steps from 2, which nothing here does. For what its name promises "
+        "write convert.from_('torch', 'RAdam', ...).",
     }, groups=False),
     "paper": Source("", {
         "AdamW": _paper.paper_adamw, "SGDW": _paper.paper_sgdw,
