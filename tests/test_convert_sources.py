@@ -128,12 +128,12 @@ def torch64():
 TORCH = [
     ("RAdam", {"lr": 0.01, "weight_decay": 0.05}),
     slow("RAdam", {"lr": 0.01, "weight_decay": 0.5, "decoupled_weight_decay": True, "eps": 1e-2}),
-    ("Adamax", {"lr": 0.01, "weight_decay": 0.05}),
-    ("Adadelta", {"lr": 1.0, "weight_decay": 0.05}),
+    slow("Adamax", {"lr": 0.01, "weight_decay": 0.05}),
+    slow("Adadelta", {"lr": 1.0, "weight_decay": 0.05}),
     slow("Adadelta", {"lr": 1.0, "weight_decay": 0.05, "rho": 0.95, "eps": 1e-3}),
     ("Adafactor", {"lr": 0.05, "weight_decay": 0.2}),
     slow("Adafactor", {"lr": 0.05, "weight_decay": 0.2, "d": 1.2, "eps": (1e-3, 0.5)}),
-    ("ASGD", {"lr": 0.05, "weight_decay": 0.05, "lambd": 0.05}),
+    slow("ASGD", {"lr": 0.05, "weight_decay": 0.05, "lambd": 0.05}),
     slow("SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.05}),
 ]
 
@@ -162,6 +162,7 @@ def test_the_defaults_are_those_of_torch(name):
     assert convert.from_("torch", name, **theirs).source == f"torch.optim.{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rows_of("torch"))
 def test_maximize_climbs_and_still_decays(name, torch64, x64):
     settings = {"lr": 0.05, "weight_decay": 0.3, "maximize": True}
@@ -179,7 +180,7 @@ TIMM = [
     slow("sgdw", {"lr": 0.01, "momentum": 0.8}),
     slow("adam", {"lr": 0.01}),
     slow("adamw", {"lr": 0.01, "eps": 1e-3}),
-    ("nadamw", {"lr": 0.01}),
+    slow("nadamw", {"lr": 0.01}),
     slow("radam", {"lr": 0.01}),
     slow("radamw", {"lr": 0.01}),
     slow("adamax", {"lr": 0.01}),
@@ -190,7 +191,7 @@ TIMM = [
     slow("lamb", {"lr": 0.01, "max_grad_norm": None}),
     ("adamc", {"lr": 0.01}),
     slow("nadamc", {"lr": 0.01}),
-    ("lionc", {"lr": 0.01}),
+    slow("lionc", {"lr": 0.01}),
     slow("sgdc", {"lr": 0.01}),
     slow("lapropc", {"lr": 0.01}),
 ]
@@ -276,11 +277,11 @@ def kerass(keras, optimizer, names=NAMES):
 
 
 KERAS = [
-    ("Lion", {"learning_rate": 0.01, "weight_decay": 0.5}),
+    slow("Lion", {"learning_rate": 0.01, "weight_decay": 0.5}),
     slow("Adamax", {"learning_rate": 0.01, "weight_decay": 0.5, "epsilon": 1e-2}),
     slow("Adadelta", {"learning_rate": 1.0, "weight_decay": 0.05}),
     ("Lamb", {"learning_rate": 0.01, "weight_decay": 0.5}),
-    ("Adafactor", {"learning_rate": 0.05, "weight_decay": 0.5}),
+    slow("Adafactor", {"learning_rate": 0.05, "weight_decay": 0.5}),
     slow("Adafactor", {"learning_rate": 0.05, "weight_decay": 0.5, "relative_step": False}),
     ("Muon", {"learning_rate": 0.01, "weight_decay": 0.5, "adam_weight_decay": 0.1}),
     slow("Muon", {"learning_rate": 0.01, "nesterov": False, "rms_rate": None, "adam_lr_ratio": 2}),
@@ -486,7 +487,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("case", OTHERS)
+QUICK = ("lion-pytorch Lion decoupled", "mosaicml DecoupledAdamW", "emerging-optimizers Lion palm")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in OTHERS])
 def test_documented_update_rules_with_groups(case, x64):
     source, name = case.split()[:2]
     settings, made = OTHERS[case]
@@ -536,8 +540,10 @@ def test_a_group_of_composer_starts_from_its_own_rate(x64):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"solver": "adam", "learning_rate_init": 0.01}, {"solver": "sgd", "learning_rate_init": 0.05}],
-    ids=["adam", "sgd"],
+    [
+        pytest.param({"solver": "adam", "learning_rate_init": 0.01}, id="adam"),
+        slow({"solver": "sgd", "learning_rate_init": 0.05}, id="sgd"),
+    ],
 )
 def test_scikit_learns_mlp(settings, x64):
     network = imported("sklearn.neural_network")
@@ -577,9 +583,9 @@ def test_scikit_learns_mlp(settings, x64):
 # What is decoupled decays as its law says.
 
 DECOUPLED = [
-    ("torch", "Adafactor", {"lr": 0.1}, 0.01, 1),
+    slow("torch", "Adafactor", {"lr": 0.1}, 0.01, 1),
     slow("torch", "RAdam", {"lr": 0.1, "decoupled_weight_decay": True}, 0.01, 1),
-    ("timm", "adamc", {"lr": 0.1}, 0.01, 2),
+    slow("timm", "adamc", {"lr": 0.1}, 0.01, 2),
     slow("timm", "laprop", {"lr": 0.1}, 0.01, 1),
     ("mosaicml", "DecoupledAdamW", {"lr": 0.1}, 0.1, 1),
     slow("keras", "Lamb", {"learning_rate": 0.1}, 0.01, 1),
