@@ -286,6 +286,7 @@ KERAS = [
     ("Muon", {"learning_rate": 0.01, "weight_decay": 0.5, "adam_weight_decay": 0.1}),
     slow("Muon", {"learning_rate": 0.01, "nesterov": False, "rms_rate": None, "adam_lr_ratio": 2}),
     slow("Lion", {"learning_rate": 0.01, "weight_decay": 0.5, "clipnorm": 0.5}),
+    slow("Lamb", {"learning_rate": 0.01, "weight_decay": 0.5, "global_clipnorm": 0.5}),
 ]
 
 
@@ -590,6 +591,10 @@ DECOUPLED = [
     ("mosaicml", "DecoupledAdamW", {"lr": 0.1}, 0.1, 1),
     slow("keras", "Lamb", {"learning_rate": 0.1}, 0.01, 1),
     slow("keras", "Muon", {"learning_rate": 0.1, "adam_weight_decay": 0.1}, 0.01, 1),
+    slow("lion-pytorch", "Lion", {"lr": 0.1, "decoupled_weight_decay": True}, 0.1, 1),
+    slow("bitsandbytes", "Adam", {"lr": 0.1}, 0.01, 1),
+    slow("emerging-optimizers", "Lion", {"lr": 0.1, "weight_decay_method": "palm"}, 0.001, 2),
+    slow("optax", "adamw", {"learning_rate": 0.1, "mask": MASK}, 0.01, 1),
 ]
 
 
