@@ -732,16 +732,54 @@ def test_every_row_builds_and_explains_its_settings(source, name):
     assert [setting for setting in settings if f"{setting}=" not in str(record)] == []
 
 
+def changed(source, name):
+    """Another rate, a schedule, and another decay, by the row's own names."""
+    defaults = SOURCES[source].entries[name].defaults
+    rates = ("lr", "learning_rate_init", "learning_rate", "learn_rate")
+    rate = next(key for key in rates if key in defaults)
+    decay = next((key for key in ("weight_decay", "L2", "alpha") if key in defaults), None)
+    return {
+        rate: scheduled(0.1),
+        **({decay: 0.2} if decay else {}),
+        **({"initial_lr": 0.1} if "initial_lr" in defaults else {}),
+    }
+
+
+@pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+def test_a_checkpoint_fits_after_rate_and_decay_have_changed(source, name):
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(3)}
+    one = with_what_it_needs(source, name).optimizer
+    other = with_what_it_needs(source, name, **changed(source, name)).optimizer
+    states = [jax.eval_shape(optimizer.init, params) for optimizer in (one, other)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*swallow this decay")
 @pytest.mark.parametrize(("source", "name"), EVERY_ROW)
 def test_dtypes_stay_as_they_are(source, name):
-    optimizer = with_what_it_needs(source, name).optimizer
     params = {"kernel": jnp.ones((3, 2), jnp.bfloat16), "bias": jnp.ones(3, jnp.float32)}
-    start = optimizer.init(params)
-    updates, state = jax.jit(optimizer.update)(params, start, params)
+    optimizer = with_what_it_needs(source, name, **changed(source, name)).optimizer
+    start = jax.eval_shape(optimizer.init, params)
+    updates, state = jax.eval_shape(optimizer.update, params, start, params)
     dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
     assert dtypes(updates) == dtypes(params)
     assert dtypes(state) == dtypes(start)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("torch", "RAdam"), ("keras", "Lamb"), ("timm", "lamb"), ("timm", "adamc")]
+)
+def test_rates_and_decays_may_be_traced(source, name):
+    params = {"kernel": jnp.ones((3, 2))}
+    rate = "learning_rate" if source == "keras" else "lr"
+
+    def step(eta, lam):
+        optimizer = convert.from_(source, name, **{rate: eta, "weight_decay": lam}).optimizer
+        return optimizer.update(params, optimizer.init(params), params)[0]["kernel"]
+
+    together = jax.jit(jax.vmap(step))(jnp.array([0.1, 0.2]), jnp.array([0.3, 0.1]))
+    np.testing.assert_allclose(together, [step(0.1, 0.3), step(0.2, 0.1)], rtol=1e-6)
 
 
 def test_lamb_refuses_groups_while_it_clips():
