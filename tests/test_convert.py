@@ -690,7 +690,8 @@ def test_the_normalized_decay_is_that_of_the_paper():
 # States.
 
 FUNCTIONS = [getattr(convert, name) for name in convert.__all__ if "_" in name]
-OPTIMIZERS = [f for f in FUNCTIONS if not f.__name__.startswith(("timm", "keras_l", "paper_n"))]
+OTHERS = ("timm", "keras_l", "paper_n", "from_")
+OPTIMIZERS = [f for f in FUNCTIONS if not f.__name__.startswith(OTHERS)]
 
 
 def made(function, **settings):

@@ -1,10 +1,12 @@
-"""Settings of other frameworks, exactly reproduced: PyTorch, Keras, timm, the AdamW paper.
+"""Settings of other packages, exactly reproduced: PyTorch, Keras, timm, Optax and others.
 
-Each function takes the settings of its source under their original names, with the original
+`from_(source, optimizer, **settings)` is the door to all of them; what is used most has a function
+of its own. Each takes the settings of its source under their original names, with the original
 defaults, and returns the equivalent optimizer and an explanation: `record.optimizer` and
 `print(record)`.
 """
 
+from wdjax.convert._from import from_
 from wdjax.convert._keras import (
     keras_adagrad,
     keras_adam,
@@ -31,6 +33,7 @@ from wdjax.convert._torch import (
 
 __all__ = [
     "Converted",
+    "from_",
     "keras_adagrad",
     "keras_adam",
     "keras_adamw",

@@ -400,6 +400,17 @@ def keras_l2(*, l2: float = 0.01, rules: Rules = KERNELS) -> Converted:
 
 def _converted(name: str, build: Build, arguments: Settings) -> Converted:
     """Convert from the arguments of one of the functions above, by name."""
+
+    def decayed(s: Settings, rules: Rules) -> list[Piece]:
+        setting = given(s, "weight_decay")
+        decay = on_the_weights(setting, s["weight_decay"], s["learning_rate"], rules)
+        return build(s, rules) + decay
+
+    return from_keras(name, decayed, arguments)
+
+
+def from_keras(name: str, build: Build, arguments: Settings) -> Converted:
+    """Convert from settings with `exclude_from_weight_decay`, `rules` and `common`; clip first."""
     settings = {**arguments}
     names = ("exclude_from_weight_decay", "rules", "common")
     excluded, rules, common = (settings.pop(key) for key in names)
@@ -414,9 +425,7 @@ def _converted(name: str, build: Build, arguments: Settings) -> Converted:
     rules = (*((_Called(re.compile(pattern)), 0.0) for pattern in excluded), *rules)
 
     def clipped(s: Settings, rules: Rules) -> list[Piece]:
-        pieces = [*_clip(clips), *build(s, rules)]
-        setting = given(s, "weight_decay")
-        return pieces + on_the_weights(setting, s["weight_decay"], s["learning_rate"], rules)
+        return [*_clip(clips), *build(s, rules)]
 
     return converted(source, clipped, settings, rules=rules, left_out=left_out)
 

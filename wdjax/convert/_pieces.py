@@ -173,7 +173,7 @@ def in_the_gradient(
 ) -> list[Piece]:
     """Classic, coupled decay: g + λ θ, before anything else looks at the gradient."""
     name = "" if penalty is l2 else f", wdjax.penalties.{penalty.name}"
-    code = f"wdjax.add_decayed_weights({shown(strength)}{name}, rules={_named(rules)})"
+    code = f"wdjax.add_decayed_weights({shown(strength)}{name}, rules={named_rules(rules)})"
     link = add_decayed_weights(strength, penalty, rules=rules)
     return [decay(setting, strength, f"{code}: in the gradient, before the optimizer", link)]
 
@@ -184,7 +184,7 @@ def on_the_weights(
     """Decoupled decay, θ − η λ θ, after everything else."""
     weight_decay = 0.0 if weight_decay is None else weight_decay
     law = f"wdjax.lr_scaled({shown(weight_decay)}, {shown(learning_rate)})"
-    code = f"wdjax.decay_weights({law}, rules={_named(rules)})"
+    code = f"wdjax.decay_weights({law}, rules={named_rules(rules)})"
     link = decay_weights(lr_scaled(weight_decay, learning_rate), rules=rules)
     return [decay(setting, weight_decay, f"{code}: on the weights, last in the chain", link)]
 
@@ -255,7 +255,7 @@ def _given(settings: Settings) -> str:
     return ", ".join(f"{name}={shown(value)}" for name, value in settings.items())
 
 
-def _named(rules: Rules) -> str:
+def named_rules(rules: Rules) -> str:
     """Short for rules in an explanation: each selector with its multiplier."""
     if rules == (("**", 1.0),):
         return "everything"

@@ -420,23 +420,28 @@ def torch_muon(
 
 
 def _sgd(s: Settings, rules: Rules) -> list[Piece]:
-    momentum, dampening = s["momentum"], s["dampening"]
+    return [*_gradient(s, rules), *momentum(s, rules), rate(given(s, "lr"), s["lr"])]
+
+
+def momentum(s: Settings, rules: Rules) -> list[Piece]:
+    """PyTorch's, of gradients that no learning rate has scaled."""
+    mu, dampening = s["momentum"], s["dampening"]
     check_numbers(s, "momentum")
-    if s["nesterov"] and (momentum == 0 or dampening != 0):
+    if s["nesterov"] and (mu == 0 or dampening != 0):
         raise ValueError(
             "`nesterov` must come with momentum and without dampening, as in PyTorch; got "
             f"{given(s, 'momentum', 'dampening')}."
         )
-    pieces = _gradient(s, rules)
-    if momentum != 0 and dampening != 0:
+    pieces = []
+    if mu != 0 and dampening != 0:
         damped = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1 - dampening))
         meaning = f"the gradient times {1 - dampening:g}, but for the first"
         pieces.append(Piece(given(s, "dampening"), meaning, damped))
-    if momentum != 0:
-        code = f"optax.trace({momentum}{', nesterov=True' if s['nesterov'] else ''})"
-        link = optax.trace(momentum, nesterov=s["nesterov"])
+    if mu != 0:
+        code = f"optax.trace({mu}{', nesterov=True' if s['nesterov'] else ''})"
+        link = optax.trace(mu, nesterov=s["nesterov"])
         pieces.append(Piece(given(s, "momentum", "nesterov"), code, link))
-    return [*pieces, rate(given(s, "lr"), s["lr"])]
+    return pieces
 
 
 def _adam(s: Settings, rules: Rules) -> list[Piece]:
@@ -518,21 +523,21 @@ def _with_either_decay(s: Settings, rules: Rules, direction: Piece) -> list[Piec
     step = rate(given(s, "lr"), s["lr"])
     if s["decoupled_weight_decay"]:
         return [
-            *_ascent(s),
+            *ascent(s),
             direction,
             step,
             *on_the_weights(setting, s["weight_decay"], s["lr"], rules),
         ]
-    return [*_ascent(s), *in_the_gradient(setting, s["weight_decay"], rules), direction, step]
+    return [*ascent(s), *in_the_gradient(setting, s["weight_decay"], rules), direction, step]
 
 
 def _gradient(s: Settings, rules: Rules) -> list[Piece]:
     """The gradient that the optimizer sees: g + λ θ, or −g + λ θ."""
     setting = given(s, "weight_decay")
-    return [*_ascent(s), *in_the_gradient(setting, s["weight_decay"], rules)]
+    return [*ascent(s), *in_the_gradient(setting, s["weight_decay"], rules)]
 
 
-def _ascent(s: Settings) -> list[Piece]:
+def ascent(s: Settings) -> list[Piece]:
     """−g, before the decay is added to it."""
     return [Piece("maximize=True", "optax.scale(-1.0)", optax.scale(-1.0))] * bool(s["maximize"])
 

@@ -87,6 +87,133 @@ def nadam(b1: float, b2: float, eps: float, momentum_decay: float) -> optax.Grad
     return lifted(step, jnp.zeros_like, jnp.zeros_like, lambda p: jnp.ones((), p.dtype))
 
 
+def nadamw(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam that looks ahead along β₁ m + (1 − β₁) g, both corrected as m, as in timm.
+
+    u = (β₁ m + (1 − β₁) g) / (1 − β₁^t) / (√(v / (1 − β₂^t)) + ε)
+    """
+
+    def step(g: Any, t: Any, m: Any, v: Any) -> tuple[Any, ...]:
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        ahead = b1 * m + (1 - b1) * g
+        return ahead / (1 - b1**t) / (jnp.sqrt(v / (1 - b2**t)) + eps), m, v
+
+    return lifted(step, jnp.zeros_like, jnp.zeros_like)
+
+
+def radam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Rectified Adam with ε added before the bias is corrected, as in PyTorch.
+
+    ρ = ρ∞ − 2 t β₂^t / (1 − β₂^t),  ρ∞ = 2 / (1 − β₂) − 1
+    u = m̂ r √(1 − β₂^t) / (√v + ε)  where ρ > 5, else m̂
+    """
+    top = 2 / (1 - b2) - 1
+
+    def step(g: Any, t: Any, m: Any, v: Any) -> tuple[Any, ...]:
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        rest = 1 - b2**t
+        rho = top - 2 * t * b2**t / rest
+        known = rho > 5
+        safe = jnp.where(known, rho, 6.0)
+        r = jnp.sqrt((safe - 4) * (safe - 2) * top / ((top - 4) * (top - 2) * safe))
+        scale = jnp.where(known, r * jnp.sqrt(rest) / (jnp.sqrt(v) + eps), 1)
+        return scale * m / (1 - b1**t), m, v
+
+    return lifted(step, jnp.zeros_like, jnp.zeros_like)
+
+
+def adamax(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adamax with ε outside the maximum, as in Keras; Optax and PyTorch have it inside.
+
+    w ← max(β₂ w, |g|),  u = m / (1 − β₁^t) / (w + ε)
+    """
+
+    def step(g: Any, t: Any, m: Any, w: Any) -> tuple[Any, ...]:
+        m = b1 * m + (1 - b1) * g
+        w = jnp.maximum(b2 * w, jnp.abs(g))
+        return m / (1 - b1**t) / (w + eps), m, w
+
+    return lifted(step, jnp.zeros_like, jnp.zeros_like)
+
+
+def factored(decay: float, added: float, least: float | None) -> optax.GradientTransformation:
+    """Adafactor's direction, factored over the last two axes of whatever has two or more.
+
+    v ← (1 − t^κ) v + t^κ (g² + added),  u = g / √max(v, least²)
+    where of g² the means over the last axis r and over the one before it c are kept,
+    v = r c / max(mean r, least). PyTorch has `least`, by default the ε of the dtype, Keras `added`.
+    """
+
+    def step(g: Any, t: Any, r: Any, c: Any) -> tuple[Any, ...]:
+        floor = float(jnp.finfo(g.dtype).eps) if least is None else least  # type: ignore[no-untyped-call]
+        share = jnp.asarray(t, float) ** decay  # in bfloat16 257 is 256
+        square = g * g + added
+        if g.ndim < 2:
+            r = (1 - share) * r + share * square
+            v = r
+        else:
+            r = (1 - share) * r + share * square.mean(-1)
+            c = (1 - share) * c + share * square.mean(-2)
+            mean = jnp.maximum(r.mean(-1, keepdims=True), floor)
+            v = (r / mean)[..., None] * c[..., None, :]
+        return g / jnp.sqrt(jnp.maximum(v, floor * floor)), r, c
+
+    def rows(p: Any) -> Any:
+        return jnp.zeros(p.shape[:-1] if p.ndim >= 2 else p.shape, p.dtype)
+
+    def columns(p: Any) -> Any:
+        return jnp.zeros(p.shape[:-2] + p.shape[-1:] if p.ndim >= 2 else (), p.dtype)
+
+    return lifted(step, rows, columns)
+
+
+def adan(b1: float, b2: float, b3: float, eps: float) -> optax.GradientTransformation:
+    """Adan as its authors' code and timm compute it; Optax weighs the difference by 1 − β₂.
+
+    d ← β₂ d + (1 − β₂) Δg,  n ← β₃ n + (1 − β₃) (g + β₂ Δg)²,  u = (m̂ + β₂ d̂) / (√n̂ + ε)
+    where Δg is what the gradient has changed by, 0 in the first step
+    """
+
+    def step(g: Any, t: Any, m: Any, d: Any, n: Any, before: Any) -> tuple[Any, ...]:
+        apart = jnp.where(t == 1, jnp.zeros_like(g), g - before)
+        m = b1 * m + (1 - b1) * g
+        d = b2 * d + (1 - b2) * apart
+        n = b3 * n + (1 - b3) * (g + b2 * apart) ** 2
+        top = m / (1 - b1**t) + b2 * d / (1 - b2**t)
+        return top / (jnp.sqrt(n / (1 - b3**t)) + eps), m, d, n, g
+
+    return lifted(step, *(jnp.zeros_like,) * 4)
+
+
+def laprop(
+    b1: float, b2: float, eps: float, weight: Callable[[Any], Any]
+) -> optax.GradientTransformation:
+    """LaProp: the momentum of normalized gradients, each with a weight of its time.
+
+    m ← β₁ m + (1 − β₁) w_t g / (√v̂ + ε),  a ← β₁ a + (1 − β₁) w_t,  u = m / a
+
+    Args:
+        b1: β₁.
+        b2: β₂.
+        eps: ε.
+        weight: t -> w_t. Of one value, as in the paper, a is 1 − β₁^t; in timm it is the rate.
+    """
+
+    def step(g: Any, t: Any, m: Any, v: Any, a: Any) -> tuple[Any, ...]:
+        v = b2 * v + (1 - b2) * g * g
+        w = weight(t)
+        m = b1 * m + (1 - b1) * w * g / (jnp.sqrt(v / (1 - b2**t)) + eps)
+        a = b1 * a + (1 - b1) * w
+        return ratio(m, a), m, v, a
+
+    def scalar(p: Any) -> Any:
+        return jnp.zeros((), jnp.promote_types(p.dtype, jnp.float32))
+
+    return lifted(step, jnp.zeros_like, jnp.zeros_like, scalar)
+
+
 def adagrad(initial_accumulator_value: float, eps: float) -> optax.GradientTransformation:
     """Adagrad with ε outside the root, as in PyTorch.
 

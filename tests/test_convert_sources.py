@@ -1,0 +1,789 @@
+"""`convert.from_` against the packages themselves, or NumPy where they are not installed.
+
+The gradient of step t is a fixed random one plus 0.1 θ, the same for both sides, so that a row
+costs one compiled scan here and a thousand cheap steps there.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracles import imported, timm_optim
+
+import wdjax
+from wdjax import convert
+from wdjax.convert._row import REQUIRED, Row
+from wdjax.convert._sources import SOURCES
+
+STEPS = 1_000
+RNG = np.random.default_rng(3)
+START = {"bias": RNG.normal(size=3), "kernel": RNG.normal(size=(4, 3))}
+NOISE = {name: RNG.normal(size=(STEPS, *value.shape)) for name, value in START.items()}
+NAMES = tuple(START)
+EVERYTHING = (("**", 1.0),)
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+def falling(count):
+    """The multiplier of a learning rate: half a cosine from 1 to a tenth."""
+    cos = np.cos if isinstance(count, int) else jnp.cos
+    return 0.55 + 0.45 * cos(np.pi * count / STEPS)
+
+
+def scheduled(lr):
+    return lambda count: lr * falling(count)
+
+
+def flat(params):
+    return np.concatenate([np.ravel(params[name]) for name in NAMES])
+
+
+def ours(record, steps=STEPS):
+    """Parameters after each step, as rows."""
+    optimizer = record.optimizer
+
+    def step(carry, noise):
+        params, state = carry
+        grads = jax.tree.map(lambda n, p: n + 0.1 * p, noise, params)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), jnp.concatenate([params[name].ravel() for name in NAMES])
+
+    params = jax.tree.map(jnp.asarray, START)
+    noise = jax.tree.map(lambda n: jnp.asarray(n[:steps]), NOISE)
+    run = jax.jit(lambda p, n: jax.lax.scan(step, (p, optimizer.init(p)), n)[1])
+    return np.asarray(run(params, noise))
+
+
+def torchs(build, steps=STEPS):
+    """The same of a PyTorch optimizer under LambdaLR; build(parameters) -> optimizer."""
+    torch = imported("torch")
+    params = {name: torch.nn.Parameter(torch.tensor(START[name])) for name in NAMES}
+    noise = {name: torch.tensor(NOISE[name]) for name in NAMES}
+    optimizer = build(params)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, falling)
+    rows = []
+    for t in range(steps):
+        for name, p in params.items():
+            p.grad = noise[name][t] + 0.1 * p.detach()
+        optimizer.step()
+        schedule.step()
+        rows.append(flat({name: p.detach().numpy() for name, p in params.items()}))
+    return np.stack(rows)
+
+
+def references(steps):
+    """The same in NumPy, of step(θ, g, t, memory) -> θ by name; t = 1, 2, ..., memory a dict."""
+    params, memories, rows = dict(START), {name: {} for name in NAMES}, []
+    for t in range(1, STEPS + 1):
+        for name in NAMES:
+            grad = NOISE[name][t - 1] + 0.1 * params[name]
+            params[name] = steps[name](params[name], grad, t, memories[name])
+        rows.append(flat(params))
+    return np.stack(rows)
+
+
+def close(got, want, within=1e-9):
+    """Relative to the largest weight of the run; a run that stands still says nothing."""
+    assert got.shape == want.shape
+    assert np.abs(want[-1] - want[0]).max() > 1e-3
+    apart = np.abs(got - want).max() / np.abs(want).max()
+    print(f"{apart:.1e} apart")
+    assert apart <= within
+
+
+def groups_of(params, lr, weight_decay, **bias):
+    """PyTorch's groups: the bias has a third of the rate and twice the decay."""
+    return [
+        {"params": [params["bias"]], "lr": lr / 3, "weight_decay": 2 * weight_decay, **bias},
+        {"params": [params["kernel"]], "lr": lr, "weight_decay": weight_decay},
+    ]
+
+
+def our_groups(lr, weight_decay, **own):
+    return (("bias", {"lr": scheduled(lr / 3), "weight_decay": 2 * weight_decay, **own}),)
+
+
+def label(value):
+    if isinstance(value, type):
+        return value.__name__
+    return value if isinstance(value, str) else ",".join(map(str, value))
+
+
+# PyTorch.
+
+
+@pytest.fixture
+def torch64():
+    """ASGD's rate and timm's LaProp keep a number in torch's default dtype."""
+    torch = imported("torch")
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(torch.float32)
+
+
+TORCH = [
+    ("RAdam", {"lr": 0.01, "weight_decay": 0.05}),
+    slow("RAdam", {"lr": 0.01, "weight_decay": 0.5, "decoupled_weight_decay": True, "eps": 1e-2}),
+    slow("Adamax", {"lr": 0.01, "weight_decay": 0.05}),
+    slow("Adadelta", {"lr": 1.0, "weight_decay": 0.05}),
+    slow("Adadelta", {"lr": 1.0, "weight_decay": 0.05, "rho": 0.95, "eps": 1e-3}),
+    ("Adafactor", {"lr": 0.05, "weight_decay": 0.2}),
+    slow("Adafactor", {"lr": 0.05, "weight_decay": 0.2, "d": 1.2, "eps": (1e-3, 0.5)}),
+    slow("ASGD", {"lr": 0.05, "weight_decay": 0.05, "lambd": 0.05}),
+    slow("SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), TORCH, ids=label)
+def test_torch(name, settings, torch64, x64):
+    lr, weight_decay = settings["lr"], settings["weight_decay"]
+    rest = {k: v for k, v in settings.items() if k not in ("lr", "weight_decay")}
+    factory = getattr(torch64.optim, name)
+    want = torchs(lambda p: factory(groups_of(p, lr, weight_decay), lr=lr, **rest))
+    groups = our_groups(lr, weight_decay)
+    record = convert.from_("torch", name, **{**settings, "lr": scheduled(lr)}, groups=groups)
+    close(ours(record), want)
+
+
+def rows_of(source):
+    return [name for name, entry in SOURCES[source].entries.items() if isinstance(entry, Row)]
+
+
+@pytest.mark.parametrize("name", rows_of("torch"))
+def test_the_defaults_are_those_of_torch(name):
+    torch = imported("torch")
+    theirs = getattr(torch.optim, name)([torch.nn.Parameter(torch.zeros(2, 2))]).defaults
+    ran = {k: v for k, v in theirs.items() if k not in SOURCES["torch"].left_out}
+    assert ran == SOURCES["torch"].entries[name].defaults
+    assert convert.from_("torch", name, **theirs).source == f"torch.optim.{name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rows_of("torch"))
+def test_maximize_climbs_and_still_decays(name, torch64, x64):
+    settings = {"lr": 0.05, "weight_decay": 0.3, "maximize": True}
+    factory = getattr(torch64.optim, name)
+    want = torchs(lambda p: factory([p["bias"], p["kernel"]], **settings), steps=20)
+    record = convert.from_("torch", name, **{**settings, "lr": scheduled(0.05)})
+    close(ours(record, steps=20), want)
+
+
+# timm.
+
+TIMM = [
+    slow("sgd", {"lr": 0.01}),
+    slow("momentum", {"lr": 0.01}),
+    slow("sgdw", {"lr": 0.01, "momentum": 0.8}),
+    slow("adam", {"lr": 0.01}),
+    slow("adamw", {"lr": 0.01, "eps": 1e-3}),
+    slow("nadamw", {"lr": 0.01}),
+    slow("radam", {"lr": 0.01}),
+    slow("radamw", {"lr": 0.01}),
+    slow("adamax", {"lr": 0.01}),
+    slow("lion", {"lr": 0.01}),
+    ("adan", {"lr": 0.01}),
+    slow("adanw", {"lr": 0.01}),
+    ("laprop", {"lr": 0.01}),
+    slow("lamb", {"lr": 0.01, "max_grad_norm": None}),
+    ("adamc", {"lr": 0.01}),
+    slow("nadamc", {"lr": 0.01}),
+    slow("lionc", {"lr": 0.01}),
+    slow("sgdc", {"lr": 0.01}),
+    slow("lapropc", {"lr": 0.01}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), TIMM, ids=label)
+def test_timm_by_name(name, settings, torch64, x64):
+    lr, lam = settings["lr"], 0.3
+    create = timm_optim().create_optimizer_v2
+    want = torchs(lambda p: create(groups_of(p, lr, lam), name, weight_decay=lam, **settings))
+    groups = our_groups(lr, lam)
+    initial = {"initial_lr": lr} if "initial_lr" in SOURCES["timm"].entries[name].defaults else {}
+    given = {**settings, "lr": scheduled(lr), "weight_decay": lam, **initial}
+    record = convert.from_("timm", name, **given, groups=groups, rules=EVERYTHING)
+    close(ours(record), want)
+
+
+@pytest.mark.parametrize("adapt", [False, slow(True)])
+def test_timms_lamb_clips_all_gradients_and_trusts_what_decays(adapt, x64):
+    lr, lam, create = 0.01, 0.3, timm_optim().create_optimizer_v2
+
+    def build(p):
+        groups = [
+            {"params": [p["bias"]], "weight_decay": 0.0},
+            {"params": [p["kernel"]], "weight_decay": lam},
+        ]
+        return create(groups, "lamb", lr=lr, weight_decay=lam, always_adapt=adapt)
+
+    record = convert.from_(
+        "timm", "lamb", lr=scheduled(lr), weight_decay=lam, always_adapt=adapt
+    )  # by default without biases
+    close(ours(record), torchs(build))
+
+
+@pytest.mark.parametrize("name", rows_of("timm"))
+def test_the_defaults_are_those_of_timm(name):
+    torch = imported("torch")
+    made = timm_optim().create_optimizer_v2([torch.nn.Parameter(torch.zeros(2, 2))], name)
+    for setting, value in SOURCES["timm"].entries[name].defaults.items():
+        if setting != "initial_lr":
+            assert made.defaults[setting] == value, setting
+
+
+def test_what_timm_names_c_divides_by_the_rate_at_construction():
+    record = convert.from_("timm", "adamc", lr=0.1, weight_decay=0.1, rules=EVERYTHING,
+                           groups=(("bias", {"lr": 0.01}),))  # fmt: skip
+    params = jax.tree.map(jnp.ones_like, jax.tree.map(jnp.asarray, START))
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = record.optimizer.update(still, record.optimizer.init(params), params)
+    assert float(updates["kernel"][0, 0]) == pytest.approx(-0.01)
+    assert float(updates["bias"][0]) == pytest.approx(-1e-4)
+
+
+# Keras, whose optimizers run in a scan as ours do.
+
+
+@pytest.fixture
+def keras(x64, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+    package = imported("keras")
+    if package.backend.backend() != "jax":
+        pytest.skip("keras is configured for another backend")
+    package.config.set_floatx("float64")
+    yield package
+    package.config.set_floatx("float32")
+
+
+def kerass(keras, optimizer, names=NAMES):
+    variables = [keras.Variable(START[name], dtype="float64", name=name) for name in names]
+    optimizer.build(variables)
+
+    def step(carry, noise):
+        weights, memory = carry
+        grads = [noise[name] + 0.1 * w for name, w in zip(names, weights, strict=True)]
+        weights, memory = optimizer.stateless_apply(memory, grads, weights)
+        return (weights, memory), jnp.concatenate([w.ravel() for w in weights])
+
+    start = [v.value for v in variables], [v.value for v in optimizer.variables]
+    with jax.numpy_rank_promotion("allow"):
+        noise = jax.tree.map(jnp.asarray, NOISE)
+        return np.asarray(jax.jit(lambda c, n: jax.lax.scan(step, c, n)[1])(start, noise))
+
+
+KERAS = [
+    slow("Lion", {"learning_rate": 0.01, "weight_decay": 0.5}),
+    slow("Adamax", {"learning_rate": 0.01, "weight_decay": 0.5, "epsilon": 1e-2}),
+    slow("Adadelta", {"learning_rate": 1.0, "weight_decay": 0.05}),
+    ("Lamb", {"learning_rate": 0.01, "weight_decay": 0.5}),
+    slow("Adafactor", {"learning_rate": 0.05, "weight_decay": 0.5}),
+    slow("Adafactor", {"learning_rate": 0.05, "weight_decay": 0.5, "relative_step": False}),
+    ("Muon", {"learning_rate": 0.01, "weight_decay": 0.5, "adam_weight_decay": 0.1}),
+    slow("Muon", {"learning_rate": 0.01, "nesterov": False, "rms_rate": None, "adam_lr_ratio": 2}),
+    slow("Lion", {"learning_rate": 0.01, "weight_decay": 0.5, "clipnorm": 0.5}),
+    slow("Lamb", {"learning_rate": 0.01, "weight_decay": 0.5, "global_clipnorm": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), KERAS, ids=label)
+def test_keras(name, settings, keras):
+    got = ours(convert.from_("keras", name, **settings))
+    want = kerass(keras, getattr(keras.optimizers, name)(**settings))
+    # on JAX its means and norms of float64 are float32
+    close(got, want, 1e-6 if name in ("Adafactor", "Muon") else 1e-9)
+
+
+@pytest.mark.parametrize("name", [slow(name) for name in rows_of("keras")])
+def test_keras_schedules_and_exclusions(name, keras):
+    """Keras computes its schedules in float32."""
+    lr = 1.0 if name == "Adadelta" else 0.01
+    theirs = keras.optimizers.schedules.CosineDecay(lr, STEPS)
+    optimizer = getattr(keras.optimizers, name)(theirs, weight_decay=0.3)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    rate = lambda t: lr * 0.5 * (1 + jnp.cos(np.pi * t / STEPS))
+    record = convert.from_(
+        "keras", name, learning_rate=rate, weight_decay=0.3, exclude_from_weight_decay=["bias"]
+    )
+    close(ours(record), kerass(keras, optimizer), 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", rows_of("keras"))
+def test_the_defaults_are_those_of_keras(name, keras):
+    config = getattr(keras.optimizers, name)().get_config()
+    for setting, value in SOURCES["keras"].entries[name].defaults.items():
+        want = config[setting] or None if setting == "exclude_layers" else config[setting]
+        assert value == want or value == pytest.approx(want, rel=1e-6), setting
+    assert convert.from_("keras", name, **config).source == f"keras.optimizers.{name}"
+
+
+def test_keras_muon_leaves_embeddings_and_what_is_excluded_to_adam(x64):
+    params = {"embedding": jnp.ones((2, 3)), "head": jnp.ones((2, 3)), "body": jnp.ones((2, 3))}
+    record = convert.from_(
+        "keras", "Muon", learning_rate=0.1, weight_decay=0.2, adam_weight_decay=0.5,
+        exclude_layers=["^head"],
+    )  # fmt: skip
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = record.optimizer.update(still, record.optimizer.init(params), params)
+    taken = {name: -float(u[0, 0]) for name, u in updates.items()}
+    assert taken == pytest.approx({"embedding": 0.05, "head": 0.05, "body": 0.02})
+
+
+# Optax.
+
+MASK = {"bias": False, "kernel": True}
+OPTAX = [
+    ("adamw", {"weight_decay": 0.3, "mask": MASK}),
+    slow("nadamw", {"weight_decay": 0.3, "eps_root": 1e-3}),
+    slow("adamaxw", {"weight_decay": 0.3, "mask": MASK}),
+    slow("lion", {"weight_decay": 0.3, "b1": 0.8}),
+    slow("sgd", {"momentum": 0.9, "nesterov": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), OPTAX, ids=label)
+def test_optax(name, settings, x64):
+    rate = scheduled(0.01)
+    record = convert.from_("optax", name, learning_rate=rate, **settings)
+    theirs = convert.Converted("", getattr(optax, name)(rate, **settings), (), ())
+    close(ours(record), ours(theirs))
+
+
+@pytest.mark.parametrize("name", rows_of("optax"))
+def test_the_defaults_are_those_of_optax(name):
+    import inspect
+
+    factory = getattr(optax, name)
+    theirs = {k: p.default for k, p in inspect.signature(factory).parameters.items()}
+    rows = SOURCES["optax"].entries[name].defaults
+    for setting, value in rows.items():
+        if value is REQUIRED:
+            assert theirs[setting] is inspect.Parameter.empty
+        else:
+            assert theirs[setting] == value, setting
+    fixed = {"nesterov"} if name == "nadamw" else set()
+    assert {*theirs} - {*rows} - fixed <= {"nesterov"}
+
+
+def test_a_mask_becomes_rules():
+    record = convert.from_(
+        "optax", "adamw", learning_rate=0.1, mask={"encoder": True, "head": {"kernel": False}}
+    )
+    params = {"encoder": {"a": jnp.ones(2), "b": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones(2)}}
+    found = wdjax.resolve(record.rules, params)
+    assert found == {"encoder": {"a": 1.0, "b": 1.0}, "head": {"kernel": 0.0}}
+    with pytest.raises(wdjax.RuleError, match="other"):
+        record.optimizer.init({**params, "other": jnp.ones(2)})
+
+
+# References in NumPy, of the update rules that the packages document.
+
+
+def moments(g, t, memory, b1, b2):
+    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
+    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
+    return memory["m"] / (1 - b1**t), memory["v"] / (1 - b2**t)
+
+
+def adam_step(g, t, memory, b1=0.9, b2=0.999, eps=1e-8):
+    m, v = moments(g, t, memory, b1, b2)
+    return m / (np.sqrt(v) + eps)
+
+
+def lion_step(g, t, memory, b1=0.9, b2=0.99):
+    m = memory.get("m", 0.0)
+    memory["m"] = b2 * m + (1 - b2) * g
+    return np.sign(b1 * m + (1 - b1) * g)
+
+
+def laprop_step(g, t, memory, b1=0.9, b2=0.999, eps=1e-8):
+    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
+    step = g / (np.sqrt(memory["v"] / (1 - b2**t)) + eps)
+    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * step
+    return memory["m"] / (1 - b1**t)
+
+
+def momentum_step(g, t, memory, mu=0.9):
+    memory["b"] = mu * memory["b"] + g if memory else g
+    return memory["b"]
+
+
+def thinc_step(lr, coupled, lam):
+    """Its Adam adds ε before the bias is corrected; the norm of each array is at most 1."""
+
+    def step(theta, g, t, memory):
+        g = g + lam * theta * coupled
+        g = g / max(1.0, np.linalg.norm(g))
+        memory["m"] = 0.9 * memory.get("m", 0.0) + 0.1 * g
+        memory["v"] = 0.999 * memory.get("v", 0.0) + 0.001 * g**2
+        corrected = lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        theta = theta - corrected * memory["m"] / (np.sqrt(memory["v"]) + 1e-8)
+        return theta if coupled else theta - lr * lam * theta
+
+    return step
+
+
+def decoupled(direction, power=1.0, divided=lambda lr: 1.0):
+    """(1 − λ η^power / divided) θ − η u, with η of the schedule."""
+
+    def made(lr, lam):
+        def step(theta, g, t, memory):
+            eta = lr * falling(t - 1)
+            return theta * (1 - lam * eta**power / divided(lr)) - eta * direction(g, t, memory)
+
+        return step
+
+    return made
+
+
+def coupled(direction):
+    def made(lr, lam):
+        def step(theta, g, t, memory):
+            return theta - lr * falling(t - 1) * direction(g + lam * theta, t, memory)
+
+        return step
+
+    return made
+
+
+LR = 0.01
+OWN = {"divided": lambda lr: lr}  # the group's initial rate
+FIRST = {"divided": lambda lr: LR}  # that of the constructor
+ADAM95 = functools.partial(adam_step, b2=0.95)
+INITIAL = {"weight_decay": 0.003, "initial_lr": LR}
+OTHERS = {
+    "lion-pytorch Lion": ({"weight_decay": 0.3}, decoupled(lion_step)),
+    "lion-pytorch Lion decoupled": (
+        {**INITIAL, "decoupled_weight_decay": True},
+        decoupled(lion_step, **FIRST),
+    ),
+    "mosaicml DecoupledAdamW": (INITIAL, decoupled(ADAM95, **OWN)),
+    "mosaicml DecoupledSGDW": ({**INITIAL, "momentum": 0.9}, decoupled(momentum_step, **OWN)),
+    "bitsandbytes Adam": ({"weight_decay": 0.3}, decoupled(adam_step)),
+    "bitsandbytes Lion": ({"weight_decay": 0.3}, decoupled(lion_step)),
+    "deepspeed Adam": ({"weight_decay": 0.3}, decoupled(adam_step)),
+    "deepspeed DeepSpeedCPUAdam L2": (
+        {"weight_decay": 0.3, "adamw_mode": False},
+        coupled(adam_step),
+    ),
+    "emerging-optimizers LaProp": ({"weight_decay": 0.3}, decoupled(laprop_step)),
+    "emerging-optimizers Lion": ({"weight_decay": 0.3}, decoupled(lion_step)),
+    "emerging-optimizers Lion independent": (
+        {"weight_decay": 0.003, "weight_decay_method": "independent"},
+        decoupled(lion_step, power=0.0),
+    ),
+    "emerging-optimizers Lion palm": (
+        {"weight_decay": 0.3, "weight_decay_method": "palm"},
+        decoupled(lion_step, power=2.0),
+    ),
+    "emerging-optimizers Lion l2": (
+        {"weight_decay": 0.3, "weight_decay_method": "l2"},
+        coupled(lion_step),
+    ),
+}
+
+
+QUICK = ("lion-pytorch Lion decoupled", "mosaicml DecoupledAdamW", "emerging-optimizers Lion palm")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in OTHERS])
+def test_documented_update_rules_with_groups(case, x64):
+    source, name = case.split()[:2]
+    settings, made = OTHERS[case]
+    own = {"initial_lr": LR / 3} if source == "mosaicml" else {}
+    groups = our_groups(LR, settings["weight_decay"], **own)
+    record = convert.from_(source, name, lr=scheduled(LR), **settings, groups=groups)
+    lam = settings["weight_decay"]
+    steps = {"bias": made(LR / 3, 2 * lam), "kernel": made(LR, lam)}
+    close(ours(record), references(steps))
+
+
+LAM = 0.3
+
+
+@pytest.mark.parametrize("is_decay", [True, slow(False)])
+def test_thinc(is_decay, x64):
+    record = convert.from_("thinc", "Adam", learn_rate=LR, L2=LAM, L2_is_weight_decay=is_decay)
+    close(ours(record), references(dict.fromkeys(NAMES, thinc_step(LR, not is_decay, LAM))))
+
+
+def test_thincs_sgd(x64):
+    def step(theta, g, t, memory):
+        reached = theta - 0.1 * g / max(1.0, np.linalg.norm(g))
+        return reached * (1 - 0.1 * LAM)
+
+    close(
+        ours(convert.from_("thinc", "SGD", learn_rate=0.1, L2=LAM)),
+        references(dict.fromkeys(NAMES, step)),
+    )
+
+
+def test_a_group_of_composer_starts_from_its_own_rate(x64):
+    groups = (("bias", {"lr": 0.02, "weight_decay": 0.1}),)
+    record = convert.from_("mosaicml", "DecoupledSGDW", lr=0.1, weight_decay=0.1, groups=groups)
+    params = {"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = record.optimizer.update(still, record.optimizer.init(params), params)
+    np.testing.assert_allclose(updates["bias"], -0.1)
+    np.testing.assert_allclose(updates["kernel"], -0.1)
+    with pytest.raises(ValueError, match="`initial_lr` must be given where `lr` is a schedule"):
+        convert.from_("mosaicml", "DecoupledSGDW", lr=0.1, initial_lr=0.1,
+                      groups=(("bias", {"lr": scheduled(0.1)}),))  # fmt: skip
+
+
+# scikit-learn, whose MLP takes a step for each call of partial_fit.
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"solver": "adam", "learning_rate_init": 0.01}, id="adam"),
+        slow({"solver": "sgd", "learning_rate_init": 0.05}, id="sgd"),
+    ],
+)
+def test_scikit_learns_mlp(settings, x64):
+    network = imported("sklearn.neural_network")
+    x, y = RNG.normal(size=(16, 4)), RNG.normal(size=16)
+    given = {"alpha": 2.0, "batch_size": 16, **settings}
+    model = network.MLPRegressor(
+        hidden_layer_sizes=(3,), activation="tanh", shuffle=False, random_state=0, **given
+    )
+    model.partial_fit(x, y)  # makes the weights; and one step
+    model._optimizer = type(model._optimizer)(
+        [*model.coefs_, *model.intercepts_], settings["learning_rate_init"]
+    )
+    start = {"coefs": model.coefs_, "intercepts": model.intercepts_}
+    params = jax.tree.map(lambda p: jnp.asarray(p.copy()), start)
+
+    def loss(p):
+        hidden = jnp.tanh(x @ p["coefs"][0] + p["intercepts"][0][None])
+        out = hidden @ p["coefs"][1] + p["intercepts"][1][None]
+        return jnp.mean((out[:, 0] - y) ** 2) / 2
+
+    optimizer = convert.from_("scikit-learn", "MLPRegressor", **given).optimizer
+
+    def step(carry, _):
+        p, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(p), state, p)
+        return (optax.apply_updates(p, updates), state), None
+
+    run = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), None, length=STEPS)[0][0])
+    got = run(params)
+    for _ in range(STEPS):
+        model.partial_fit(x, y)
+    for ours_, theirs in zip(got["coefs"] + got["intercepts"],
+                             model.coefs_ + model.intercepts_, strict=True):  # fmt: skip
+        np.testing.assert_allclose(ours_, theirs, rtol=0, atol=1e-9)
+
+
+# What is decoupled decays as its law says.
+
+DECOUPLED = [
+    slow("torch", "Adafactor", {"lr": 0.1}, 0.01, 1),
+    slow("torch", "RAdam", {"lr": 0.1, "decoupled_weight_decay": True}, 0.01, 1),
+    slow("timm", "adamc", {"lr": 0.1}, 0.01, 2),
+    slow("timm", "laprop", {"lr": 0.1}, 0.01, 1),
+    ("mosaicml", "DecoupledAdamW", {"lr": 0.1}, 0.1, 1),
+    slow("keras", "Lamb", {"learning_rate": 0.1}, 0.01, 1),
+    slow("keras", "Muon", {"learning_rate": 0.1, "adam_weight_decay": 0.1}, 0.01, 1),
+    slow("lion-pytorch", "Lion", {"lr": 0.1, "decoupled_weight_decay": True}, 0.1, 1),
+    slow("bitsandbytes", "Adam", {"lr": 0.1}, 0.01, 1),
+    slow("emerging-optimizers", "Lion", {"lr": 0.1, "weight_decay_method": "palm"}, 0.001, 2),
+    slow("optax", "adamw", {"learning_rate": 0.1, "mask": MASK}, 0.01, 1),
+]
+
+
+@pytest.mark.parametrize(("source", "name", "settings", "strength", "power"), DECOUPLED)
+def test_decay_is_as_declared(source, name, settings, strength, power):
+    """A schedule that falls to half: the law's share of it is η or η²."""
+    (rate,) = (key for key in settings if key in ("lr", "learning_rate"))
+    initial = "initial_lr" in SOURCES[source].entries[name].defaults
+    half = lambda t: jnp.where(t < 5, 1.0, 0.5)
+    given = {**settings, rate: lambda t: 0.1 * half(t), "weight_decay": 0.1}
+    record = convert.from_(source, name, **given, **({"initial_lr": 0.1} if initial else {}))
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(3)}
+    wdjax.check_decay(
+        record.optimizer,
+        params,
+        strength=lambda t: strength * half(t) ** power,
+        rules=record.rules,
+        steps=10,
+    )
+
+
+# The door.
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (("pytorch", "SGD"), ValueError, r"`source` must be one that is known .*Did you mean 't"),
+        (("torch", "Adamw"), ValueError, r"`optimizer` must be one of torch .*mean 'AdamW'\?"),
+        (("keras", "lion"), ValueError, r"Did you mean 'Lion'\?"),
+        (("torch", "Rprop"), ValueError, r"torch's Rprop has no equal here: it has no weight"),
+        (("heavyball", "NAdam"), ValueError, r"multiplies the weights by 1 \+ lr·λ: they grow"),
+        (("torch_optimizer", "SGDW"), ValueError, r"takes the constant lr·λ off every weight"),
+        (("pytorch_optimizer", "Grams"), ValueError, r"its decay is lost, bit for bit"),
+        (("timm", "madgradw"), ValueError, r"its decay stops for ever"),
+        (("timm", "lambc"), ValueError, r"its c is no corrected decay but a limit of 1"),
+        (("timm", "cadamw"), ValueError, r"Without the mask it is 'adamw'"),
+        (("bitsandbytes", "AdamW8bit"), ValueError, r"its moments have 8 bits"),
+        (("mosaicml", "DecoupledSGDW"), TypeError, r"needs `lr`: it has no default there"),
+    ],
+    ids=label,
+)
+def test_what_is_unknown_or_wrong_is_refused_by_name(call, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_(*call)
+
+
+@pytest.mark.parametrize(
+    ("call", "settings", "error", "message"),
+    [
+        (
+            ("torch", "RAdam"),
+            {"learning_rate": 1.0},
+            TypeError,
+            r"'learning_rate'; did you mean 'l",
+        ),
+        (("torch", "RAdam"), {"betas": (0.9, 1.0)}, ValueError, r"`betas` must be in \[0, 1\)"),
+        (("keras", "Lion"), {"beta1": 0.9}, TypeError, r"'beta1'; did you mean 'beta_1'"),
+        (("keras", "Lion"), {"use_ema": True}, ValueError, r"`use_ema` has no equivalent"),
+        (("keras", "Muon"), {"exclude_layers": "head"}, TypeError, r"Write \['head'\]"),
+        (("timm", "adamw"), {"layer_decay": 0.9}, ValueError, r"timm_layer_decay"),
+        (("timm", "adamc"), {"lr": scheduled(0.1)}, ValueError, r"`initial_lr` must be given"),
+        (
+            ("bitsandbytes", "Adam"),
+            {"amsgrad": True},
+            ValueError,
+            r"`amsgrad` must be False; got T",
+        ),
+        (
+            ("emerging-optimizers", "Lion"),
+            {"weight_decay_method": "L2"},
+            ValueError,
+            r"`weight_decay_method` must",
+        ),
+        (
+            ("scikit-learn", "MLPRegressor"),
+            {"batch_size": "auto"},
+            TypeError,
+            r"`batch_size` must be a whole number",
+        ),
+        (
+            ("optax", "adamw"),
+            {"learning_rate": 0.1, "mask": lambda p: p},
+            TypeError,
+            r"Write mask=mask\(params\)",
+        ),
+        (("optax", "adamw"), {"learning_rate": 0.1, "mask": {"a": 1.0}}, TypeError, r"1.0 at 'a'"),
+        (
+            ("optax", "adamw"),
+            {"learning_rate": 0.1, "mask": {"a": True}, "rules": EVERYTHING},
+            TypeError,
+            r"give either `mask` or `rules`",
+        ),
+        (("optax", "adamw"), {"learning_rate": 0.1, "groups": ()}, TypeError, r"no setting 'gro"),
+    ],
+)
+def test_a_wrong_setting_is_refused(call, settings, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_(*call, **settings)
+
+
+def test_the_functions_of_their_own_are_behind_the_door_too():
+    for source, name, function in [
+        ("torch", "SGD", convert.torch_sgd),
+        ("keras", "AdamW", convert.keras_adamw),
+        ("keras", "L2", convert.keras_l2),
+    ]:
+        assert str(convert.from_(source, name)) == str(function())
+    assert str(convert.from_("paper", "AdamW", weight_decay=0.1)) == str(
+        convert.paper_adamw(weight_decay=0.1)
+    )
+
+
+EVERY_ROW = [(source, name) for source in SOURCES for name in rows_of(source)]
+
+
+def with_what_it_needs(source, name, **settings):
+    defaults = SOURCES[source].entries[name].defaults
+    needed = {k: 8 if k == "batch_size" else 0.1 for k, v in defaults.items() if v is REQUIRED}
+    return convert.from_(source, name, **{**needed, **settings})
+
+
+SILENT = {  # at their defaults they are no part of the chain
+    *("mask", "maximize", "momentum", "nesterov", "dampening", "accumulator_dtype"),
+    *("nesterovs_momentum", "decoupled_weight_decay", "initial_lr"),
+}
+
+
+@pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+def test_every_row_builds_and_explains_its_settings(source, name):
+    record = with_what_it_needs(source, name)
+    record.optimizer.init({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(3)})
+    assert record.source.endswith(name)
+    settings = {*SOURCES[source].entries[name].defaults} - SILENT
+    assert [setting for setting in settings if f"{setting}=" not in str(record)] == []
+
+
+def changed(source, name):
+    """Another rate, a schedule, and another decay, by the row's own names."""
+    defaults = SOURCES[source].entries[name].defaults
+    rates = ("lr", "learning_rate_init", "learning_rate", "learn_rate")
+    rate = next(key for key in rates if key in defaults)
+    decay = next((key for key in ("weight_decay", "L2", "alpha") if key in defaults), None)
+    return {
+        rate: scheduled(0.1),
+        **({decay: 0.2} if decay else {}),
+        **({"initial_lr": 0.1} if "initial_lr" in defaults else {}),
+    }
+
+
+@pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+def test_a_checkpoint_fits_after_rate_and_decay_have_changed(source, name):
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(3)}
+    one = with_what_it_needs(source, name).optimizer
+    other = with_what_it_needs(source, name, **changed(source, name)).optimizer
+    states = [jax.eval_shape(optimizer.init, params) for optimizer in (one, other)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*swallow this decay")
+@pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+def test_dtypes_stay_as_they_are(source, name):
+    params = {"kernel": jnp.ones((3, 2), jnp.bfloat16), "bias": jnp.ones(3, jnp.float32)}
+    optimizer = with_what_it_needs(source, name, **changed(source, name)).optimizer
+    start = jax.eval_shape(optimizer.init, params)
+    updates, state = jax.eval_shape(optimizer.update, params, start, params)
+    dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
+    assert dtypes(updates) == dtypes(params)
+    assert dtypes(state) == dtypes(start)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("torch", "RAdam"), ("keras", "Lamb"), ("timm", "lamb"), ("timm", "adamc")]
+)
+def test_rates_and_decays_may_be_traced(source, name):
+    params = {"kernel": jnp.ones((3, 2))}
+    rate = "learning_rate" if source == "keras" else "lr"
+
+    def step(eta, lam):
+        optimizer = convert.from_(source, name, **{rate: eta, "weight_decay": lam}).optimizer
+        return optimizer.update(params, optimizer.init(params), params)[0]["kernel"]
+
+    together = jax.jit(jax.vmap(step))(jnp.array([0.1, 0.2]), jnp.array([0.3, 0.1]))
+    np.testing.assert_allclose(together, [step(0.1, 0.3), step(0.2, 0.1)], rtol=1e-6)
+
+
+def test_lamb_refuses_groups_while_it_clips():
+    groups = (("bias", {"weight_decay": 0.0}),)
+    with pytest.raises(ValueError, match="clips by the norm of all groups together"):
+        convert.from_("timm", "lamb", groups=groups)
+    convert.from_("timm", "lamb", groups=groups, max_grad_norm=None)

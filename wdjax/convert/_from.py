@@ -1,0 +1,167 @@
+"""One door to the table of sources; see `wdjax.convert`."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from wdjax._trees import checks, paths
+from wdjax._trees.paths import Leaf
+from wdjax.convert._keras import from_keras
+from wdjax.convert._pieces import Converted, Groups, Settings, check_known, converted
+from wdjax.convert._row import REQUIRED, Row, Source
+from wdjax.convert._sources import SOURCES
+from wdjax.rules import Rules
+from wdjax.transforms import EVERYTHING
+
+
+def from_(source: str, optimizer: str, **settings: Any) -> Converted:
+    """Equivalent of an optimizer of another package, by that package's own names.
+
+        record = from_(source, optimizer, **settings);  record.optimizer, print(record)
+
+    Args:
+        source: the package: "torch", "keras", "timm", "optax", "lion-pytorch", "mosaicml",
+            "bitsandbytes", "deepspeed", "emerging-optimizers", "scikit-learn", "thinc", "paper".
+        optimizer: its name there, such as "RAdam"; in timm that of `create_optimizer_v2`.
+        **settings: those of the original under their names; what is not given has the default of
+            the package. A learning rate may be a schedule of the step. Besides:
+
+            rules: multipliers of the weight decay; by default what the package decays.
+            groups: (selector, settings) pairs, as in `torch_sgd`, where the package has them.
+            initial_lr: for decay that is divided by the rate at construction (timm's names that
+                end in c, lion-pytorch's decoupled form, Composer), where `lr` is a schedule.
+            mask: Optax's, as a tree of booleans; it becomes rules.
+
+    Returns:
+        The optimizer, in `.optimizer`; print the record for the explanation.
+
+    Raises:
+        TypeError: a setting is unknown or missing, or a mask is no tree of booleans.
+        ValueError: the source or the optimizer is unknown, or it has no equal here, because its
+            decay is lost, a constant or makes weights grow; a setting is out of range.
+
+    Example:
+        >>> print(from_("timm", "lionc", lr=lambda t: 1e-4, initial_lr=1e-4, weight_decay=0.1))
+        timm.lionc
+          betas=(0.9, 0.99)
+            → optax.scale_by_lion(0.9, 0.99)
+          lr=<lambda>
+            → optax.scale_by_learning_rate(<lambda>)
+          weight_decay=0.1, initial_lr=0.0001
+            → wdjax.decay_weights(wdjax.corrected(0.1, <lambda>, 0.0001), rules=...): on the ...
+        >>> from_("heavyball", "NAdam")
+        Traceback (most recent call last):
+        ValueError: heavyball's NAdam has no equal here: by default every step also multiplies ...
+
+    References:
+        PyTorch 2.13, Keras 3.15, timm 1.0.31, Optax 0.2.8, lion-pytorch 0.2.5, Composer 0.32,
+        bitsandbytes 0.50, DeepSpeed 0.19, Emerging-Optimizers 0.3, scikit-learn 1.9, thinc 8.3.
+    """
+    package = _found("source", source, SOURCES, "")
+    entry = _found("optimizer", optimizer, package.entries, f" of {source}")
+    if isinstance(entry, str):
+        raise ValueError(f"{source}'s {optimizer} has no equal here: {entry}")
+    if not isinstance(entry, Row):
+        own: Converted = entry(**settings)
+        return own
+    name = f"{package.name}.{optimizer}"
+    convert = _of_keras if source == "keras" else _of_row
+    return convert(name, package, entry, settings)
+
+
+def _found(kind: str, name: Any, table: Mapping[str, Any], of: str) -> Any:
+    """Look a name up, or say what it might have been."""
+    if name in table:
+        return table[name]
+    lower = {key.lower(): key for key in table}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
+    advice = f"Did you mean {lower[near[0]]!r}?" if near else ""
+    known = ", ".join(key for key, entry in table.items() if _is_convertible(entry))
+    checks.must(kind, False, f"be one{of} that is known here: {known}", repr(name), advice)
+
+
+def _is_convertible(entry: Any) -> bool:
+    """Whether it is more than a reason why not."""
+    if isinstance(entry, Source):
+        return any(map(_is_convertible, entry.entries.values()))
+    return not isinstance(entry, str)
+
+
+def _of_keras(name: str, package: Source, entry: Row, settings: Settings) -> Converted:
+    own = {key: value for key, value in settings.items() if key in entry.defaults}
+    doors = {"exclude_from_weight_decay": (), "rules": package.rules}
+    rest = {key: value for key, value in settings.items() if key not in own}
+    doors = {key: rest.pop(key, value) for key, value in doors.items()}
+    arguments = {**entry.defaults, **own, **doors, "common": rest}
+    return from_keras(name.split(".")[-1], entry.build, arguments)
+
+
+def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Converted:
+    doors = ("rules", "groups") if package.groups else ("rules",)
+    left_out = (*package.left_out, *entry.left_out)
+    known = [*entry.defaults, *doors, *left_out]
+    check_known(name, [key for key in settings if key not in known], known, package.no_equal)
+    merged: dict[str, Any] = {
+        **entry.defaults,
+        **{k: v for k, v in settings.items() if k in entry.defaults},
+    }
+    missing = [key for key, value in merged.items() if value is REQUIRED]
+    if missing:
+        raise TypeError(f"{name} needs `{missing[0]}`: it has no default there either.")
+    rules = _rules(merged.pop("mask", None), settings.get("rules"), package.rules)
+    groups = settings.get("groups", ())
+    if groups and merged.get("max_grad_norm") is not None:
+        raise ValueError(
+            f"{name} clips by the norm of all groups together, which a group here does not see. "
+            "Pass max_grad_norm=None, and clip before it: "
+            "optax.chain(optax.clip_by_global_norm(1.0), record.optimizer)."
+        )
+    if "initial_lr" in merged:
+        merged, groups = _with_initial(merged, groups, package.own_initial_lr)
+    unused = {key: value for key, value in settings.items() if key in left_out}
+    return converted(name, entry.build, merged, rules=rules, groups=groups, left_out=unused)
+
+
+def _with_initial(s: dict[str, Any], groups: Groups, is_own: bool) -> tuple[dict[str, Any], Groups]:
+    """Give every group the initial rate that its decay is divided by."""
+    if is_own:  # a group that has a rate of its own starts from that
+        groups = tuple(
+            (group[0], {"initial_lr": None, **group[1]})
+            if isinstance(group, tuple) and len(group) == 2 and "lr" in group[1]
+            else group
+            for group in groups
+        )
+    if s["initial_lr"] is None and not callable(s["lr"]):
+        s = {**s, "initial_lr": s["lr"]}
+    return s, groups
+
+
+def _rules(mask: Any, rules: Rules | None, default: Rules) -> Rules:
+    """Rules, as they were given, or from a mask, or those of the source."""
+    if mask is None:
+        return default if rules is None else rules
+    if rules is not None:
+        raise TypeError("give either `mask` or `rules`: both say what decays.")
+    if callable(mask):
+        raise TypeError("`mask` must be a tree of booleans here. Write mask=mask(params).")
+    flat = list(paths.entries(mask))
+    for parts, _, keeps in flat:
+        is_flag = isinstance(keeps, bool)
+        checks.must("mask", is_flag, "hold booleans", f"{keeps!r} at {'/'.join(parts)!r}", "",
+                    TypeError)  # fmt: skip
+    return tuple((_Under(parts), float(keeps)) for parts, _, keeps in flat) or EVERYTHING
+
+
+@dataclasses.dataclass(frozen=True)
+class _Under:
+    """Select what is at or below a place of the mask."""
+
+    parts: tuple[str, ...]
+
+    def __call__(self, leaf: Leaf) -> bool:
+        return leaf.parts[: len(self.parts)] == self.parts
+
+    @property
+    def __name__(self) -> str:
+        return "/".join(self.parts) or "everything"
