@@ -9,11 +9,12 @@ FOLDER = pathlib.Path(__file__).parents[1] / "scripts"
 
 def load(name):
     """Import scripts/NAME.py, which finds its neighbours as it does when it is run."""
-    spec = importlib.util.spec_from_file_location(f"{name}_script", FOLDER / f"{name}.py")
+    file = FOLDER / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{file.stem}_script", file)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(FOLDER))
+    sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(FOLDER))
+        sys.path.remove(str(file.parent))
     return module

@@ -1,0 +1,166 @@
+"""Run one package of rows.py and print what its weight decay does, as JSON.
+
+    python measure.py timm     in an environment that has timm, without wdjax
+
+What is run of every row, from a matrix of ±2 and a vector of ±2 (some also scale by their size):
+
+    constant     three steps with zero gradients at η = 0.1 and λ = 0.1
+    lr doubled   the same, built with η = 0.2
+    lr halved    built with η = 0.1, which a schedule halves after the first step
+    λ doubled    λ = 0.2
+    default      no λ given
+    gradients    four steps with fixed gradients, η halved after the second; and again without λ,
+                 which tells where in the step decay acts
+    bfloat16     300 steps with zero gradients from weights of 1, η = 0.001
+"""
+
+import importlib.metadata
+import json
+import re
+import sys
+import warnings
+
+import numpy as np
+from families import FAMILIES
+from rows import PACKAGES
+
+LR, WD, STEPS = 0.1, 0.1, 3
+SIGNS = (np.array([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]), np.array([-1.0, 1.0]))
+RNG = np.random.default_rng(0)
+START = [RNG.normal(size=signs.shape) for signs in SIGNS]
+GRADIENTS = [[RNG.normal(size=signs.shape) for signs in SIGNS] for _ in range(4)]
+RATES = (LR, LR, LR / 2, LR / 2)
+
+
+def fractions(weights):
+    """Return what each step took off: a number, or smallest and largest where entries differ."""
+    taken = []
+    for before, after in zip(weights, weights[1:], strict=False):
+        ratio = 1 - np.asarray(after) / np.asarray(before)
+        low, high = float(ratio.min()), float(ratio.max())
+        taken.append(number(low) if high - low < 1e-6 else [number(low), number(high)])
+    return taken
+
+
+def number(x):
+    """Round to the digits that float64 keeps through a few steps; what is no number is a word."""
+    if not np.isfinite(x):
+        return str(x)
+    return float(f"{x:.12g}") if abs(x) > 1e-12 else 0.0
+
+
+class Runner:
+    """The runs of one row."""
+
+    def __init__(self, package, row, names):
+        """Remember how its weights are stepped."""
+        self.package, self.row, self.names = package, row, names
+        self.parts = 1 if row.matrix_only else 2
+        self.step = FAMILIES[package.family]
+
+    def weights(self, start, gradients, rates, code=None, dtype=None, **given):
+        """Return the weights before the first step and after each.
+
+        `gradients` are arrays of each step, or a function of the step and the weights.
+        """
+        settings = {"wd": WD, **given}
+        return self.step(
+            code or self.row.code,
+            dict(self.names),
+            [np.array(x) for x in start[: self.parts]],
+            lambda t, now: [np.array(g) for g in gradients(t, now)[: self.parts]],
+            rates,
+            settings["wd"],
+            dtype or self.package.dtype,
+        )
+
+    def taken(self, *, rates=(LR,) * STEPS, **given):
+        """Return the fractions that steps with zero gradients take off, of matrix and vector."""
+        start = [2 * signs for signs in SIGNS]
+        zero = [np.zeros_like(signs) for signs in SIGNS]
+        weights = self.weights(start, lambda t, now: zero, rates, **given)
+        return [fractions([step[i] for step in weights]) for i in range(self.parts)]
+
+    def apart(self, weights, plain, taken):
+        """Return how far each place of decay is from the truth, beside what decay did at all."""
+        coupled = self.weights(
+            START,
+            lambda t, now: [g + WD * w for g, w in zip(GRADIENTS[t], now, strict=False)],
+            RATES,
+            wd=0.0,
+        )
+        guesses = {"coupled": coupled[-1]}
+        if np.ndim(taken[0]) == 1:  # else there is no one fraction to guess with
+            for place in ("before", "after"):
+                guesses[place] = [self.guess(i, plain, taken[i], place) for i in range(self.parts)]
+        effect = max(np.abs(a - b).max() for a, b in zip(weights[-1], plain[-1], strict=True))
+        if effect < 1e-9:
+            return {}
+        apart = {
+            place: max(np.abs(a - b).max() for a, b in zip(weights[-1], guess, strict=True))
+            for place, guess in guesses.items()
+        }
+        return {place: float(f"{x / effect:.1e}") for place, x in apart.items()}
+
+    def guess(self, i, plain, taken, place):
+        """Decay the steps that were made without λ, before or after each of them."""
+        w = plain[0][i]
+        for t in range(len(RATES)):
+            step = plain[t + 1][i] - plain[t][i]
+            s = taken[t]
+            w = (1 - s) * w + step if place == "before" else (1 - s) * (w + step)
+        return w
+
+    def rounded(self):
+        """Return the mean weight after 300 steps in bfloat16, or why it did not run."""
+        ones = [np.ones_like(signs) for signs in SIGNS]
+        zero = [np.zeros_like(signs) for signs in SIGNS]
+        try:
+            last = self.weights(ones, lambda t, now: zero, [1e-3] * 300, dtype="bfloat16")[-1]
+        except Exception as error:
+            return f"fails: {type(error).__name__}"
+        return number(float(f"{np.mean(last[0]):.4g}"))
+
+    def __call__(self):
+        """Run everything."""
+        given = lambda t, now: GRADIENTS[t]
+        weights = self.weights(START, given, RATES)
+        plain = self.weights(START, given, RATES, wd=0.0)
+        along = self.taken(rates=RATES)
+        halved = (LR, LR / 2, LR / 2)
+        runs = {
+            "constant": self.taken(),
+            "lr doubled": self.taken(rates=(2 * LR,) * STEPS),
+            "lr halved": self.taken(rates=halved),
+            "λ doubled": self.taken(wd=2 * WD),
+            "default": self.taken(code=self.row.unset),
+        }
+        return {
+            "code": self.row.code,
+            **runs,
+            "apart": self.apart(weights, plain, along),
+            "weights": [[number(x) for x in part.ravel()] for part in weights[-1]],
+            "plain": [[number(x) for x in part.ravel()] for part in plain[-1]],
+            "bfloat16": self.rounded() if self.row.bfloat16 else "not run",
+        }
+
+
+def main(name):
+    """Print version and rows; what fails is said and left out."""
+    warnings.simplefilter("ignore")
+    package = PACKAGES[name]
+    rows, names = {}, {}
+    exec(package.imports, names)
+    for row in package.rows:
+        try:
+            with np.errstate(all="ignore"):
+                rows[row.name] = Runner(package, row, names)()
+        except Exception as error:
+            text = re.sub(r"\s+", " ", str(error))[:200]
+            print(f"{name} {row.name}: {type(error).__name__}: {text}", file=sys.stderr)
+    version = importlib.metadata.version(package.distribution or name).partition("+")[0]
+    print("\n" + json.dumps({"version": version, "dtype": package.dtype, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,314 @@
+"""The rows of the field guide, by hand: how each optimizer is built, and what to write in wdjax.
+
+A row's `code` builds the optimizer from `params`, `lr` and `wd`, in the package alone. Its `line`
+builds the same in wdjax; docs/field_guide.md says what the names in it are. A line that has `base`
+in it stands for the decay alone: the optimizer is the reader's own. What the decay does is not
+written here: measure.py finds it out.
+"""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An optimizer, and what to write instead of it."""
+
+    name: str
+    code: str
+    line: str = ""
+    why: str = ""  # there is no line
+    note: str = ""  # beside the line
+    law: str = ""  # s(t), where the readings are of no known form
+    without: str = ""  # the code without λ, where leaving out `=wd` does not give it
+    default: str = ""  # λ by default, where the readings cannot tell
+    left_out: str = ""  # by default, where the shape of a parameter does not decide
+    matrix_only: bool = False
+    bfloat16: bool = True
+    within: float = 0.0  # how far wdjax's weights are after four steps; 0: by the dtype
+
+    @property
+    def unset(self) -> str:
+        """The code in which λ is left at its default."""
+        return self.without or re.sub(r",? ?\w+=wd\b", "", self.code, count=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A package at a version, with what it needs to run."""
+
+    title: str
+    family: str
+    requires: tuple[str, ...]
+    rows: tuple[Row, ...]
+    imports: str = ""
+    dtype: str = "float64"
+    apart: bool = False  # not in one environment with the others of its family
+    bare: tuple[str, ...] = ()  # installed without what they say they need
+    distribution: str = ""  # whose version is stated
+
+
+def decayed(base: str = "base", options: str = "") -> str:
+    """Return the line that gives an Optax optimizer decay on the weights."""
+    options = f", {options}" if options else ""
+    return f"wdjax.decayed({base})(lr, weight_decay=wd{options}, rules=everything)"
+
+
+def coupled(base: str) -> str:
+    """Return the line that puts λθ into the gradient."""
+    return f"optax.chain(wdjax.add_decayed_weights(wd), {base})"
+
+
+def torch(name: str, options: str = "") -> str:
+    """Return the line that calls a function of `wdjax.convert`."""
+    options = f"{options}, " if options else ""
+    return f"convert.{name}(lr=lr, {options}weight_decay=wd).optimizer"
+
+
+AFTER = "law=after, implicit=True"
+DIVIDED = "implicit=True"
+PEAK = "law=functools.partial(wdjax.{law}, peak=peak)"
+CORRECTED = PEAK.format(law="corrected")
+PAPER = PEAK.format(law="schedule_scaled")
+FIXED = "law=wdjax.fixed"
+
+ADAMW = torch("torch_adamw")
+LION = "wdjax.lionw(lr, weight_decay=wd, rules=everything)"
+DELAYED = "No law knows a first step without decay."
+BY_NORM = "No law sees the weights, whose size this decay depends on."
+RATIO = "Decay is inside a trust ratio of its own kind."
+TORCH = ("torch==2.13.0", "numpy==2.3.5")
+JAX = ("jax==0.10.2", "jaxlib==0.10.2", "optax==0.2.8", "numpy==2.3.5")
+
+PYTORCH = Package("PyTorch", "torch", TORCH, (
+    Row("SGD(momentum=0.9)", "optim.SGD(params, lr=lr, momentum=0.9, weight_decay=wd)",
+        torch("torch_sgd", "momentum=0.9")),
+    Row("SGD(momentum=0.9, nesterov=True)",
+        "optim.SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=wd)",
+        torch("torch_sgd", "momentum=0.9, nesterov=True")),
+    Row("Adam", "optim.Adam(params, lr=lr, weight_decay=wd)", torch("torch_adam")),
+    Row("Adam(decoupled_weight_decay=True)",
+        "optim.Adam(params, lr=lr, weight_decay=wd, decoupled_weight_decay=True)", ADAMW),
+    Row("AdamW", "optim.AdamW(params, lr=lr, weight_decay=wd)", ADAMW),
+    Row("NAdam", "optim.NAdam(params, lr=lr, weight_decay=wd)", torch("torch_nadam")),
+    Row("NAdam(decoupled_weight_decay=True)",
+        "optim.NAdam(params, lr=lr, weight_decay=wd, decoupled_weight_decay=True)",
+        torch("torch_nadam", "decoupled_weight_decay=True")),
+    Row("RAdam", "optim.RAdam(params, lr=lr, weight_decay=wd)", coupled("optax.radam(lr)")),
+    Row("RAdam(decoupled_weight_decay=True)",
+        "optim.RAdam(params, lr=lr, weight_decay=wd, decoupled_weight_decay=True)",
+        decayed("optax.radam")),
+    Row("Adagrad", "optim.Adagrad(params, lr=lr, weight_decay=wd)", torch("torch_adagrad")),
+    Row("RMSprop", "optim.RMSprop(params, lr=lr, weight_decay=wd)", torch("torch_rmsprop")),
+    Row("Adamax", "optim.Adamax(params, lr=lr, weight_decay=wd)", coupled("optax.adamax(lr)")),
+    Row("Adadelta", "optim.Adadelta(params, lr=lr, weight_decay=wd)",
+        coupled("optax.adadelta(lr, rho=0.9, eps=1e-6)")),
+    Row("Adafactor", "optim.Adafactor(params, lr=lr, weight_decay=wd)", decayed()),
+    Row("Muon", "optim.Muon(params, lr=lr, weight_decay=wd)",
+        torch("torch_muon", "outputs=0"), matrix_only=True, left_out="refuses other than matrices",
+        within=2e-2),
+    Row("ASGD", "optim.ASGD(params, lr=lr, weight_decay=wd)",
+        why="Its rate lags one step behind, and `lambd` decays as well."),
+), imports="from torch import optim")  # fmt: skip
+
+TIMM_ALONE = """
+import importlib, importlib.util, sys, types
+found = importlib.util.find_spec("timm")
+package, models, stub = map(types.ModuleType, ("timm", "timm.models", "timm.models.group_parameters"))
+package.__path__, models.__path__ = list(found.submodule_search_locations), []
+stub.group_parameters = stub.group_with_matcher = None
+sys.modules |= {module.__name__: module for module in (package, models, stub)}
+create = importlib.import_module("timm.optim").create_optimizer_v2
+"""  # timm.optim without the models, which need torchvision
+
+
+def timm(name: str, *args: str, options: str = "", **kwargs) -> Row:
+    """Return a row of timm's factory."""
+    code = f'create(params, opt="{name}", lr=lr{options}, weight_decay=wd)'
+    label = f'"{name}"' + options.replace(", ", " + ", 1)
+    return Row(label, code, *args, **kwargs)
+
+
+TIMM = Package("timm", "torch", TORCH, (
+    timm("adamw", ADAMW),
+    timm("nadamw", torch("torch_nadam", "decoupled_weight_decay=True"), within=1e-2),
+    timm("lion", LION),
+    timm("sgdw", "wdjax.sgdw(lr, momentum=0.9, nesterov=True, weight_decay=wd, rules=everything)"),
+    timm("adabelief", decayed("optax.adabelief")),
+    timm("novogradw", decayed()),
+    timm("radamw", decayed("optax.radam")),
+    timm("rmsproptfw", decayed()),
+    timm("adafactor", decayed()),
+    timm("adafactorbv", decayed()),
+    timm("mars", decayed()),
+    timm("muon", decayed()),
+    timm("adamc", decayed("optax.adam", CORRECTED)),
+    timm("lionc", decayed("optax.lion", CORRECTED)),
+    timm("sgdc", decayed("optax.sgd", f"momentum=0.9, nesterov=True, {CORRECTED}")),
+    timm("laprop", decayed(options=AFTER)),
+    timm("adan", decayed(options=DIVIDED)),
+    timm("adanw", decayed()),
+    timm("adopt", why=DELAYED),
+    timm("adoptw", why=DELAYED),
+    timm("lamb", "optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(eps=1e-6), "
+         "wdjax.add_decayed_weights(wd), optax.scale_by_trust_ratio(), "
+         "optax.scale_by_learning_rate(lr))"),
+    timm("lambc", why="The c is another clip, not the corrected law."),
+    timm("lars", why=RATIO),
+    timm("adamp", why="Decay depends on the angle between weights and gradient."),
+    timm("sgdp", why="Decay is divided by 1 − momentum, and depends on the angle."),
+    timm("madgradw", why="Decay fades: an average with the first weights holds it."),
+    timm("lookahead_adamw", why="The wrapper pulls back half of every six steps, decay too."),
+), imports=TIMM_ALONE, bare=("timm==1.0.31",))  # fmt: skip
+
+
+def collected(name: str, *args: str, options: str = "", **kwargs) -> Row:
+    """Return a row of pytorch_optimizer."""
+    label = f"{name}({options})" if options else name
+    given = f", {options}" if options else ""
+    code = f"pytorch_optimizer.{name}(params, lr=lr, weight_decay=wd{given})"
+    return Row(label, code, *args, **kwargs)
+
+
+NOT_COUPLED = "weight_decouple=False"
+COLLECTION = Package("pytorch_optimizer", "torch", TORCH, (
+    collected("AdaBelief", decayed("optax.adabelief")),
+    collected("Lion", LION),
+    collected("Tiger", decayed()),
+    collected("SGDW", "wdjax.sgdw(lr, momentum=0.0, weight_decay=wd, rules=everything)"),
+    collected("Ranger", decayed()),
+    collected("Lion", decayed("optax.lion", FIXED), options="fixed_decay=True"),
+    collected("AdEMAMix", coupled("base(lr)")),
+    collected("QHAdam", coupled("base(lr)")),
+    collected("Adan", decayed(options=DIVIDED)),
+    collected("LaProp", decayed(options=AFTER)),
+    collected("SOAP", why=DELAYED),
+    collected("RAdam", why=DELAYED),
+    collected("AdamP", why="λ is lost: write no decay.", options=NOT_COUPLED),
+    collected("Grams", why="λ is lost: write no decay.", options=NOT_COUPLED),
+    collected("LaProp", why="λ is lost: write no decay.", options=NOT_COUPLED),
+    collected("Ranger", why="λ has the wrong sign: weights grow.", options=NOT_COUPLED),
+    collected("MARS", why="Vectors have a rate and a λ of their own."),
+    collected("SPlus", why="No law knows the shape of a matrix; use multipliers in `rules`."),
+    collected("StableAdamW", why="The rate of both step and decay is clipped by the update."),
+    collected("GrokFastAdamW", why="The rate of both step and decay is divided."),
+    collected("AdamS", why="Near: `wdjax.adaptive.swd`, capped where this is not."),
+    collected("MADGRAD", why="Decay fades: an average with the first weights holds it.",
+              options="weight_decouple=True"),
+), imports="import pytorch_optimizer", bare=("pytorch_optimizer==4.1.0",))  # fmt: skip
+
+HEAVYBALL = Package("HeavyBall", "torch", (*TORCH, "heavyball==3.2.1"), tuple(
+    Row(label or name, f"heavyball.{name}(params, lr=lr, weight_decay=wd{options})", line, why)
+    for name, label, options, line, why in (
+        ("AdamW", "", "", decayed("optax.adam", "b2=0.99"), ""),
+        ("SGD", "", "", decayed(), ""),
+        ("LaProp", "", "", decayed(), ""),
+        ("RMSprop", "", "", decayed(), ""),
+        ("MuonAdamW", "", "", decayed(), ""),
+        ("NAdam", "", "", "", "Weights grow by 1 + λη in every step."),
+        ("NAdam", "NAdam(decoupled_weight_decay=True)", ", decoupled_weight_decay=True", decayed(),
+         ""),
+        ("AdamC", "", ", max_lr=0.1", decayed("base", CORRECTED), ""),
+        ("SOAP", "", "", "", DELAYED),
+        ("ADOPT", "", "", "", DELAYED),
+        ("HyperBallAdamW", "", "", "", "Norms are held: `wdjax.radial.hyperball`."),
+    )
+), imports="import heavyball\nheavyball.utils.compile_mode = None", dtype="float32",
+    distribution="heavyball")  # fmt: skip
+
+FB = "import schedulefree"
+SINGLE = {
+    "lion-pytorch": Package("lion-pytorch", "torch", (*TORCH, "lion-pytorch==0.2.5"), (
+        Row("Lion", "Lion(params, lr=lr, weight_decay=wd)", LION),
+        Row("Lion(decoupled_weight_decay=True)",
+            "Lion(params, lr=lr, weight_decay=wd, decoupled_weight_decay=True)",
+            decayed("optax.lion", PAPER)),
+    ), imports="from lion_pytorch import Lion"),
+    "schedulefree": Package("schedulefree", "torch", (*TORCH, "schedulefree==1.4.1"), (
+        Row("AdamWScheduleFree", "schedulefree.AdamWScheduleFree(params, lr=lr, weight_decay=wd)",
+            why="The average of weights decays half as fast; decay goes inside the wrapper."),
+        Row("SGDScheduleFree", "schedulefree.SGDScheduleFree(params, lr=lr, weight_decay=wd)",
+            why="The same."),
+        Row("RAdamScheduleFree", "schedulefree.RAdamScheduleFree(params, lr=lr, weight_decay=wd)",
+            why="The same, and no decay in the first five steps."),
+    ), imports="import schedulefree"),
+    "prodigyopt": Package("prodigyopt", "torch", (*TORCH, "prodigyopt==1.1.2"), (
+        Row("Prodigy", "Prodigy(params, lr=lr, weight_decay=wd)",
+            why="The rate is found on the way; give `wdjax.decayed(optax.contrib.prodigy)` a law."),
+    ), imports="from prodigyopt import Prodigy"),
+    "adam-atan2-pytorch": Package(
+        "adam-atan2-pytorch", "torch", (*TORCH, "adam-atan2-pytorch==0.4.1"), (
+        Row("AdamAtan2", "AdamAtan2(params, lr=lr, weight_decay=wd)", decayed()),
+        Row("AdoptAtan2", "AdoptAtan2(params, lr=lr, weight_decay=wd)", decayed(options=PAPER)),
+    ), imports="from adam_atan2_pytorch import AdamAtan2\n"
+               "from adam_atan2_pytorch.adopt_atan2 import AdoptAtan2"),
+}  # fmt: skip
+
+K = 'keras.optimizers.{}(lr, weight_decay=wd)'
+KERAS_JAX = "import os\nos.environ['KERAS_BACKEND'] = 'jax'\nimport keras"
+KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
+    Row("SGD(momentum=0.9)", "keras.optimizers.SGD(lr, momentum=0.9, weight_decay=wd)",
+        "convert.keras_sgd(learning_rate=lr, momentum=0.9, weight_decay=wd).optimizer"),
+    *(Row(name, K.format(name),
+          f"convert.keras_{name.lower()}(learning_rate=lr, weight_decay=wd).optimizer")
+      for name in ("Adam", "AdamW", "Nadam", "RMSprop", "Adagrad")),
+    Row("Adamax", K.format("Adamax"), decayed("optax.adamax", "eps=1e-7")),
+    Row("Adadelta", K.format("Adadelta"), decayed("optax.adadelta", "rho=0.95, eps=1e-7")),
+    Row("Lion", K.format("Lion"), LION),
+    Row("Lamb", K.format("Lamb"), decayed()),
+    Row("Adafactor", K.format("Adafactor"), decayed()),
+    Row("Ftrl", K.format("Ftrl"), decayed()),
+    Row("Muon", K.format("Muon"), why="Vectors have a λ of their own, `adam_weight_decay`."),
+    Row("LossScaleOptimizer(AdamW)",
+        "keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(lr, weight_decay=wd))",
+        why="Wrap the loss; the optimizer is AdamW's line."),
+), imports=KERAS_JAX)  # fmt: skip
+
+OPTAX = Package("Optax", "optax", JAX, (
+    Row("adamw", "optax.adamw(lr, weight_decay=wd)",
+        "wdjax.adamw(lr, weight_decay=wd, rules=everything)"),
+    Row("nadamw", "optax.nadamw(lr, weight_decay=wd)", decayed("optax.nadam")),
+    Row("adamaxw", "optax.adamaxw(lr, weight_decay=wd)", decayed("optax.adamax")),
+    Row("lion", "optax.lion(lr, weight_decay=wd)", LION),
+    Row("adan", "optax.adan(lr, weight_decay=wd)", decayed("optax.adan")),
+    Row("adafactor", "optax.adafactor(lr, weight_decay_rate=wd)", decayed("optax.adafactor", FIXED)),
+    Row("lamb", "optax.lamb(lr, weight_decay=wd)", "optax.lamb(lr, weight_decay=wd)",
+        note="`mask=wdjax.mask(rules)`"),
+    Row("lars", "optax.lars(lr, weight_decay=wd)", "optax.lars(lr, weight_decay=wd)",
+        note="`weight_decay_mask=wdjax.mask(rules)`"),
+    Row("novograd", "optax.novograd(lr, weight_decay=wd)", "optax.novograd(lr, weight_decay=wd)",
+        note="decay is in the momentum"),
+    Row("adadelta", "optax.adadelta(lr, weight_decay=wd)", coupled("optax.adadelta(lr)")),
+    Row("fromage", "optax.fromage(lr)", why="It has no λ: it shrinks by 1 − 1/√(1 + η²) by itself."),
+    Row("contrib.muon", "optax.contrib.muon(lr, weight_decay=wd)",
+        'wdjax.muonw(lr, weight_decay=wd, rules=(("kernel", 1.0), ("**", 0.0)))'),
+    Row("contrib.ademamix", "optax.contrib.ademamix(lr, weight_decay=wd)",
+        decayed("optax.contrib.ademamix")),
+    Row("contrib.acprop", "optax.contrib.acprop(lr, weight_decay=wd)",
+        decayed("optax.contrib.acprop")),
+    Row("add_decayed_weights, then sgd(momentum=0.9)",
+        "optax.chain(optax.add_decayed_weights(wd), optax.sgd(lr, momentum=0.9))",
+        coupled("optax.sgd(lr, momentum=0.9)"),
+        without="optax.chain(optax.add_decayed_weights(), optax.sgd(lr, momentum=0.9))"),
+    Row("sgd, then add_decayed_weights",
+        "optax.chain(optax.sgd(lr), optax.add_decayed_weights(wd))",
+        why="Weights grow by 1 + λ in every step; wdjax refuses this order.",
+        without="optax.chain(optax.sgd(lr), optax.add_decayed_weights())"),
+    Row("contrib.madgrad", "optax.contrib.madgrad(lr, weight_decay=wd)",
+        why="Decay fades: an average with the first weights holds it."),
+    Row("contrib.prodigy", "optax.contrib.prodigy(lr, weight_decay=wd)",
+        why="The rate is found on the way; give `wdjax.decayed` a law."),
+    Row("contrib.schedule_free_adamw",
+        "optax.contrib.schedule_free_adamw(lr, weight_decay=wd)",
+        why="The average of weights decays half as fast; decay goes inside the wrapper."),
+))  # fmt: skip
+
+PACKAGES: dict[str, Package] = {
+    "torch": PYTORCH,
+    "optax": OPTAX,
+    "timm": TIMM,
+    "keras": KERAS,
+    "pytorch_optimizer": COLLECTION,
+    "heavyball": HEAVYBALL,
+    **SINGLE,
+}

@@ -1,0 +1,99 @@
+"""The field guide: every line of wdjax takes off what was measured from the other package."""
+
+import functools
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import script_files
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "docs/field_guide.md").read_text(encoding="utf-8")
+GUIDE = script_files.load("field_guide/page")
+RUNS = script_files.load("field_guide/measure")
+MEASURED = GUIDE.load()
+NAMES = {}
+exec(re.search(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)[1], NAMES)
+
+# The runs of a line in one program: their λ, rates, first weights and gradients.
+ZERO = [np.zeros_like(signs) for signs in RUNS.SIGNS]
+TWICE = [2 * signs for signs in RUNS.SIGNS]
+CASES = {name: (wd, (*rates, rates[-1]), TWICE, [ZERO] * 4) for name, wd, rates in GUIDE.READINGS}
+CASES["weights"] = (RUNS.WD, RUNS.RATES, RUNS.START, RUNS.GRADIENTS)
+
+
+def rows():
+    """Every row that has a line, with what was seen of its package."""
+    for name, seen in MEASURED.items():
+        for row in GUIDE.PACKAGES[name].rows:
+            if row.line and row.name in seen["rows"]:
+                got = seen["rows"][row.name]
+                yield pytest.param(row, got, seen["dtype"], id=f"{name}-{row.name}")
+
+
+@functools.cache
+def course(line, dtype, parts):
+    """Run a line on all cases at once: name -> the weights before the first step and after each."""
+    keys = ("kernel", "bias")[:parts]
+    tree = lambda arrays: {k: jnp.asarray(x, dtype) for k, x in zip(keys, arrays, strict=False)}
+
+    def of_case(wd, rates, start, gradients):
+        names = {**NAMES, "wd": wd, "lr": lambda count: rates[count], "peak": rates[0]}
+        optimizer = eval(line, names)
+
+        def step(carry, grads):
+            params, state = carry
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        return jax.lax.scan(step, (start, optimizer.init(start)), gradients)[1]
+
+    stacked = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    decays, rates, starts, gradients = zip(*CASES.values(), strict=True)
+    first = stacked([tree(start) for start in starts])
+    given = stacked([stacked([tree(grads) for grads in steps]) for steps in gradients])
+    run = jax.jit(jax.vmap(of_case))
+    after = run(jnp.asarray(decays, dtype), jnp.asarray(rates, dtype), first, given)
+    whole = [np.concatenate([first[k][:, None], after[k]], axis=1) for k in keys]
+    return {name: [part[i] for part in whole] for i, name in enumerate(CASES)}
+
+
+@pytest.mark.parametrize(("row", "seen", "dtype"), [*rows()])
+def test_a_line_takes_off_what_the_other_package_does(row, seen, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        ours = course(row.line, dtype, len(seen["constant"]))
+    exact = 1e-9 if dtype == "float64" else 1e-6
+    for run, *_ in GUIDE.READINGS:
+        for part, theirs in zip(ours[run], seen[run], strict=True):
+            got = RUNS.fractions(list(part[:4].astype(np.float64)))
+            both = lambda taken: np.array([np.broadcast_to(x, 2) for x in taken])
+            np.testing.assert_allclose(both(got), both(theirs), rtol=0, atol=exact, err_msg=run)
+    if "base" not in row.line:  # the whole optimizer: the same weights after given gradients
+        for part, theirs in zip(ours["weights"], seen["weights"], strict=True):
+            atol = row.within or exact
+            np.testing.assert_allclose(part[-1].ravel(), theirs, rtol=0, atol=atol)
+
+
+def test_the_page_is_what_the_generator_prints():
+    """If this fails: python scripts/field_guide/page.py --write."""
+    assert GUIDE.page(MEASURED) == TEXT
+
+
+def test_every_row_was_run_as_it_is_built_now():
+    """A row whose code has changed has to be run again: scripts/field_guide/run.py PACKAGE."""
+    for name, package in GUIDE.PACKAGES.items():
+        seen = MEASURED[name]
+        assert [row.name for row in package.rows] == list(seen["rows"])
+        assert [row.code for row in package.rows] == [x["code"] for x in seen["rows"].values()]
+        assert any(pin.endswith(f"=={seen['version']}") for pin in package.requires + package.bare)
+
+
+def test_every_row_has_either_a_line_or_a_reason():
+    for package in GUIDE.PACKAGES.values():
+        for row in package.rows:
+            assert bool(row.line) != bool(row.why), row.name
