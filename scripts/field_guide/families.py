@@ -1,14 +1,16 @@
-"""How the weights of each kind of package are stepped: one function each, with the same arguments.
+"""How the weights of each kind of package are stepped.
 
-    code       builds the optimizer from params, lr and wd
-    names      what the code may use
-    start      the first weights
-    gradients  (step, weights) -> the gradients
-    rates      the learning rate of each step; the first one builds the optimizer
-    wd         λ
-    dtype      "float64", "float32" or "bfloat16"
+A family takes
 
-They return the weights before the first step and after each, as float64 arrays.
+    code    builds the optimizer from params, lr and wd
+    names   what the code may use
+    start   the first weights
+    rates   the learning rate of each step; the first one builds the optimizer
+    wd      λ
+    dtype   "float64", "float32" or "bfloat16"
+
+and returns three functions: `read` gives the weights as float64 arrays, `write` sets them, and
+`step` takes a learning rate and gradients.
 """
 
 import numpy as np
@@ -16,7 +18,23 @@ import numpy as np
 KEYS = ("kernel", "bias")
 
 
-def torch(code, names, start, gradients, rates, wd, dtype):
+def course(family, code, names, start, gradients, rates, wd, dtype, change=None):
+    """Return the weights before the first step and after each.
+
+    `gradients` maps the step and the weights to the gradients; `change`, if it is given, the step
+    and the weights before and after it to what they are then set to.
+    """
+    read, write, step = FAMILIES[family](code, dict(names), start, rates, wd, dtype)
+    seen = [read()]
+    for t, rate in enumerate(rates):
+        step(rate, gradients(t, seen[-1]))
+        if change is not None:
+            write(change(t, seen[-1], read()))
+        seen.append(read())
+    return seen
+
+
+def torch(code, names, start, rates, wd, dtype):
     """torch.optim.Optimizer and what derives from it: rates are set in the param groups."""
     import torch
 
@@ -26,159 +44,177 @@ def torch(code, names, start, gradients, rates, wd, dtype):
     optimizer = eval(code, {**names, "params": params, "named": named, "lr": rates[0], "wd": wd})
     if callable(getattr(optimizer, "train", None)):  # schedule-free
         optimizer.train()
-    seen = [[p.detach().double().numpy().copy() for p in params]]
-    for t, rate in enumerate(rates):
-        if rate != rates[max(t - 1, 0)]:
+    earlier = [rates[0]]
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.data.copy_(torch.tensor(x).to(kind))
+
+    def step(rate, gradients):
+        if rate != earlier[0]:  # as schedulers do; some optimizers write there as well
+            earlier[0] = rate
             for group in optimizer.param_groups:
-                group["lr"] = rate
-        for p, g in zip(params, gradients(t, seen[-1]), strict=True):
+                if isinstance(group["lr"], torch.Tensor):  # torchao's
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+        for p, g in zip(params, gradients, strict=True):
             p.grad = torch.tensor(g).to(kind)
         optimizer.step()
-        seen.append([p.detach().double().numpy().copy() for p in params])
-    return seen
+
+    return lambda: [p.detach().double().numpy().copy() for p in params], write, step
 
 
-def fastai(code, names, start, gradients, rates, wd, dtype):
+def fastai(code, names, start, rates, wd, dtype):
     """fastai's Optimizer is not torch's: rates are set as hyperparameters."""
     import torch
 
     kind = getattr(torch, dtype)
     params = [torch.nn.Parameter(torch.tensor(x).to(kind)) for x in start]
     optimizer = eval(code, {**names, "params": params, "lr": rates[0], "wd": wd})
-    seen = [[p.detach().double().numpy().copy() for p in params]]
-    for t, rate in enumerate(rates):
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.data.copy_(torch.tensor(x).to(kind))
+
+    def step(rate, gradients):
         optimizer.set_hyper("lr", rate)
-        for p, g in zip(params, gradients(t, seen[-1]), strict=True):
+        for p, g in zip(params, gradients, strict=True):
             p.grad = torch.tensor(g).to(kind)
         optimizer.step()
-        seen.append([p.detach().double().numpy().copy() for p in params])
-    return seen
+
+    return lambda: [p.detach().double().numpy().copy() for p in params], write, step
 
 
-def keras(code, names, start, gradients, rates, wd, dtype):
+def keras(code, names, start, rates, wd, dtype):
     """keras.optimizers, on Keras' JAX backend: rates are assigned."""
     import keras
 
-    keras.config.set_floatx("float64" if dtype == "float64" else "float32")
+    wide = "float64" if dtype == "float64" else "float32"
+    keras.config.set_floatx(wide)
     params = [
         keras.Variable(x, dtype=dtype, name=name) for x, name in zip(start, KEYS, strict=False)
     ]
     optimizer = eval(code, {**names, "lr": rates[0], "wd": wd})
     optimizer.build(params)
-    read = lambda: [np.asarray(keras.ops.cast(p, "float32" if dtype != "float64" else dtype),
-                               np.float64) for p in params]  # fmt: skip
-    seen = [read()]
-    for t, rate in enumerate(rates):
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.assign(x)
+
+    def step(rate, gradients):
         optimizer.learning_rate = rate
-        grads = [keras.ops.convert_to_tensor(g, dtype) for g in gradients(t, seen[-1])]
-        optimizer.apply(grads, params)
-        seen.append(read())
-    return seen
+        optimizer.apply([keras.ops.convert_to_tensor(g, dtype) for g in gradients], params)
+
+    read = lambda: [np.asarray(keras.ops.cast(p.value, wide), np.float64) for p in params]
+    return read, write, step
 
 
-def optax(code, names, start, gradients, rates, wd, dtype):
+def optax(code, names, start, rates, wd, dtype):
     """Optax and what builds Optax transformations: a rate that changes is a schedule."""
     import jax
     import jax.numpy as jnp
     import optax
 
+    wide = "float64" if dtype == "float64" else "float32"
     jax.config.update("jax_enable_x64", dtype == "float64")
     params = {key: jnp.asarray(x, dtype) for key, x in zip(KEYS, start, strict=False)}
-    table = jnp.asarray(rates, "float64" if dtype == "float64" else "float32")
+    keys, table = list(params), jnp.asarray(rates, wide)
     lr = rates[0] if len(set(rates)) == 1 else lambda count: table[count]
     tx = optax.with_extra_args_support(eval(code, {**names, "lr": lr, "wd": wd}))
     state = tx.init(params)
 
     @jax.jit
-    def step(grads, state, params):
+    def jitted(grads, state, params):
         updates, state = tx.update(grads, state, params, value=jnp.ones((), dtype))
         return optax.apply_updates(params, updates), state
 
-    read = lambda: [np.asarray(x.astype(table.dtype), np.float64) for x in params.values()]
-    params = {key: params[key] for key in KEYS if key in params}
-    seen = [read()]
-    for t in range(len(rates)):
-        grads = {k: jnp.asarray(g, dtype) for k, g in zip(KEYS, gradients(t, seen[-1]),
-                                                          strict=False)}  # fmt: skip
-        new, state = step(grads, state, params)
-        params = {key: new[key] for key in params}
-        seen.append(read())
-    return seen
+    def write(weights):
+        params.update({key: jnp.asarray(x, dtype) for key, x in zip(keys, weights, strict=True)})
+
+    def step(rate, gradients):
+        nonlocal state
+        grads = {key: jnp.asarray(g, dtype) for key, g in zip(keys, gradients, strict=True)}
+        new, state = jitted(grads, state, params)
+        params.update(new)
+
+    return lambda: [np.asarray(params[k].astype(wide), np.float64) for k in keys], write, step
 
 
-def mlx(code, names, start, gradients, rates, wd, dtype):
+def mlx(code, names, start, rates, wd, dtype):
     """mlx.optimizers: gradients and parameters go in, parameters come out."""
     import mlx.core as mx
 
-    kind = getattr(mx, dtype)
-    params = {key: mx.array(x.astype(np.float32)).astype(kind)
-              for key, x in zip(KEYS, start, strict=False)}  # fmt: skip
+    array = lambda x: mx.array(x.astype(np.float32)).astype(getattr(mx, dtype))
+    params = {key: array(x) for key, x in zip(KEYS, start, strict=False)}
+    keys = list(params)
     optimizer = eval(code, {**names, "lr": rates[0], "wd": wd})
-    read = lambda: [np.asarray(x.astype(mx.float32), np.float64) for x in params.values()]
-    seen = [read()]
-    for t, rate in enumerate(rates):
+
+    def write(weights):
+        params.update({key: array(x) for key, x in zip(keys, weights, strict=True)})
+
+    def step(rate, gradients):
         optimizer.learning_rate = rate
-        grads = [mx.array(g.astype(np.float32)).astype(kind) for g in gradients(t, seen[-1])]
-        params = optimizer.apply_gradients(dict(zip(KEYS, grads, strict=False)), params)
-        params = {key: params[key] for key in KEYS if key in params}
-        seen.append(read())
-    return seen
+        grads = {key: array(g) for key, g in zip(keys, gradients, strict=True)}
+        params.update(optimizer.apply_gradients(grads, params))
+
+    read = lambda: [np.array(params[key].astype(mx.float32)).astype(np.float64) for key in keys]
+    return read, write, step
 
 
-def paddle(code, names, start, gradients, rates, wd, dtype):
+def paddle(code, names, start, rates, wd, dtype):
     """paddle.optimizer: the gradient is that of Σ g·θ."""
     import paddle
 
-    params = [
-        paddle.create_parameter(
-            list(x.shape), "float32" if dtype == "bfloat16" else dtype, name=f"{key}_{id(start)}"
-        )
-        for x, key in zip(start, KEYS, strict=False)
-    ]
-    for p, x in zip(params, start, strict=True):
-        p.set_value(paddle.to_tensor(x, dtype=p.dtype))
-    if dtype == "bfloat16":
-        for p in params:
-            p._to(dtype="bfloat16") if hasattr(p, "_to") else None
+    tensor = lambda x: paddle.to_tensor(x, dtype=dtype)
+    params = []
+    for x in start:
+        p = paddle.create_parameter(list(x.shape), dtype)
+        p.set_value(tensor(x))
+        params.append(p)
     optimizer = eval(code, {**names, "params": params, "lr": rates[0], "wd": wd})
-    read = lambda: [np.asarray(p.astype("float32" if dtype == "bfloat16" else dtype).numpy(),
-                               np.float64) for p in params]  # fmt: skip
-    seen = [read()]
-    for t, rate in enumerate(rates):
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.set_value(tensor(x))
+
+    def step(rate, gradients):
         optimizer.set_lr(rate)
-        loss = 0
-        for p, g in zip(params, gradients(t, seen[-1]), strict=True):
-            loss = loss + (p * paddle.to_tensor(g, dtype=p.dtype)).sum()
-        loss.backward()
+        sum((p * tensor(g)).sum() for p, g in zip(params, gradients, strict=True)).backward()
         optimizer.step()
         optimizer.clear_grad()
-        seen.append(read())
-    return seen
+
+    read = lambda: [p.astype("float64").numpy().copy() for p in params]
+    return read, write, step
 
 
-def tinygrad(code, names, start, gradients, rates, wd, dtype):
+def tinygrad(code, names, start, rates, wd, dtype):
     """tinygrad.nn.optim: the rate is a tensor that is assigned."""
     from tinygrad import Tensor, dtypes
 
     Tensor.training = True
-    kind = getattr(dtypes, dtype)
-    params = [Tensor(x.astype(np.float32)).cast(kind).contiguous().realize() for x in start]
+    tensor = lambda x: Tensor(x.astype(np.float32)).cast(getattr(dtypes, dtype)).contiguous()
+    params = [tensor(x).realize() for x in start]
     for p in params:
         p.requires_grad = True
     optimizer = eval(code, {**names, "params": params, "lr": rates[0], "wd": wd})
-    read = lambda: [p.cast(dtypes.float32).numpy().astype(np.float64) for p in params]
-    seen = [read()]
-    for t, rate in enumerate(rates):
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.assign(tensor(x)).realize()
+
+    def step(rate, gradients):
         optimizer.lr.assign(Tensor([rate], dtype=optimizer.lr.dtype)).realize()
-        for p, g in zip(params, gradients(t, seen[-1]), strict=True):
-            p.grad = Tensor(g.astype(np.float32)).cast(kind).realize()
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = tensor(g).realize()
         optimizer.step()
-        seen.append(read())
-    return seen
+
+    read = lambda: [p.cast(dtypes.float32).numpy().astype(np.float64) for p in params]
+    return read, write, step
 
 
-def chainer(code, names, start, gradients, rates, wd, dtype):
-    """chainer.optimizers: `code` builds the optimizer, and may add hooks as a pair with it."""
+def chainer(code, names, start, rates, wd, dtype):
+    """chainer.optimizers: `code` builds the optimizer, or a pair of it and a hook."""
     import chainer
 
     link = chainer.Link()
@@ -186,35 +222,69 @@ def chainer(code, names, start, gradients, rates, wd, dtype):
         for key, x in zip(KEYS, start, strict=False):
             setattr(link, key, chainer.Parameter(x.astype(dtype)))
     built = eval(code, {**names, "lr": rates[0], "wd": wd})
-    optimizer, hook = built if isinstance(built, tuple) else (built, None)
+    optimizer, *hooks = built if isinstance(built, tuple) else (built,)
     optimizer.setup(link)
-    if hook is not None:
+    for hook in hooks:
         optimizer.add_hook(hook)
     params = [getattr(link, key) for key, _ in zip(KEYS, start, strict=False)]
-    read = lambda: [np.array(p.array, np.float64) for p in params]
-    rate_name = "lr" if "lr" in optimizer.hyperparam.get_dict() else "alpha"
-    seen = [read()]
-    for t, rate in enumerate(rates):
-        setattr(optimizer.hyperparam, rate_name, rate)
-        for p, g in zip(params, gradients(t, seen[-1]), strict=True):
+    is_adam = isinstance(optimizer, chainer.optimizers.Adam)
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.array[...] = x
+
+    def step(rate, gradients):
+        setattr(optimizer.hyperparam, "alpha" if is_adam else "lr", rate)
+        for p, g in zip(params, gradients, strict=True):
             p.grad = g.astype(dtype)
         optimizer.update()
-        seen.append(read())
-    return seen
+
+    return lambda: [np.array(p.array, np.float64) for p in params], write, step
 
 
-def thinc(code, names, start, gradients, rates, wd, dtype):
+def thinc(code, names, start, rates, wd, dtype):
     """thinc.api: an optimizer maps a key, weights and gradients to new weights."""
     optimizer = eval(code, {**names, "lr": rates[0], "wd": wd})
     weights = [x.astype(dtype) for x in start]
-    seen = [[np.array(w, np.float64) for w in weights]]
-    for t, rate in enumerate(rates):
+
+    def write(new):
+        weights[:] = [x.astype(dtype) for x in new]
+
+    def step(rate, gradients):
         optimizer.learn_rate = rate
-        for i, g in enumerate(gradients(t, seen[-1])):
-            new, _ = optimizer((0, KEYS[i]), weights[i].copy(), g.astype(dtype))
-            weights[i] = np.array(new)
-        seen.append([np.array(w, np.float64) for w in weights])
-    return seen
+        for i, g in enumerate(gradients):
+            weights[i] = np.array(optimizer((0, KEYS[i]), weights[i].copy(), g.astype(dtype))[0])
+
+    return lambda: [w.astype(np.float64) for w in weights], write, step
+
+
+def sklearn(code, names, start, rates, wd, dtype):
+    """sklearn.neural_network: a net without hidden layer, fed so that the gradient is as given.
+
+    With one sample for each input, x = I and a target of n g off the output, the gradient of the
+    mean loss is g.
+    """
+    (first,) = start
+    n = len(first)
+    net = eval(code, {**names, "lr": rates[0], "wd": wd, "n": n})
+    net.partial_fit(np.eye(n), np.zeros(first.shape))
+    net.coefs_[0][...] = first
+    net.intercepts_[0][...] = 0
+    fresh = type(net._optimizer)
+    settings = {"momentum": net.momentum, "nesterov": net.nesterovs_momentum}
+    is_sgd = net.solver == "sgd"
+    net._optimizer = fresh(net.coefs_ + net.intercepts_, rates[0], **(settings if is_sgd else {}))
+
+    def write(weights):
+        net.coefs_[0][...] = weights[0]
+
+    def step(rate, gradients):
+        net._optimizer.learning_rate_init = net._optimizer.learning_rate = rate
+        target = net.coefs_[0] + net.intercepts_[0] - n * gradients[0]
+        net.partial_fit(np.eye(n), target)
+        net.intercepts_[0][...] = 0
+
+    return lambda: [net.coefs_[0].astype(np.float64)], write, step
 
 
 FAMILIES = {
@@ -227,4 +297,5 @@ FAMILIES = {
     "tinygrad": tinygrad,
     "chainer": chainer,
     "thinc": thinc,
+    "sklearn": sklearn,
 }

@@ -21,7 +21,7 @@ import sys
 import warnings
 
 import numpy as np
-from families import FAMILIES
+from families import course
 from rows import PACKAGES
 
 LR, WD, STEPS = 0.1, 0.1, 3
@@ -49,6 +49,16 @@ def number(x):
     return float(f"{x:.12g}") if abs(x) > 1e-12 else 0.0
 
 
+def pairs(old, new):
+    """Enumerate the weights before and after a step, part by part."""
+    return enumerate(zip(old, new, strict=True))
+
+
+def distance(a, b):
+    """Return how far apart the last weights of two runs are."""
+    return max(float(np.abs(x - y).max()) for x, y in zip(a[-1], b[-1], strict=True))
+
+
 class Runner:
     """The runs of one row."""
 
@@ -56,22 +66,19 @@ class Runner:
         """Remember how its weights are stepped."""
         self.package, self.row, self.names = package, row, names
         self.parts = 1 if row.matrix_only else 2
-        self.step = FAMILIES[package.family]
 
-    def weights(self, start, gradients, rates, code=None, dtype=None, **given):
-        """Return the weights before the first step and after each.
-
-        `gradients` are arrays of each step, or a function of the step and the weights.
-        """
-        settings = {"wd": WD, **given}
-        return self.step(
+    def weights(self, start, gradients, rates, *, code=None, wd=WD, dtype=None, change=None):
+        """Return the weights before the first step and after each; see `families.course`."""
+        return course(
+            self.package.family,
             code or self.row.code,
-            dict(self.names),
+            self.names,
             [np.array(x) for x in start[: self.parts]],
             lambda t, now: [np.array(g) for g in gradients(t, now)[: self.parts]],
             rates,
-            settings["wd"],
+            wd,
             dtype or self.package.dtype,
+            change,
         )
 
     def taken(self, *, rates=(LR,) * STEPS, **given):
@@ -81,35 +88,32 @@ class Runner:
         weights = self.weights(start, lambda t, now: zero, rates, **given)
         return [fractions([step[i] for step in weights]) for i in range(self.parts)]
 
-    def apart(self, weights, plain, taken):
-        """Return how far each place of decay is from the truth, beside what decay did at all."""
-        coupled = self.weights(
-            START,
-            lambda t, now: [g + WD * w for g, w in zip(GRADIENTS[t], now, strict=False)],
-            RATES,
-            wd=0.0,
-        )
-        guesses = {"coupled": coupled[-1]}
-        if np.ndim(taken[0]) == 1:  # else there is no one fraction to guess with
-            for place in ("before", "after"):
-                guesses[place] = [self.guess(i, plain, taken[i], place) for i in range(self.parts)]
-        effect = max(np.abs(a - b).max() for a, b in zip(weights[-1], plain[-1], strict=True))
+    def apart(self, weights, plain):
+        """Return how far each place of decay is from the truth, beside what decay did at all.
+
+        Each guess runs the optimizer without λ: with λθ added to its gradients, or with decay that
+        we take off its weights ourselves, before or after its step.
+        """
+        s = self.taken(rates=RATES)
+        added = lambda t, now: [g + WD * w for g, w in zip(GRADIENTS[t], now, strict=False)]
+        given = lambda t, now: GRADIENTS[t]
+        shrunk = {
+            "before": lambda t, old, new: [b - s[i][t] * a for i, (a, b) in pairs(old, new)],
+            "after": lambda t, old, new: [(1 - s[i][t]) * b for i, (_, b) in pairs(old, new)],
+        }
+        guesses = {"coupled": self.weights(START, added, RATES, wd=0.0)}
+        if all(isinstance(x, float) for part in s for x in part):  # one for all entries
+            guesses |= {
+                place: self.weights(START, given, RATES, wd=0.0, change=change)
+                for place, change in shrunk.items()
+            }
+        effect = distance(weights, plain)
         if effect < 1e-9:
             return {}
-        apart = {
-            place: max(np.abs(a - b).max() for a, b in zip(weights[-1], guess, strict=True))
+        return {
+            place: float(f"{distance(weights, guess) / effect:.1e}")
             for place, guess in guesses.items()
         }
-        return {place: float(f"{x / effect:.1e}") for place, x in apart.items()}
-
-    def guess(self, i, plain, taken, place):
-        """Decay the steps that were made without λ, before or after each of them."""
-        w = plain[0][i]
-        for t in range(len(RATES)):
-            step = plain[t + 1][i] - plain[t][i]
-            s = taken[t]
-            w = (1 - s) * w + step if place == "before" else (1 - s) * (w + step)
-        return w
 
     def rounded(self):
         """Return the mean weight after 300 steps in bfloat16, or why it did not run."""
@@ -126,7 +130,6 @@ class Runner:
         given = lambda t, now: GRADIENTS[t]
         weights = self.weights(START, given, RATES)
         plain = self.weights(START, given, RATES, wd=0.0)
-        along = self.taken(rates=RATES)
         halved = (LR, LR / 2, LR / 2)
         runs = {
             "constant": self.taken(),
@@ -138,7 +141,7 @@ class Runner:
         return {
             "code": self.row.code,
             **runs,
-            "apart": self.apart(weights, plain, along),
+            "apart": self.apart(weights, plain),
             "weights": [[number(x) for x in part.ravel()] for part in weights[-1]],
             "plain": [[number(x) for x in part.ravel()] for part in plain[-1]],
             "bfloat16": self.rounded() if self.row.bfloat16 else "not run",

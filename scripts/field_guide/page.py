@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from rows import PACKAGES, Row
+from rows import PACKAGES, Row, coupled
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "field_guide.md"
@@ -109,10 +109,14 @@ def default(row: Row, seen: Seen) -> str:
     """Return λ by default, from what it takes off beside what 0.1 does."""
     if row.default:
         return row.default
-    (*_, with_tenth), (*_, unset) = seen["constant"][0], seen["default"][0]
-    if unset == 0:
-        return "0"
-    return short(0.1 * unset / with_tenth)
+    with_tenth, unset = (_least(seen[run][0][-1]) for run in ("constant", "default"))
+    if isinstance(unset, str):  # not a number
+        return "–"
+    return short(0.1 * unset / with_tenth) if unset else "0"
+
+
+def _least(x: float | list) -> float:
+    return x[0] if isinstance(x, list) else x
 
 
 def left_out(row: Row, seen: Seen) -> str:

@@ -43,7 +43,7 @@ class Package:
     rows: tuple[Row, ...]
     imports: str = ""
     dtype: str = "float64"
-    apart: bool = False  # not in one environment with the others of its family
+    home: str = ""  # its environment, where that is not the family's
     bare: tuple[str, ...] = ()  # installed without what they say they need
     distribution: str = ""  # whose version is stated
 
@@ -90,10 +90,10 @@ PYTORCH = Package("PyTorch", "torch", TORCH, (
     Row("Adam(decoupled_weight_decay=True)",
         "optim.Adam(params, lr=lr, weight_decay=wd, decoupled_weight_decay=True)", ADAMW),
     Row("AdamW", "optim.AdamW(params, lr=lr, weight_decay=wd)", ADAMW),
-    Row("NAdam", "optim.NAdam(params, lr=lr, weight_decay=wd)", torch("torch_nadam")),
+    Row("NAdam", "optim.NAdam(params, lr=lr, weight_decay=wd)", torch("torch_nadam"), within=1e-8),
     Row("NAdam(decoupled_weight_decay=True)",
         "optim.NAdam(params, lr=lr, weight_decay=wd, decoupled_weight_decay=True)",
-        torch("torch_nadam", "decoupled_weight_decay=True")),
+        torch("torch_nadam", "decoupled_weight_decay=True"), within=1e-8),
     Row("RAdam", "optim.RAdam(params, lr=lr, weight_decay=wd)", coupled("optax.radam(lr)")),
     Row("RAdam(decoupled_weight_decay=True)",
         "optim.RAdam(params, lr=lr, weight_decay=wd, decoupled_weight_decay=True)",
@@ -118,7 +118,8 @@ package, models, stub = map(types.ModuleType, ("timm", "timm.models", "timm.mode
 package.__path__, models.__path__ = list(found.submodule_search_locations), []
 stub.group_parameters = stub.group_with_matcher = None
 sys.modules |= {module.__name__: module for module in (package, models, stub)}
-create = importlib.import_module("timm.optim").create_optimizer_v2
+timm = importlib.import_module("timm.optim")
+create = timm.create_optimizer_v2
 """  # timm.optim without the models, which need torchvision
 
 
@@ -131,7 +132,7 @@ def timm(name: str, *args: str, options: str = "", **kwargs) -> Row:
 
 TIMM = Package("timm", "torch", TORCH, (
     timm("adamw", ADAMW),
-    timm("nadamw", torch("torch_nadam", "decoupled_weight_decay=True"), within=1e-2),
+    timm("nadamw", decayed("optax.nadam")),
     timm("lion", LION),
     timm("sgdw", "wdjax.sgdw(lr, momentum=0.9, nesterov=True, weight_decay=wd, rules=everything)"),
     timm("adabelief", decayed("optax.adabelief")),
@@ -153,12 +154,14 @@ TIMM = Package("timm", "torch", TORCH, (
     timm("lamb", "optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(eps=1e-6), "
          "wdjax.add_decayed_weights(wd), optax.scale_by_trust_ratio(), "
          "optax.scale_by_learning_rate(lr))"),
-    timm("lambc", why="The c is another clip, not the corrected law."),
+    timm("lambc", why="Here the c is a clip of the trust ratio, not the corrected law."),
     timm("lars", why=RATIO),
     timm("adamp", why="Decay depends on the angle between weights and gradient."),
     timm("sgdp", why="Decay is divided by 1 − momentum, and depends on the angle."),
     timm("madgradw", why="Decay fades: an average with the first weights holds it."),
-    timm("lookahead_adamw", why="The wrapper pulls back half of every six steps, decay too."),
+    Row('Lookahead("adamw", k=3)',
+        'timm.Lookahead(create(params, opt="adamw", lr=lr, weight_decay=wd), k=3)',
+        why="The wrapper takes back half of every k steps, of decay too."),
 ), imports=TIMM_ALONE, bare=("timm==1.0.31",))  # fmt: skip
 
 
@@ -183,7 +186,6 @@ COLLECTION = Package("pytorch_optimizer", "torch", TORCH, (
     collected("Adan", decayed(options=DIVIDED)),
     collected("LaProp", decayed(options=AFTER)),
     collected("SOAP", why=DELAYED),
-    collected("RAdam", why=DELAYED),
     collected("AdamP", why="λ is lost: write no decay.", options=NOT_COUPLED),
     collected("Grams", why="λ is lost: write no decay.", options=NOT_COUPLED),
     collected("LaProp", why="λ is lost: write no decay.", options=NOT_COUPLED),
@@ -216,7 +218,6 @@ HEAVYBALL = Package("HeavyBall", "torch", (*TORCH, "heavyball==3.2.1"), tuple(
 ), imports="import heavyball\nheavyball.utils.compile_mode = None", dtype="float32",
     distribution="heavyball")  # fmt: skip
 
-FB = "import schedulefree"
 SINGLE = {
     "lion-pytorch": Package("lion-pytorch", "torch", (*TORCH, "lion-pytorch==0.2.5"), (
         Row("Lion", "Lion(params, lr=lr, weight_decay=wd)", LION),
@@ -244,6 +245,104 @@ SINGLE = {
                "from adam_atan2_pytorch.adopt_atan2 import AdoptAtan2"),
 }  # fmt: skip
 
+BNB = "import bitsandbytes.optim as bnb"
+BITSANDBYTES = Package("bitsandbytes, on the CPU", "torch", TORCH, (
+    Row("Adam", "bnb.Adam(params, lr=lr, weight_decay=wd)", ADAMW, note="it is AdamW"),
+    Row("AdamW", "bnb.AdamW(params, lr=lr, weight_decay=wd)", ADAMW),
+    Row("Adam8bit", "bnb.Adam8bit(params, lr=lr, weight_decay=wd)", ADAMW, note="it is AdamW"),
+    Row("Lion", "bnb.Lion(params, lr=lr, weight_decay=wd)", LION),
+    Row("AdEMAMix", "bnb.AdEMAMix(params, lr=lr, weight_decay=wd)", decayed()),
+    Row("LAMB", "bnb.LAMB(params, lr=lr, weight_decay=wd)", decayed()),
+    Row("SGD(momentum=0.9)", "bnb.SGD(params, lr=lr, momentum=0.9, weight_decay=wd)",
+        torch("torch_sgd", "momentum=0.9")),
+    Row("RMSprop", "bnb.RMSprop(params, lr=lr, weight_decay=wd)", torch("torch_rmsprop")),
+    Row("Adagrad", "bnb.Adagrad(params, lr=lr, weight_decay=wd)", torch("torch_adagrad")),
+    Row("LARS", "bnb.LARS(params, lr=lr, momentum=0.9, weight_decay=wd)", why=RATIO),
+), imports=BNB, bare=("bitsandbytes==0.50.2", "packaging==25.0"), dtype="float32")  # fmt: skip
+
+TORCHAO = Package("torchao", "torch", TORCH, tuple(
+    Row(name, f"ao.{name}(params, lr=lr, weight_decay=wd)", line)
+    for name, line in (("AdamW8bit", ADAMW), ("AdamW4bit", ADAMW), ("AdamWFp8", ADAMW),
+                       ("Adam8bit", torch("torch_adam")))
+) + (
+    Row("AdamW8bit(bf16_stochastic_round=True)",
+        "ao.AdamW8bit(params, lr=lr, weight_decay=wd, bf16_stochastic_round=True)", ADAMW,
+        note="in bfloat16 inside `wdjax.stochastically_rounded`"),
+), imports="import torchao.optim as ao", bare=("torchao==0.18.0",), dtype="float32")  # fmt: skip
+
+FLASH = Package("flashoptim, on the CPU", "torch", TORCH, (
+    Row("FlashAdamW", "flashoptim.FlashAdamW(params, lr=lr, weight_decay=wd)", ADAMW),
+    Row("FlashAdamW(decouple_lr=True)",
+        "flashoptim.FlashAdamW(params, lr=lr, weight_decay=wd, decouple_lr=True)",
+        decayed("optax.adam", PAPER)),
+    Row("FlashAdam", "flashoptim.FlashAdam(params, lr=lr, weight_decay=wd)", torch("torch_adam")),
+    Row("FlashSGDW(momentum=0.9)",
+        "flashoptim.FlashSGDW(params, lr=lr, momentum=0.9, weight_decay=wd)",
+        "wdjax.sgdw(lr, momentum=0.9, weight_decay=wd, rules=everything)"),
+    Row("FlashLion", "flashoptim.FlashLion(params, lr=lr, weight_decay=wd)", LION),
+), imports="import flashoptim", bare=("flashoptim==0.1.4",), dtype="float32")  # fmt: skip
+
+
+def single(title: str, pin: str, imports: str, *rows: Row, **kwargs) -> Package:
+    """Return a package for PyTorch that needs nothing else."""
+    return Package(title, "torch", TORCH, rows, imports, bare=(pin,), **kwargs)
+
+
+SMALL = {
+    "adan-pytorch": single(
+        "adan-pytorch", "adan-pytorch==0.1.0", "from adan_pytorch import Adan",
+        Row("Adan", "Adan(params, lr=lr, weight_decay=wd)", decayed(options=DIVIDED))),
+    "came-pytorch": single(
+        "came-pytorch", "came-pytorch==0.1.3", "from came_pytorch import CAME",
+        Row("CAME", "CAME(params, lr=lr, weight_decay=wd)", decayed())),
+    "adam-mini": single(
+        "adam-mini", "adam-mini==1.1.1", "from adam_mini import Adam_mini",
+        Row("Adam_mini", "Adam_mini(named.items(), lr=lr, weight_decay=wd, verbose=False)",
+            decayed(), left_out="names with norm or ln_f")),
+    "grokadamw": single(
+        "grokadamw", "grokadamw==0.1.2", "from grokadamw import GrokAdamW",
+        Row("GrokAdamW", "GrokAdamW(params, lr=lr, weight_decay=wd)", decayed())),
+    "madgrad": single(
+        "madgrad", "madgrad==1.3", "from madgrad import MADGRAD, MirrorMADGRAD",
+        Row("MADGRAD", "MADGRAD(params, lr=lr, weight_decay=wd)", coupled("base(lr)")),
+        Row("MADGRAD(decouple_decay=True)",
+            "MADGRAD(params, lr=lr, weight_decay=wd, decouple_decay=True)",
+            why="Decay fades: an average with the first weights holds it."),
+        Row("MirrorMADGRAD(decouple_decay=True)",
+            "MirrorMADGRAD(params, lr=lr, weight_decay=wd, decouple_decay=True)",
+            why="Decay fades in as the average follows.")),
+    "torch_optimizer": single(
+        "torch_optimizer", "torch_optimizer==0.3.0", "import torch_optimizer",
+        Row("SGDW", "torch_optimizer.SGDW(params, lr=lr, weight_decay=wd)",
+            why="It subtracts λη from every weight, also from negative ones."),
+        Row("RAdam", "torch_optimizer.RAdam(params, lr=lr, weight_decay=wd)", decayed()),
+        Row("AdaMod", "torch_optimizer.AdaMod(params, lr=lr, weight_decay=wd)", decayed()),
+        Row("AdaBelief", "torch_optimizer.AdaBelief(params, lr=lr, weight_decay=wd)",
+            coupled("base(lr)")),
+        Row("Yogi", "torch_optimizer.Yogi(params, lr=lr, weight_decay=wd)", coupled("base(lr)")),
+        Row("NovoGrad", "torch_optimizer.NovoGrad(params, lr=lr, weight_decay=wd)",
+            why="Decay is in the momentum, after the norm of the gradient is divided out."),
+        Row("Lamb", "torch_optimizer.Lamb(params, lr=lr, weight_decay=wd)", why=RATIO)),
+    "adamp": single(
+        "adamp", "adamp==0.3.0", "from adamp import AdamP, SGDP",
+        Row("AdamP", "AdamP(params, lr=lr, weight_decay=wd)",
+            why="Decay depends on the angle between weights and gradient."),
+        Row("SGDP(momentum=0.9)", "SGDP(params, lr=lr, momentum=0.9, weight_decay=wd)",
+            why="Decay is divided by 1 − momentum, and depends on the angle.")),
+    "transformers": Package("transformers", "torch", (*TORCH, "transformers==5.24.0"), (
+        Row("Adafactor(relative_step=False)",
+            "Adafactor(params, lr=lr, weight_decay=wd, relative_step=False)", why=BY_NORM),
+        Row("Adafactor(relative_step=False, scale_parameter=False)",
+            "Adafactor(params, lr=lr, weight_decay=wd, relative_step=False, scale_parameter=False)",
+            decayed()),
+    ), imports="from transformers.optimization import Adafactor"),
+    "galore-torch": Package("galore-torch", "torch", (*TORCH, "transformers==5.24.0"), (
+        Row("GaLoreAdamW", "GaLoreAdamW(params, lr=lr, weight_decay=wd, no_deprecation_warning=True)",
+            decayed(options=AFTER)),
+    ), imports="from galore_torch import GaLoreAdamW",
+       bare=("galore-torch==1.0", "bitsandbytes==0.50.2")),
+}  # fmt: skip
+
 K = 'keras.optimizers.{}(lr, weight_decay=wd)'
 KERAS_JAX = "import os\nos.environ['KERAS_BACKEND'] = 'jax'\nimport keras"
 KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
@@ -259,12 +358,9 @@ KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
     Row("Adafactor", K.format("Adafactor"), decayed()),
     Row("Ftrl", K.format("Ftrl"), decayed()),
     Row("Muon", K.format("Muon"), why="Vectors have a λ of their own, `adam_weight_decay`."),
-    Row("LossScaleOptimizer(AdamW)",
-        "keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(lr, weight_decay=wd))",
-        why="Wrap the loss; the optimizer is AdamW's line."),
-), imports=KERAS_JAX)  # fmt: skip
+), imports=KERAS_JAX, home="optax")  # fmt: skip
 
-OPTAX = Package("Optax", "optax", JAX, (
+OPTAX = Package("Optax", "optax", JAX, imports="import optax", rows=(
     Row("adamw", "optax.adamw(lr, weight_decay=wd)",
         "wdjax.adamw(lr, weight_decay=wd, rules=everything)"),
     Row("nadamw", "optax.nadamw(lr, weight_decay=wd)", decayed("optax.nadam")),
@@ -279,7 +375,8 @@ OPTAX = Package("Optax", "optax", JAX, (
     Row("novograd", "optax.novograd(lr, weight_decay=wd)", "optax.novograd(lr, weight_decay=wd)",
         note="decay is in the momentum"),
     Row("adadelta", "optax.adadelta(lr, weight_decay=wd)", coupled("optax.adadelta(lr)")),
-    Row("fromage", "optax.fromage(lr)", why="It has no λ: it shrinks by 1 − 1/√(1 + η²) by itself."),
+    Row("fromage", "optax.fromage(lr)", default="it has none",
+        why="It shrinks by 1 − 1/√(1 + η²) by itself."),
     Row("contrib.muon", "optax.contrib.muon(lr, weight_decay=wd)",
         'wdjax.muonw(lr, weight_decay=wd, rules=(("kernel", 1.0), ("**", 0.0)))'),
     Row("contrib.ademamix", "optax.contrib.ademamix(lr, weight_decay=wd)",
@@ -311,4 +408,8 @@ PACKAGES: dict[str, Package] = {
     "pytorch_optimizer": COLLECTION,
     "heavyball": HEAVYBALL,
     **SINGLE,
+    "bitsandbytes": BITSANDBYTES,
+    "torchao": TORCHAO,
+    "flashoptim": FLASH,
+    **SMALL,
 }

@@ -24,9 +24,9 @@ HERE = pathlib.Path(__file__).parent
 MEASURED = HERE / "measured.json"
 
 
-def environment(folder: pathlib.Path, package: Package, name: str) -> pathlib.Path:
+def environment(folder: pathlib.Path, package: Package) -> pathlib.Path:
     """Return the interpreter of an environment that has the package."""
-    place = folder / (name if package.apart else package.family)
+    place = folder / (package.home or package.family)
     python = place / "bin" / "python"
     if not python.exists():
         venv.create(place, with_pip=True)
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.packages or PACKAGES:
             try:
-                python = environment(options.keep or pathlib.Path(folder), PACKAGES[name], name)
+                python = environment(options.keep or pathlib.Path(folder), PACKAGES[name])
                 seen = measure(python, name)
             except subprocess.CalledProcessError as error:
                 print(f"{name}: left as it was, {error}", file=sys.stderr)
