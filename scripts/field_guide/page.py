@@ -72,13 +72,14 @@ def kind(seen: Seen) -> str:
     """Return where decay acts, by which of the three explains the weights."""
     apart = seen["apart"]
     if not apart:
-        return "none"
-    fits = [place for place, x in apart.items() if x < SAME]
-    if {"coupled", "before"} <= set(fits):
-        return "coupled = decoupled"
+        return "not at all"
+    fits = {place: x for place, x in apart.items() if x < SAME}
+    if {"coupled", "before"} <= fits.keys():
+        return "either: the same"
     if not fits:
         return "neither"
-    return fits[0] if fits[0] == "coupled" else f"decoupled, {fits[0]}"
+    place = min(fits, key=fits.get)
+    return place if place == "coupled" else f"decoupled, {place}"
 
 
 def strength(row: Row, seen: Seen) -> str:
@@ -86,7 +87,7 @@ def strength(row: Row, seen: Seen) -> str:
     if row.law:
         return row.law
     parts = [
-        (not kind(seen).startswith("coupled") and law(seen, part)) or numbers(seen["constant"][part])
+        (kind(seen) != "coupled" and law(seen, part)) or numbers(seen["constant"][part])
         for part in range(len(seen["constant"]))
     ]
     if len(set(parts)) == 1:
@@ -96,7 +97,8 @@ def strength(row: Row, seen: Seen) -> str:
 
 def numbers(fractions: list) -> str:
     """Show three fractions, or the range of each; one where all are the same."""
-    shown = [" to ".join(map(short, x)) if isinstance(x, list) else short(x) for x in fractions]
+    both = [[*map(short, x)] if isinstance(x, list) else [short(x)] for x in fractions]
+    shown = [x[0] if x[0] == x[-1] else " to ".join(x) for x in both]
     return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
 
 
@@ -166,8 +168,8 @@ def page(measured: dict) -> str:
         rows=len(kinds),
         packages=len(measured),
         decoupled=sum(kind.startswith("decoupled") for kind in kinds),
-        coupled=sum(kind.startswith("coupled") for kind in kinds),
-        neither=sum(kind in ("neither", "none") for kind in kinds),
+        coupled=kinds.count("coupled"),
+        neither=sum(kind in ("neither", "not at all") for kind in kinds),
         lost=sum(lost),
     )
     return "\n".join([introduction, *(table(name, measured[name]) for name in measured)])
@@ -201,7 +203,8 @@ neither. In bfloat16, {lost} lose all of it at a learning rate of 0.001 and λ =
   first three steps. A negative number means that weights grow.
 - **default λ** is what you get without asking.
 - **left out** is what does not decay by default.
-- **bfloat16** is what 300 steps at η = 0.001 and λ = 0.1 leave of a weight of 1. Exact is 0.970.
+- **bfloat16** is what 300 steps at η = 0.001 and λ = 0.1 leave of a weight of 1. For s = λη exact
+  is 0.970; 1 means that every step rounded away.
 - **you write** is the line for wdjax, or why there is none. A test runs every line: it takes off
   what was measured from the other package, at a constant rate, at twice the rate, at twice λ, and
   while a schedule halves the rate. Where a line names the whole optimizer, it also makes the same

@@ -80,6 +80,8 @@ RATIO = "Decay is inside a trust ratio of its own kind."
 TORCH = ("torch==2.13.0", "numpy==2.3.5")
 JAX = ("jax==0.10.2", "jaxlib==0.10.2", "optax==0.2.8", "numpy==2.3.5")
 
+EAGER = "import os\nos.environ['TORCHDYNAMO_DISABLE'] = '1'\n"  # the compiler takes minutes
+
 PYTORCH = Package("PyTorch", "torch", TORCH, (
     Row("SGD(momentum=0.9)", "optim.SGD(params, lr=lr, momentum=0.9, weight_decay=wd)",
         torch("torch_sgd", "momentum=0.9")),
@@ -132,7 +134,7 @@ def timm(name: str, *args: str, options: str = "", **kwargs) -> Row:
 
 TIMM = Package("timm", "torch", TORCH, (
     timm("adamw", ADAMW),
-    timm("nadamw", decayed("optax.nadam")),
+    timm("nadamw", decayed()),
     timm("lion", LION),
     timm("sgdw", "wdjax.sgdw(lr, momentum=0.9, nesterov=True, weight_decay=wd, rules=everything)"),
     timm("adabelief", decayed("optax.adabelief")),
@@ -159,9 +161,9 @@ TIMM = Package("timm", "torch", TORCH, (
     timm("adamp", why="Decay depends on the angle between weights and gradient."),
     timm("sgdp", why="Decay is divided by 1 − momentum, and depends on the angle."),
     timm("madgradw", why="Decay fades: an average with the first weights holds it."),
-    Row('Lookahead("adamw", k=3)',
-        'timm.Lookahead(create(params, opt="adamw", lr=lr, weight_decay=wd), k=3)',
-        why="The wrapper takes back half of every k steps, of decay too."),
+    Row('Lookahead("adamw", k=1)',
+        'timm.Lookahead(create(params, opt="adamw", lr=lr, weight_decay=wd), k=1)',
+        why="Every k steps the wrapper takes back half, of decay too."),
 ), imports=TIMM_ALONE, bare=("timm==1.0.31",))  # fmt: skip
 
 
@@ -193,7 +195,7 @@ COLLECTION = Package("pytorch_optimizer", "torch", TORCH, (
     collected("MARS", why="Vectors have a rate and a λ of their own."),
     collected("SPlus", why="No law knows the shape of a matrix; use multipliers in `rules`."),
     collected("StableAdamW", why="The rate of both step and decay is clipped by the update."),
-    collected("GrokFastAdamW", why="The rate of both step and decay is divided."),
+    collected("GrokFastAdamW", why="The constructor divides the rate by 3, for step and decay."),
     collected("AdamS", why="Near: `wdjax.adaptive.swd`, capped where this is not."),
     collected("MADGRAD", why="Decay fades: an average with the first weights holds it.",
               options="weight_decouple=True"),
@@ -207,15 +209,15 @@ HEAVYBALL = Package("HeavyBall", "torch", (*TORCH, "heavyball==3.2.1"), tuple(
         ("LaProp", "", "", decayed(), ""),
         ("RMSprop", "", "", decayed(), ""),
         ("MuonAdamW", "", "", decayed(), ""),
-        ("NAdam", "", "", "", "Weights grow by 1 + λη in every step."),
+        ("NAdam", "", "", "", "L2 as in Adam, but weights also grow by 1 + λη in every step."),
         ("NAdam", "NAdam(decoupled_weight_decay=True)", ", decoupled_weight_decay=True", decayed(),
          ""),
-        ("AdamC", "", ", max_lr=0.1", decayed("base", CORRECTED), ""),
+        ("AdamC", "", ", max_lr=lr", decayed("base", CORRECTED), ""),
         ("SOAP", "", "", "", DELAYED),
         ("ADOPT", "", "", "", DELAYED),
         ("HyperBallAdamW", "", "", "", "Norms are held: `wdjax.radial.hyperball`."),
     )
-), imports="import heavyball\nheavyball.utils.compile_mode = None", dtype="float32",
+), imports=EAGER + "import heavyball\nheavyball.utils.compile_mode = None", dtype="float32",
     distribution="heavyball")  # fmt: skip
 
 SINGLE = {
@@ -230,8 +232,6 @@ SINGLE = {
             why="The average of weights decays half as fast; decay goes inside the wrapper."),
         Row("SGDScheduleFree", "schedulefree.SGDScheduleFree(params, lr=lr, weight_decay=wd)",
             why="The same."),
-        Row("RAdamScheduleFree", "schedulefree.RAdamScheduleFree(params, lr=lr, weight_decay=wd)",
-            why="The same, and no decay in the first five steps."),
     ), imports="import schedulefree"),
     "prodigyopt": Package("prodigyopt", "torch", (*TORCH, "prodigyopt==1.1.2"), (
         Row("Prodigy", "Prodigy(params, lr=lr, weight_decay=wd)",
@@ -268,20 +268,7 @@ TORCHAO = Package("torchao", "torch", TORCH, tuple(
     Row("AdamW8bit(bf16_stochastic_round=True)",
         "ao.AdamW8bit(params, lr=lr, weight_decay=wd, bf16_stochastic_round=True)", ADAMW,
         note="in bfloat16 inside `wdjax.stochastically_rounded`"),
-), imports="import torchao.optim as ao", bare=("torchao==0.18.0",), dtype="float32")  # fmt: skip
-
-FLASH = Package("flashoptim, on the CPU", "torch", TORCH, (
-    Row("FlashAdamW", "flashoptim.FlashAdamW(params, lr=lr, weight_decay=wd)", ADAMW),
-    Row("FlashAdamW(decouple_lr=True)",
-        "flashoptim.FlashAdamW(params, lr=lr, weight_decay=wd, decouple_lr=True)",
-        decayed("optax.adam", PAPER)),
-    Row("FlashAdam", "flashoptim.FlashAdam(params, lr=lr, weight_decay=wd)", torch("torch_adam")),
-    Row("FlashSGDW(momentum=0.9)",
-        "flashoptim.FlashSGDW(params, lr=lr, momentum=0.9, weight_decay=wd)",
-        "wdjax.sgdw(lr, momentum=0.9, weight_decay=wd, rules=everything)"),
-    Row("FlashLion", "flashoptim.FlashLion(params, lr=lr, weight_decay=wd)", LION),
-), imports="import flashoptim", bare=("flashoptim==0.1.4",), dtype="float32")  # fmt: skip
-
+), imports=EAGER + "import torchao.optim as ao", bare=("torchao==0.18.0",), dtype="float32")  # fmt: skip
 
 def single(title: str, pin: str, imports: str, *rows: Row, **kwargs) -> Package:
     """Return a package for PyTorch that needs nothing else."""
@@ -298,7 +285,7 @@ SMALL = {
     "adam-mini": single(
         "adam-mini", "adam-mini==1.1.1", "from adam_mini import Adam_mini",
         Row("Adam_mini", "Adam_mini(named.items(), lr=lr, weight_decay=wd, verbose=False)",
-            decayed(), left_out="names with norm or ln_f")),
+            "wdjax.decayed(base)(lr, weight_decay=wd)", left_out="names with norm, ln or bias")),
     "grokadamw": single(
         "grokadamw", "grokadamw==0.1.2", "from grokadamw import GrokAdamW",
         Row("GrokAdamW", "GrokAdamW(params, lr=lr, weight_decay=wd)", decayed())),
@@ -315,11 +302,13 @@ SMALL = {
         "torch_optimizer", "torch_optimizer==0.3.0", "import torch_optimizer",
         Row("SGDW", "torch_optimizer.SGDW(params, lr=lr, weight_decay=wd)",
             why="It subtracts λη from every weight, also from negative ones."),
-        Row("RAdam", "torch_optimizer.RAdam(params, lr=lr, weight_decay=wd)", decayed()),
+        Row("RAdam", "torch_optimizer.RAdam(params, lr=lr, weight_decay=wd)", decayed(),
+            within=1e-7),
         Row("AdaMod", "torch_optimizer.AdaMod(params, lr=lr, weight_decay=wd)", decayed()),
         Row("AdaBelief", "torch_optimizer.AdaBelief(params, lr=lr, weight_decay=wd)",
             coupled("base(lr)")),
-        Row("Yogi", "torch_optimizer.Yogi(params, lr=lr, weight_decay=wd)", coupled("base(lr)")),
+        Row("Yogi", "torch_optimizer.Yogi(params, lr=lr, weight_decay=wd)", coupled("base(lr)"),
+            default="0"),
         Row("NovoGrad", "torch_optimizer.NovoGrad(params, lr=lr, weight_decay=wd)",
             why="Decay is in the momentum, after the norm of the gradient is divided out."),
         Row("Lamb", "torch_optimizer.Lamb(params, lr=lr, weight_decay=wd)", why=RATIO)),
@@ -344,7 +333,7 @@ SMALL = {
 }  # fmt: skip
 
 K = 'keras.optimizers.{}(lr, weight_decay=wd)'
-KERAS_JAX = "import os\nos.environ['KERAS_BACKEND'] = 'jax'\nimport keras"
+KERAS_JAX = "import os\nos.environ['KERAS_BACKEND'] = 'jax'\nimport jax, keras\njax.config.update('jax_enable_x64', True)"
 KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
     Row("SGD(momentum=0.9)", "keras.optimizers.SGD(lr, momentum=0.9, weight_decay=wd)",
         "convert.keras_sgd(learning_rate=lr, momentum=0.9, weight_decay=wd).optimizer"),
@@ -400,6 +389,76 @@ OPTAX = Package("Optax", "optax", JAX, imports="import optax", rows=(
         why="The average of weights decays half as fast; decay goes inside the wrapper."),
 ))  # fmt: skip
 
+MLX = Package("MLX, on the CPU", "mlx", ("mlx[cpu]==0.32.4", "numpy==2.3.5"), (
+    Row("SGD(momentum=0.9)", "optim.SGD(lr, momentum=0.9, weight_decay=wd)",
+        torch("torch_sgd", "momentum=0.9")),
+    Row("AdamW(bias_correction=True)", "optim.AdamW(lr, weight_decay=wd, bias_correction=True)",
+        ADAMW, within=5e-6),
+    Row("AdamW", "optim.AdamW(lr, weight_decay=wd)", decayed(),
+        note="by default Adam's means are not corrected"),
+    Row("Lion", "optim.Lion(lr, weight_decay=wd)", LION),
+    Row("Adafactor(relative_step=False)",
+        "optim.Adafactor(lr, weight_decay=wd, relative_step=False)", why=BY_NORM),
+    Row("Muon", "optim.Muon(lr, weight_decay=wd)", coupled("base(lr)"), default="0.01",
+        note="Newton–Schulz forgets how large λθ was"),
+), imports="import mlx.optimizers as optim", dtype="float32", distribution="mlx")  # fmt: skip
+
+PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5"), tuple(
+    Row(name, f"optimizer.{name}(lr, parameters=params, weight_decay=wd)", line)
+    for name, line in (
+        ("SGD", torch("torch_sgd")),
+        ("Momentum", torch("torch_sgd", "momentum=0.9")),
+        ("Adam", torch("torch_adam")),
+        ("AdamW", ADAMW),
+        ("NAdam", coupled("base(lr)")),
+        ("RAdam", coupled("base(lr)")),
+        ("Adagrad", coupled("base(lr)")),
+        ("Adamax", coupled("base(lr)")),
+    )
+) + (
+    Row("Lamb", "optimizer.Lamb(lr, parameters=params, lamb_weight_decay=wd)", why=RATIO),
+), imports="from paddle import optimizer")  # fmt: skip
+
+TINYGRAD = Package("tinygrad", "tinygrad", ("tinygrad==0.14.0", "numpy==2.3.5"), (
+    Row("SGD(momentum=0.9)", "optim.SGD(params, lr, momentum=0.9, weight_decay=wd)",
+        torch("torch_sgd", "momentum=0.9")),
+    Row("AdamW", "optim.AdamW(params, lr, weight_decay=wd)", ADAMW),
+    Row("Muon", "optim.Muon(params, lr, weight_decay=wd)", decayed(), matrix_only=True),
+    Row("LAMB", "optim.LAMB(params, lr, weight_decay=wd)", why=RATIO),
+    Row("LARS", "optim.LARS(params, lr, weight_decay=wd)", why=RATIO),
+), imports="from tinygrad.nn import optim", dtype="float32")  # fmt: skip
+
+CHAINER = Package("Chainer", "chainer", ("chainer==7.8.1", "numpy==1.23.5", "setuptools==75.8.0"), (
+    Row("SGD, hook WeightDecay", "(optimizers.SGD(lr), WeightDecay(wd))", torch("torch_sgd"),
+        without="optimizers.SGD(lr)"),
+    Row("MomentumSGD, hook WeightDecay", "(optimizers.MomentumSGD(lr), WeightDecay(wd))",
+        coupled("base(lr)"), without="optimizers.MomentumSGD(lr)"),
+    Row("Adam, hook WeightDecay", "(optimizers.Adam(lr), WeightDecay(wd))", coupled("base(lr)"),
+        without="optimizers.Adam(lr)"),
+    Row("AdamW", "optimizers.AdamW(lr, weight_decay_rate=wd)", decayed(options=FIXED)),
+    Row("SGD, hook Lasso", "(optimizers.SGD(lr), Lasso(wd))",
+        "optax.chain(wdjax.add_decayed_weights(wd, wdjax.penalties.l1), optax.sgd(lr))",
+        without="optimizers.SGD(lr)"),
+), imports="from chainer import optimizers\n"
+           "from chainer.optimizer_hooks import Lasso, WeightDecay", dtype="float32")  # fmt: skip
+
+THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
+    Row("Adam", "Adam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
+    Row("RAdam", "RAdam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
+    Row("SGD", "SGD(lr, L2=wd, grad_clip=0.0)", decayed("optax.sgd", AFTER)),
+    Row("Adam(L2_is_weight_decay=False)",
+        "Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0.0)", coupled("base(lr)")),
+), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32")  # fmt: skip
+
+NET = "MLPRegressor((), batch_size=n, shuffle=False, learning_rate_init=lr, alpha=n * wd{})"
+SCIKIT_LEARN = Package("scikit-learn", "sklearn", ("scikit-learn==1.9.1", "numpy==2.3.5"), (
+    Row("MLPRegressor(alpha=batch·λ, solver=sgd)",
+        NET.format(', solver="sgd", momentum=0.9, nesterovs_momentum=False'),
+        torch("torch_sgd", "momentum=0.9"), matrix_only=True, left_out="intercepts"),
+    Row("MLPRegressor(alpha=batch·λ)", NET.format(""), torch("torch_adam"), matrix_only=True,
+        left_out="intercepts"),
+), imports="from sklearn.neural_network import MLPRegressor")  # fmt: skip
+
 PACKAGES: dict[str, Package] = {
     "torch": PYTORCH,
     "optax": OPTAX,
@@ -410,6 +469,11 @@ PACKAGES: dict[str, Package] = {
     **SINGLE,
     "bitsandbytes": BITSANDBYTES,
     "torchao": TORCHAO,
-    "flashoptim": FLASH,
     **SMALL,
+    "mlx": MLX,
+    "paddlepaddle": PADDLE,
+    "tinygrad": TINYGRAD,
+    "chainer": CHAINER,
+    "thinc": THINC,
+    "scikit-learn": SCIKIT_LEARN,
 }
