@@ -208,7 +208,6 @@ HEAVYBALL = Package("HeavyBall", "torch", (*TORCH, "heavyball==3.2.1"), tuple(
         ("SGD", "", "", decayed(), ""),
         ("LaProp", "", "", decayed(), ""),
         ("RMSprop", "", "", decayed(), ""),
-        ("MuonAdamW", "", "", decayed(), ""),
         ("NAdam", "", "", "", "L2 as in Adam, but weights also grow by 1 + λη in every step."),
         ("NAdam", "NAdam(decoupled_weight_decay=True)", ", decoupled_weight_decay=True", decayed(),
          ""),
@@ -275,6 +274,18 @@ def single(title: str, pin: str, imports: str, *rows: Row, **kwargs) -> Package:
     return Package(title, "torch", TORCH, rows, imports, bare=(pin,), **kwargs)
 
 
+COMPOSER_ALONE = """
+import importlib.util, pathlib, sys, types
+sys.modules["composer"] = sys.modules["composer.utils"] = types.ModuleType("composer")
+sys.modules["composer"].dist = None
+folder = next(p for p in map(pathlib.Path, sys.path) if (p / "composer/optim").is_dir())
+file = folder / "composer/optim/decoupled_weight_decay.py"
+spec = importlib.util.spec_from_file_location("decoupled_weight_decay", file)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+DecoupledAdamW, DecoupledSGDW = module.DecoupledAdamW, module.DecoupledSGDW
+"""  # the one file, without what Composer needs for training
+
 SMALL = {
     "adan-pytorch": single(
         "adan-pytorch", "adan-pytorch==0.1.0", "from adan_pytorch import Adan",
@@ -318,6 +329,36 @@ SMALL = {
             why="Decay depends on the angle between weights and gradient."),
         Row("SGDP(momentum=0.9)", "SGDP(params, lr=lr, momentum=0.9, weight_decay=wd)",
             why="Decay is divided by 1 − momentum, and depends on the angle.")),
+    "mosaicml": single(
+        "Composer", "mosaicml==0.32.1", COMPOSER_ALONE,
+        Row("DecoupledAdamW", "DecoupledAdamW(params, lr=lr, weight_decay=wd)",
+            decayed("optax.adam", f"b2=0.95, {PAPER}")),
+        Row("DecoupledSGDW(momentum=0.9)",
+            "DecoupledSGDW(params, lr=lr, momentum=0.9, weight_decay=wd)",
+            decayed("optax.sgd", f"momentum=0.9, {PAPER}"))),
+    "torch-optimi": single(
+        "optimi", "torch-optimi==0.3.3", "import optimi",
+        Row("Adam", "optimi.Adam(params, lr=lr, weight_decay=wd)", coupled("base(lr)")),
+        Row("AdamW", "optimi.AdamW(params, lr=lr, weight_decay=wd)",
+            decayed("optax.adam", "b2=0.99, eps=1e-6")),
+        Row("AdamW(decouple_lr=True)",
+            "optimi.AdamW(params, lr=lr, weight_decay=wd, decouple_lr=True)",
+            decayed("optax.adam", f"b2=0.99, eps=1e-6, {PAPER}")),
+        Row("Lion", "optimi.Lion(params, lr=lr, weight_decay=wd)", LION),
+        Row("SGD(momentum=0.9)", "optimi.SGD(params, lr=lr, momentum=0.9, weight_decay=wd)",
+            coupled("base(lr)")),
+        Row("SGD(momentum=0.9, decouple_wd=True)",
+            "optimi.SGD(params, lr=lr, momentum=0.9, weight_decay=wd, decouple_wd=True)",
+            decayed()),
+        Row("Adan", "optimi.Adan(params, lr=lr, weight_decay=wd)", decayed(options=DIVIDED))),
+    "adv-optm": single(
+        "adv-optm", "adv-optm==2.5.16", "import adv_optm",
+        Row("AdamW_adv", "adv_optm.AdamW_adv(params, lr=lr, weight_decay=wd)", decayed()),
+        Row("AdamW_adv(cautious_wd=True)",
+            "adv_optm.AdamW_adv(params, lr=lr, weight_decay=wd, cautious_wd=True)",
+            decayed(options="gate=wdjax.gates.cautious")),
+        Row("Lion_adv", "adv_optm.Lion_adv(params, lr=lr, weight_decay=wd)", decayed()),
+        dtype="float32"),
     "transformers": Package("transformers", "torch", (*TORCH, "transformers==5.24.0"), (
         Row("Adafactor(relative_step=False)",
             "Adafactor(params, lr=lr, weight_decay=wd, relative_step=False)", why=BY_NORM),
@@ -343,9 +384,8 @@ KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
     Row("Adamax", K.format("Adamax"), decayed("optax.adamax", "eps=1e-7")),
     Row("Adadelta", K.format("Adadelta"), decayed("optax.adadelta", "rho=0.95, eps=1e-7")),
     Row("Lion", K.format("Lion"), LION),
-    Row("Lamb", K.format("Lamb"), decayed()),
-    Row("Adafactor", K.format("Adafactor"), decayed()),
-    Row("Ftrl", K.format("Ftrl"), decayed()),
+    Row("Lamb", K.format("Lamb"), decayed(options=AFTER)),
+    Row("Adafactor", K.format("Adafactor"), decayed(options=AFTER)),
     Row("Muon", K.format("Muon"), why="Vectors have a λ of their own, `adam_weight_decay`."),
 ), imports=KERAS_JAX, home="optax")  # fmt: skip
 
@@ -393,7 +433,7 @@ MLX = Package("MLX, on the CPU", "mlx", ("mlx[cpu]==0.32.4", "numpy==2.3.5"), (
     Row("SGD(momentum=0.9)", "optim.SGD(lr, momentum=0.9, weight_decay=wd)",
         torch("torch_sgd", "momentum=0.9")),
     Row("AdamW(bias_correction=True)", "optim.AdamW(lr, weight_decay=wd, bias_correction=True)",
-        ADAMW, within=5e-6),
+        ADAMW),
     Row("AdamW", "optim.AdamW(lr, weight_decay=wd)", decayed(),
         note="by default Adam's means are not corrected"),
     Row("Lion", "optim.Lion(lr, weight_decay=wd)", LION),
@@ -450,7 +490,7 @@ THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
         "Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0.0)", coupled("base(lr)")),
 ), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32")  # fmt: skip
 
-NET = "MLPRegressor((), batch_size=n, shuffle=False, learning_rate_init=lr, alpha=n * wd{})"
+NET = "MLPRegressor(hidden_layer_sizes=(), batch_size=n, shuffle=False, learning_rate_init=lr, alpha=n * wd{})"
 SCIKIT_LEARN = Package("scikit-learn", "sklearn", ("scikit-learn==1.9.1", "numpy==2.3.5"), (
     Row("MLPRegressor(alpha=batch·λ, solver=sgd)",
         NET.format(', solver="sgd", momentum=0.9, nesterovs_momentum=False'),
