@@ -17,7 +17,15 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 GUIDE = (
     *("which", "how_strongly", "where", "before_and_after", "choosing", "clusters"),
-    *("from_other_frameworks", "field_guide", "surprises", "devices", "low_precision", "checkpoints", "small_leaves"),
+    *(
+        "from_other_frameworks",
+        "field_guide",
+        "surprises",
+        "devices",
+        "low_precision",
+        "checkpoints",
+        "small_leaves",
+    ),
     *("speed", "pitfalls"),
 )
 COPIED = ("README.md", "METHODS.md", "docs/*.md", "figures/*.png", "notebooks/*.ipynb")

@@ -54,31 +54,8 @@ def torch(code, names, start, rates, wd, dtype):
         if rate != earlier[0]:  # as schedulers do; some optimizers write there as well
             earlier[0] = rate
             for group in optimizer.param_groups:
-                if isinstance(group["lr"], torch.Tensor):  # torchao's
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
-        for p, g in zip(params, gradients, strict=True):
-            p.grad = torch.tensor(g).to(kind)
-        optimizer.step()
-
-    return lambda: [p.detach().double().numpy().copy() for p in params], write, step
-
-
-def fastai(code, names, start, rates, wd, dtype):
-    """fastai's Optimizer is not torch's: rates are set as hyperparameters."""
-    import torch
-
-    kind = getattr(torch, dtype)
-    params = [torch.nn.Parameter(torch.tensor(x).to(kind)) for x in start]
-    optimizer = eval(code, {**names, "params": params, "lr": rates[0], "wd": wd})
-
-    def write(weights):
-        for p, x in zip(params, weights, strict=True):
-            p.data.copy_(torch.tensor(x).to(kind))
-
-    def step(rate, gradients):
-        optimizer.set_hyper("lr", rate)
+                filled = getattr(group["lr"], "fill_", None)  # torchao's is a tensor
+                group["lr"] = filled(rate) if filled else rate
         for p, g in zip(params, gradients, strict=True):
             p.grad = torch.tensor(g).to(kind)
         optimizer.step()
@@ -188,31 +165,6 @@ def paddle(code, names, start, rates, wd, dtype):
     return read, write, step
 
 
-def tinygrad(code, names, start, rates, wd, dtype):
-    """tinygrad.nn.optim: the rate is a tensor that is assigned."""
-    from tinygrad import Tensor, dtypes
-
-    Tensor.training = True
-    tensor = lambda x: Tensor(x.astype(np.float32)).cast(getattr(dtypes, dtype)).contiguous()
-    params = [tensor(x).realize() for x in start]
-    for p in params:
-        p.requires_grad = True
-    optimizer = eval(code, {**names, "params": params, "lr": rates[0], "wd": wd})
-
-    def write(weights):
-        for p, x in zip(params, weights, strict=True):
-            p.assign(tensor(x)).realize()
-
-    def step(rate, gradients):
-        optimizer.lr.assign(Tensor([rate], dtype=optimizer.lr.dtype)).realize()
-        for p, g in zip(params, gradients, strict=True):
-            p.grad = tensor(g).realize()
-        optimizer.step()
-
-    read = lambda: [p.cast(dtypes.float32).numpy().astype(np.float64) for p in params]
-    return read, write, step
-
-
 def chainer(code, names, start, rates, wd, dtype):
     """chainer.optimizers: `code` builds the optimizer, or a pair of it and a hook."""
     import chainer
@@ -289,12 +241,10 @@ def sklearn(code, names, start, rates, wd, dtype):
 
 FAMILIES = {
     "torch": torch,
-    "fastai": fastai,
     "keras": keras,
     "optax": optax,
     "mlx": mlx,
     "paddle": paddle,
-    "tinygrad": tinygrad,
     "chainer": chainer,
     "thinc": thinc,
     "sklearn": sklearn,

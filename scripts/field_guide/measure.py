@@ -15,6 +15,7 @@ What is run of every row, from a matrix of ±2 and a vector of ±2 (some also sc
 """
 
 import importlib.metadata
+import itertools
 import json
 import re
 import sys
@@ -35,7 +36,7 @@ RATES = (LR, LR, LR / 2, LR / 2)
 def fractions(weights):
     """Return what each step took off: a number, or smallest and largest where entries differ."""
     taken = []
-    for before, after in zip(weights, weights[1:], strict=False):
+    for before, after in itertools.pairwise(weights):
         ratio = 1 - np.asarray(after) / np.asarray(before)
         low, high = float(ratio.min()), float(ratio.max())
         taken.append(number(low) if high - low < 1e-6 else [number(low), number(high)])
@@ -144,7 +145,7 @@ class Runner:
             "apart": self.apart(weights, plain),
             "weights": [[number(x) for x in part.ravel()] for part in weights[-1]],
             "plain": [[number(x) for x in part.ravel()] for part in plain[-1]],
-            "bfloat16": self.rounded() if self.row.bfloat16 else "not run",
+            "bfloat16": self.rounded() if self.package.bfloat16 else "no such dtype",
         }
 
 

@@ -1,7 +1,7 @@
 """Write docs/field_guide.md from rows.py and measured.json.
 
-    python scripts/field_guide/page.py            print it
-    python scripts/field_guide/page.py --write    write it
+python scripts/field_guide/page.py            print it
+python scripts/field_guide/page.py --write    write it
 """
 
 import argparse
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from rows import PACKAGES, Row, coupled
+from rows import PACKAGES, Row
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "field_guide.md"
@@ -87,8 +87,8 @@ def strength(row: Row, seen: Seen) -> str:
     if row.law:
         return row.law
     parts = [
-        (kind(seen) != "coupled" and law(seen, part)) or numbers(seen["constant"][part])
-        for part in range(len(seen["constant"]))
+        (kind(seen) != "coupled" and law(seen, part)) or numbers(taken)
+        for part, taken in enumerate(seen["constant"])
     ]
     if len(set(parts)) == 1:
         return parts[0]
@@ -113,7 +113,7 @@ def default(row: Row, seen: Seen) -> str:
         return row.default
     with_tenth, unset = (_least(seen[run][0][-1]) for run in ("constant", "default"))
     if isinstance(unset, str):  # not a number
-        return "–"
+        return "unknown"
     return short(0.1 * unset / with_tenth) if unset else "0"
 
 
@@ -128,7 +128,7 @@ def left_out(row: Row, seen: Seen) -> str:
     matrix, vector = (any(taken) for taken in seen["constant"])
     if matrix and not vector:
         return "vectors"
-    return "matrices" if vector and not matrix else "nothing" if matrix else "–"
+    return "matrices" if vector and not matrix else "nothing" if matrix else "all"
 
 
 def rounded(seen: Seen) -> str:
@@ -186,9 +186,8 @@ INTRODUCTION = """\
 <!-- written by `python scripts/field_guide/page.py --write`; a test compares the two -->
 
 The same two words, `weight_decay=0.1`, mean different things in different packages. Below are
-{rows} optimizers of {packages} packages. Each row was run: what it says is what the optimizer did at
-that version, not what its documentation says. [Surprises](surprises.md) tells the odd ones as
-stories.
+{rows} optimizers of {packages} packages. Each row was run: it says what the optimizer did at that
+version, not what its documentation says. [Surprises](surprises.md) has the odd ones in words.
 
 {decoupled} of them take decay off the weights, {coupled} put it into the gradient, and {neither} do
 neither. In bfloat16, {lost} lose all of it at a learning rate of 0.001 and λ = 0.1.
@@ -208,7 +207,8 @@ neither. In bfloat16, {lost} lose all of it at a learning rate of 0.001 and λ =
 - **you write** is the line for wdjax, or why there is none. A test runs every line: it takes off
   what was measured from the other package, at a constant rate, at twice the rate, at twice λ, and
   while a schedule halves the rate. Where a line names the whole optimizer, it also makes the same
-  steps.
+  steps. The two agree to 1e-9 if the other package computes in float64, else to 3e-6; Muon, which
+  iterates in bfloat16, to 0.02, and torch's NAdam to 1e-8.
 
 The lines use these names. `lr` may be a number or a schedule, and `peak` is its first or largest
 value. `base` is your own optimizer without decay: a function of the learning rate.

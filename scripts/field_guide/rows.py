@@ -24,7 +24,6 @@ class Row:
     default: str = ""  # λ by default, where the readings cannot tell
     left_out: str = ""  # by default, where the shape of a parameter does not decide
     matrix_only: bool = False
-    bfloat16: bool = True
     within: float = 0.0  # how far wdjax's weights are after four steps; 0: by the dtype
 
     @property
@@ -46,6 +45,7 @@ class Package:
     home: str = ""  # its environment, where that is not the family's
     bare: tuple[str, ...] = ()  # installed without what they say they need
     distribution: str = ""  # whose version is stated
+    bfloat16: bool = True  # it knows the dtype
 
 
 def decayed(base: str = "base", options: str = "") -> str:
@@ -116,7 +116,8 @@ PYTORCH = Package("PyTorch", "torch", TORCH, (
 TIMM_ALONE = """
 import importlib, importlib.util, sys, types
 found = importlib.util.find_spec("timm")
-package, models, stub = map(types.ModuleType, ("timm", "timm.models", "timm.models.group_parameters"))
+names = "timm", "timm.models", "timm.models.group_parameters"
+package, models, stub = map(types.ModuleType, names)
 package.__path__, models.__path__ = list(found.submodule_search_locations), []
 stub.group_parameters = stub.group_with_matcher = None
 sys.modules |= {module.__name__: module for module in (package, models, stub)}
@@ -259,15 +260,16 @@ BITSANDBYTES = Package("bitsandbytes, on the CPU", "torch", TORCH, (
     Row("LARS", "bnb.LARS(params, lr=lr, momentum=0.9, weight_decay=wd)", why=RATIO),
 ), imports=BNB, bare=("bitsandbytes==0.50.2", "packaging==25.0"), dtype="float32")  # fmt: skip
 
-TORCHAO = Package("torchao", "torch", TORCH, tuple(
-    Row(name, f"ao.{name}(params, lr=lr, weight_decay=wd)", line)
-    for name, line in (("AdamW8bit", ADAMW), ("AdamW4bit", ADAMW), ("AdamWFp8", ADAMW),
-                       ("Adam8bit", torch("torch_adam")))
-) + (
+TORCHAO = Package("torchao", "torch", TORCH, (
+    *(Row(name, f"ao.{name}(params, lr=lr, weight_decay=wd)", line)
+      for name, line in (("AdamW8bit", ADAMW), ("AdamW4bit", ADAMW), ("AdamWFp8", ADAMW),
+                         ("Adam8bit", torch("torch_adam")))),
     Row("AdamW8bit(bf16_stochastic_round=True)",
         "ao.AdamW8bit(params, lr=lr, weight_decay=wd, bf16_stochastic_round=True)", ADAMW,
         note="in bfloat16 inside `wdjax.stochastically_rounded`"),
-), imports=EAGER + "import torchao.optim as ao", bare=("torchao==0.18.0",), dtype="float32")  # fmt: skip
+), imports=EAGER + "import torchao.optim as ao", bare=("torchao==0.18.0",),
+    dtype="float32")  # fmt: skip
+
 
 def single(title: str, pin: str, imports: str, *rows: Row, **kwargs) -> Package:
     """Return a package for PyTorch that needs nothing else."""
@@ -367,14 +369,20 @@ SMALL = {
             decayed()),
     ), imports="from transformers.optimization import Adafactor"),
     "galore-torch": Package("galore-torch", "torch", (*TORCH, "transformers==5.24.0"), (
-        Row("GaLoreAdamW", "GaLoreAdamW(params, lr=lr, weight_decay=wd, no_deprecation_warning=True)",
+        Row("GaLoreAdamW",
+            "GaLoreAdamW(params, lr=lr, weight_decay=wd, no_deprecation_warning=True)",
             decayed(options=AFTER)),
     ), imports="from galore_torch import GaLoreAdamW",
        bare=("galore-torch==1.0", "bitsandbytes==0.50.2")),
 }  # fmt: skip
 
-K = 'keras.optimizers.{}(lr, weight_decay=wd)'
-KERAS_JAX = "import os\nos.environ['KERAS_BACKEND'] = 'jax'\nimport jax, keras\njax.config.update('jax_enable_x64', True)"
+K = "keras.optimizers.{}(lr, weight_decay=wd)"
+KERAS_JAX = """
+import os
+os.environ["KERAS_BACKEND"] = "jax"
+import jax, keras
+jax.config.update("jax_enable_x64", True)
+"""
 KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
     Row("SGD(momentum=0.9)", "keras.optimizers.SGD(lr, momentum=0.9, weight_decay=wd)",
         "convert.keras_sgd(learning_rate=lr, momentum=0.9, weight_decay=wd).optimizer"),
@@ -396,7 +404,8 @@ OPTAX = Package("Optax", "optax", JAX, imports="import optax", rows=(
     Row("adamaxw", "optax.adamaxw(lr, weight_decay=wd)", decayed("optax.adamax")),
     Row("lion", "optax.lion(lr, weight_decay=wd)", LION),
     Row("adan", "optax.adan(lr, weight_decay=wd)", decayed("optax.adan")),
-    Row("adafactor", "optax.adafactor(lr, weight_decay_rate=wd)", decayed("optax.adafactor", FIXED)),
+    Row("adafactor", "optax.adafactor(lr, weight_decay_rate=wd)",
+        decayed("optax.adafactor", FIXED)),
     Row("lamb", "optax.lamb(lr, weight_decay=wd)", "optax.lamb(lr, weight_decay=wd)",
         note="`mask=wdjax.mask(rules)`"),
     Row("lars", "optax.lars(lr, weight_decay=wd)", "optax.lars(lr, weight_decay=wd)",
@@ -440,12 +449,12 @@ MLX = Package("MLX, on the CPU", "mlx", ("mlx[cpu]==0.32.4", "numpy==2.3.5"), (
     Row("Adafactor(relative_step=False)",
         "optim.Adafactor(lr, weight_decay=wd, relative_step=False)", why=BY_NORM),
     Row("Muon", "optim.Muon(lr, weight_decay=wd)", coupled("base(lr)"), default="0.01",
-        note="Newton–Schulz forgets how large λθ was"),
+        note="Newton-Schulz forgets how large λθ was"),
 ), imports="import mlx.optimizers as optim", dtype="float32", distribution="mlx")  # fmt: skip
 
-PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5"), tuple(
-    Row(name, f"optimizer.{name}(lr, parameters=params, weight_decay=wd)", line)
-    for name, line in (
+PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5"), (
+    *(Row(name, f"optimizer.{name}(lr, parameters=params, weight_decay=wd)", line)
+      for name, line in (
         ("SGD", torch("torch_sgd")),
         ("Momentum", torch("torch_sgd", "momentum=0.9")),
         ("Adam", torch("torch_adam")),
@@ -454,19 +463,9 @@ PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5
         ("RAdam", coupled("base(lr)")),
         ("Adagrad", coupled("base(lr)")),
         ("Adamax", coupled("base(lr)")),
-    )
-) + (
+      )),
     Row("Lamb", "optimizer.Lamb(lr, parameters=params, lamb_weight_decay=wd)", why=RATIO),
 ), imports="from paddle import optimizer")  # fmt: skip
-
-TINYGRAD = Package("tinygrad", "tinygrad", ("tinygrad==0.14.0", "numpy==2.3.5"), (
-    Row("SGD(momentum=0.9)", "optim.SGD(params, lr, momentum=0.9, weight_decay=wd)",
-        torch("torch_sgd", "momentum=0.9")),
-    Row("AdamW", "optim.AdamW(params, lr, weight_decay=wd)", ADAMW),
-    Row("Muon", "optim.Muon(params, lr, weight_decay=wd)", decayed(), matrix_only=True),
-    Row("LAMB", "optim.LAMB(params, lr, weight_decay=wd)", why=RATIO),
-    Row("LARS", "optim.LARS(params, lr, weight_decay=wd)", why=RATIO),
-), imports="from tinygrad.nn import optim", dtype="float32")  # fmt: skip
 
 CHAINER = Package("Chainer", "chainer", ("chainer==7.8.1", "numpy==1.23.5", "setuptools==75.8.0"), (
     Row("SGD, hook WeightDecay", "(optimizers.SGD(lr), WeightDecay(wd))", torch("torch_sgd"),
@@ -480,7 +479,8 @@ CHAINER = Package("Chainer", "chainer", ("chainer==7.8.1", "numpy==1.23.5", "set
         "optax.chain(wdjax.add_decayed_weights(wd, wdjax.penalties.l1), optax.sgd(lr))",
         without="optimizers.SGD(lr)"),
 ), imports="from chainer import optimizers\n"
-           "from chainer.optimizer_hooks import Lasso, WeightDecay", dtype="float32")  # fmt: skip
+           "from chainer.optimizer_hooks import Lasso, WeightDecay", dtype="float32",
+    bfloat16=False)  # fmt: skip
 
 THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
     Row("Adam", "Adam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
@@ -488,16 +488,21 @@ THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
     Row("SGD", "SGD(lr, L2=wd, grad_clip=0.0)", decayed("optax.sgd", AFTER)),
     Row("Adam(L2_is_weight_decay=False)",
         "Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0.0)", coupled("base(lr)")),
-), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32")  # fmt: skip
+), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32", bfloat16=False)  # fmt: skip
 
-NET = "MLPRegressor(hidden_layer_sizes=(), batch_size=n, shuffle=False, learning_rate_init=lr, alpha=n * wd{})"
+NET = (
+    "MLPRegressor(hidden_layer_sizes=(), batch_size=n, shuffle=False, learning_rate_init=lr, "
+    "alpha=n * wd{})"
+)
 SCIKIT_LEARN = Package("scikit-learn", "sklearn", ("scikit-learn==1.9.1", "numpy==2.3.5"), (
     Row("MLPRegressor(alpha=batch·λ, solver=sgd)",
         NET.format(', solver="sgd", momentum=0.9, nesterovs_momentum=False'),
-        torch("torch_sgd", "momentum=0.9"), matrix_only=True, left_out="intercepts"),
+        torch("torch_sgd", "momentum=0.9"), matrix_only=True, left_out="intercepts",
+        default="α = 0.0001"),
     Row("MLPRegressor(alpha=batch·λ)", NET.format(""), torch("torch_adam"), matrix_only=True,
-        left_out="intercepts"),
-), imports="from sklearn.neural_network import MLPRegressor")  # fmt: skip
+        left_out="intercepts",
+        default="α = 0.0001"),
+), imports="from sklearn.neural_network import MLPRegressor", bfloat16=False)  # fmt: skip
 
 PACKAGES: dict[str, Package] = {
     "torch": PYTORCH,
@@ -512,7 +517,6 @@ PACKAGES: dict[str, Package] = {
     **SMALL,
     "mlx": MLX,
     "paddlepaddle": PADDLE,
-    "tinygrad": TINYGRAD,
     "chainer": CHAINER,
     "thinc": THINC,
     "scikit-learn": SCIKIT_LEARN,
