@@ -162,15 +162,16 @@ def table(name: str, seen: Seen) -> str:
 
 def page(measured: dict) -> str:
     """Return docs/field_guide.md."""
-    kinds = [kind(row) for seen in measured.values() for row in seen["rows"].values()]
-    lost = [row["bfloat16"] == 1 for seen in measured.values() for row in seen["rows"].values()]
+    rows = [row for seen in measured.values() for row in seen["rows"].values()]
+    kinds = [kind(row) for row in rows]
+    decoupled = [row["bfloat16"] for row in rows if kind(row).startswith("decoupled")]
     introduction = INTRODUCTION.format(
         rows=len(kinds),
         packages=len(measured),
-        decoupled=sum(kind.startswith("decoupled") for kind in kinds),
+        decoupled=len(decoupled),
         coupled=kinds.count("coupled"),
-        neither=sum(kind in ("neither", "not at all") for kind in kinds),
-        lost=sum(lost),
+        others=len(kinds) - len(decoupled) - kinds.count("coupled"),
+        lost=decoupled.count(1),
     )
     return "\n".join([introduction, *(table(name, measured[name]) for name in measured)])
 
@@ -189,8 +190,9 @@ The same two words, `weight_decay=0.1`, mean different things in different packa
 {rows} optimizers of {packages} packages. Each row was run: it says what the optimizer did at that
 version, not what its documentation says. [Surprises](surprises.md) has the odd ones in words.
 
-{decoupled} of them take decay off the weights, {coupled} put it into the gradient, and {neither} do
-neither. In bfloat16, {lost} lose all of it at a learning rate of 0.001 and λ = 0.1.
+{decoupled} of them take decay off the weights, {coupled} put it into the gradient, and {others} do
+something else. At a learning rate of 0.001 and λ = 0.1, {lost} of the {decoupled} lose all of it in
+bfloat16.
 
 ## How to read a row
 

@@ -235,7 +235,8 @@ SINGLE = {
     ), imports="import schedulefree"),
     "prodigyopt": Package("prodigyopt", "torch", (*TORCH, "prodigyopt==1.1.2"), (
         Row("Prodigy", "Prodigy(params, lr=lr, weight_decay=wd)",
-            why="The rate is found on the way; give `wdjax.decayed(optax.contrib.prodigy)` a law."),
+            why="The rate is found on the way; give `wdjax.decayed(optax.contrib.prodigy)` a law.",
+            left_out="nothing"),
     ), imports="from prodigyopt import Prodigy"),
     "adam-atan2-pytorch": Package(
         "adam-atan2-pytorch", "torch", (*TORCH, "adam-atan2-pytorch==0.4.1"), (
@@ -430,7 +431,7 @@ OPTAX = Package("Optax", "optax", JAX, imports="import optax", rows=(
         why="Weights grow by 1 + λ in every step; wdjax refuses this order.",
         without="optax.chain(optax.sgd(lr), optax.add_decayed_weights())"),
     Row("contrib.madgrad", "optax.contrib.madgrad(lr, weight_decay=wd)",
-        why="Decay fades: an average with the first weights holds it."),
+        coupled("optax.contrib.madgrad(lr)")),
     Row("contrib.prodigy", "optax.contrib.prodigy(lr, weight_decay=wd)",
         why="The rate is found on the way; give `wdjax.decayed` a law."),
     Row("contrib.schedule_free_adamw",
