@@ -165,35 +165,6 @@ def paddle(code, names, start, rates, wd, dtype):
     return read, write, step
 
 
-def chainer(code, names, start, rates, wd, dtype):
-    """chainer.optimizers: `code` builds the optimizer, or a pair of it and a hook."""
-    import chainer
-
-    link = chainer.Link()
-    with link.init_scope():
-        for key, x in zip(KEYS, start, strict=False):
-            setattr(link, key, chainer.Parameter(x.astype(dtype)))
-    built = eval(code, {**names, "lr": rates[0], "wd": wd})
-    optimizer, *hooks = built if isinstance(built, tuple) else (built,)
-    optimizer.setup(link)
-    for hook in hooks:
-        optimizer.add_hook(hook)
-    params = [getattr(link, key) for key, _ in zip(KEYS, start, strict=False)]
-    is_adam = isinstance(optimizer, chainer.optimizers.Adam)
-
-    def write(weights):
-        for p, x in zip(params, weights, strict=True):
-            p.array[...] = x
-
-    def step(rate, gradients):
-        setattr(optimizer.hyperparam, "alpha" if is_adam else "lr", rate)
-        for p, g in zip(params, gradients, strict=True):
-            p.grad = g.astype(dtype)
-        optimizer.update()
-
-    return lambda: [np.array(p.array, np.float64) for p in params], write, step
-
-
 def thinc(code, names, start, rates, wd, dtype):
     """thinc.api: an optimizer maps a key, weights and gradients to new weights."""
     optimizer = eval(code, {**names, "lr": rates[0], "wd": wd})
@@ -245,7 +216,6 @@ FAMILIES = {
     "optax": optax,
     "mlx": mlx,
     "paddle": paddle,
-    "chainer": chainer,
     "thinc": thinc,
     "sklearn": sklearn,
 }

@@ -431,7 +431,7 @@ OPTAX = Package("Optax", "optax", JAX, imports="import optax", rows=(
         why="Weights grow by 1 + λ in every step; wdjax refuses this order.",
         without="optax.chain(optax.sgd(lr), optax.add_decayed_weights())"),
     Row("contrib.madgrad", "optax.contrib.madgrad(lr, weight_decay=wd)",
-        coupled("optax.contrib.madgrad(lr)")),
+        coupled("base(lr)")),
     Row("contrib.prodigy", "optax.contrib.prodigy(lr, weight_decay=wd)",
         why="The rate is found on the way; give `wdjax.decayed` a law."),
     Row("contrib.schedule_free_adamw",
@@ -468,21 +468,6 @@ PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5
     Row("Lamb", "optimizer.Lamb(lr, parameters=params, lamb_weight_decay=wd)", why=RATIO),
 ), imports="from paddle import optimizer")  # fmt: skip
 
-CHAINER = Package("Chainer", "chainer", ("chainer==7.8.1", "numpy==1.23.5", "setuptools==75.8.0"), (
-    Row("SGD, hook WeightDecay", "(optimizers.SGD(lr), WeightDecay(wd))", torch("torch_sgd"),
-        without="optimizers.SGD(lr)"),
-    Row("MomentumSGD, hook WeightDecay", "(optimizers.MomentumSGD(lr), WeightDecay(wd))",
-        coupled("base(lr)"), without="optimizers.MomentumSGD(lr)"),
-    Row("Adam, hook WeightDecay", "(optimizers.Adam(lr), WeightDecay(wd))", coupled("base(lr)"),
-        without="optimizers.Adam(lr)"),
-    Row("AdamW", "optimizers.AdamW(lr, weight_decay_rate=wd)", decayed(options=FIXED)),
-    Row("SGD, hook Lasso", "(optimizers.SGD(lr), Lasso(wd))",
-        "optax.chain(wdjax.add_decayed_weights(wd, wdjax.penalties.l1), optax.sgd(lr))",
-        without="optimizers.SGD(lr)"),
-), imports="from chainer import optimizers\n"
-           "from chainer.optimizer_hooks import Lasso, WeightDecay", dtype="float32",
-    bfloat16=False)  # fmt: skip
-
 THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
     Row("Adam", "Adam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
     Row("RAdam", "RAdam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
@@ -498,10 +483,10 @@ NET = (
 SCIKIT_LEARN = Package("scikit-learn", "sklearn", ("scikit-learn==1.9.1", "numpy==2.3.5"), (
     Row("MLPRegressor(alpha=batch·λ, solver=sgd)",
         NET.format(', solver="sgd", momentum=0.9, nesterovs_momentum=False'),
-        torch("torch_sgd", "momentum=0.9"), matrix_only=True, left_out="intercepts",
-        default="α = 0.0001"),
+        coupled("optax.scale_by_learning_rate(lr), optax.trace(0.9)"), matrix_only=True,
+        left_out="intercepts", default="α = 0.0001"),
     Row("MLPRegressor(alpha=batch·λ)", NET.format(""), torch("torch_adam"), matrix_only=True,
-        left_out="intercepts",
+        within=1e-6, left_out="intercepts",
         default="α = 0.0001"),
 ), imports="from sklearn.neural_network import MLPRegressor", bfloat16=False)  # fmt: skip
 
@@ -518,7 +503,6 @@ PACKAGES: dict[str, Package] = {
     **SMALL,
     "mlx": MLX,
     "paddlepaddle": PADDLE,
-    "chainer": CHAINER,
     "thinc": THINC,
     "scikit-learn": SCIKIT_LEARN,
 }
