@@ -145,7 +145,7 @@ class Runner:
             "apart": self.apart(weights, plain),
             "weights": [[number(x) for x in part.ravel()] for part in weights[-1]],
             "plain": [[number(x) for x in part.ravel()] for part in plain[-1]],
-            "bfloat16": self.rounded() if self.package.bfloat16 else "no such dtype",
+            "bfloat16": self.rounded() if self.package.bfloat16 else "not run",
         }
 
 

@@ -210,7 +210,8 @@ bfloat16.
   what was measured from the other package, at a constant rate, at twice the rate, at twice λ, and
   while a schedule halves the rate. Where a line names the whole optimizer, it also makes the same
   steps. The two agree to 1e-9 if the other package computes in float64, else to 3e-6; Muon, which
-  iterates in bfloat16, to 0.02, and torch's NAdam to 1e-8.
+  iterates in bfloat16, to 0.02, and a few keep
+  single numbers in float32, to 1e-7.
 
 The lines use these names. `lr` may be a number or a schedule, and `peak` is its first or largest
 value. `base` is your own optimizer without decay: a function of the learning rate.

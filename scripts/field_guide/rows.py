@@ -45,7 +45,7 @@ class Package:
     home: str = ""  # its environment, where that is not the family's
     bare: tuple[str, ...] = ()  # installed without what they say they need
     distribution: str = ""  # whose version is stated
-    bfloat16: bool = True  # it knows the dtype
+    bfloat16: bool = True  # run it in this dtype, too
 
 
 def decayed(base: str = "base", options: str = "") -> str:
@@ -454,7 +454,7 @@ MLX = Package("MLX, on the CPU", "mlx", ("mlx[cpu]==0.32.4", "numpy==2.3.5"), (
 ), imports="import mlx.optimizers as optim", dtype="float32", distribution="mlx")  # fmt: skip
 
 PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5"), (
-    *(Row(name, f"optimizer.{name}(lr, parameters=params, weight_decay=wd)", line)
+    *(Row(name, f"optimizer.{name}(lr, parameters=params, weight_decay=wd)", line, within=1e-7)
       for name, line in (
         ("SGD", torch("torch_sgd")),
         ("Momentum", torch("torch_sgd", "momentum=0.9")),
@@ -465,8 +465,9 @@ PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5
         ("Adagrad", coupled("base(lr)")),
         ("Adamax", coupled("base(lr)")),
       )),
-    Row("Lamb", "optimizer.Lamb(lr, parameters=params, lamb_weight_decay=wd)", why=RATIO),
-), imports="from paddle import optimizer")  # fmt: skip
+    Row("Lamb", "optimizer.Lamb(lr, parameters=params, lamb_weight_decay=wd)", why=RATIO,
+        default="0.01"),
+), imports="from paddle import optimizer", bfloat16=False)  # fmt: skip
 
 THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
     Row("Adam", "Adam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
