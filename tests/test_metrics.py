@@ -36,9 +36,20 @@ def sgd(**options):
     return wdjax.decayed(optax.sgd)(LR, weight_decay=WEIGHT_DECAY, **options)
 
 
+# One object each, so that all tests share its compiled update.
+MEASURED, BY_LEAF = measured(sgd()), measured(sgd(), per="leaf")
+CAUTIOUS, UNIT = measured(sgd(gate=wdjax.gates.cautious)), measured(optax.sgd(1.0))
+
+
 def one_step(optimizer, params=PARAMS, grads=GRADS):
     updates, state = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
     return updates, latest(state)
+
+
+def on_paper(optimizer, params=PARAMS):
+    """The readings after a step without their numbers."""
+    step = lambda p: latest(optimizer.update(p, optimizer.init(p), p)[1])
+    return jax.eval_shape(step, params)
 
 
 def reference(params, before, after, strength):
@@ -90,31 +101,29 @@ def test_the_leaves_of_a_rule_count_as_one_vector():
     grads = [GRADS["dense"]["kernel"], GRADS["head"]["kernel"]]
     before = [-LR * g.astype(np.float64) for g in grads]
     after = [b - s * p.astype(np.float64) for b, p in zip(before, kernels, strict=True)]
-    assert_close(one_step(measured(sgd()))[1]["weight"], reference(kernels, before, after, s))
+    assert_close(one_step(MEASURED)[1]["weight"], reference(kernels, before, after, s))
 
 
 def test_per_leaf_reads_each_leaf_by_its_path():
-    _, found = one_step(measured(sgd(), per="leaf"))
+    _, found = one_step(BY_LEAF)
     assert set(found) == {"dense/kernel", "dense/bias", "head/kernel", "embedding"}
     norm = np.linalg.norm(PARAMS["head"]["kernel"])
     assert found["head/kernel"]["weight_norm"] == pytest.approx(norm, rel=1e-6)
 
 
 def test_every_reading_is_a_float32_scalar():
-    for optimizer in (measured(sgd()), measured(optax.adam(0.1))):
-        chex.assert_trees_all_equal_shapes_and_dtypes(
-            one_step(optimizer)[1],
-            jax.tree.map(lambda x: jnp.float32(0), one_step(optimizer)[1]),
-        )
+    for optimizer in (MEASURED, measured(optax.adam(0.1))):
+        for reading in jax.tree.leaves(on_paper(optimizer)):
+            assert (reading.shape, reading.dtype) == ((), jnp.float32)
 
 
 def test_without_decay_to_be_told_apart_its_readings_are_left_out():
-    _, found = one_step(measured(optax.adamw(0.1)))
+    _, found = one_step(measured(optax.adamw(0.1)), PARAMS["dense"], GRADS["dense"])
     assert set(found["weight"]) == OF_STEP
     got = {name: float(value) for name, value in found["weight"].items()}
     ratio = got["update_norm"] / got["weight_norm"]
     assert got["effective_learning_rate"] == pytest.approx(ratio, rel=1e-6)
-    assert set(one_step(measured(sgd()))[1]["weight"]) == OF_STEP | OF_DECAY
+    assert set(one_step(MEASURED)[1]["weight"]) == OF_STEP | OF_DECAY
 
 
 def at_angle(angle, radial, seed=0, shape=(300, 70)):
@@ -130,7 +139,7 @@ def at_angle(angle, radial, seed=0, shape=(300, 70)):
 @pytest.mark.parametrize("radial", [0.0, 1e-4])
 def test_rotation_is_exact_for_tiny_and_large_angles(angle, radial):
     theta, delta = at_angle(angle, radial)
-    _, found = one_step(measured(optax.sgd(1.0)), {"kernel": theta}, {"kernel": -delta})
+    _, found = one_step(UNIT, {"kernel": theta}, {"kernel": -delta})
     want = reference([theta], [delta], [delta], 0.0)["rotation"]
     # where nearly all of the step is along θ, its part across has fewer digits
     tolerance = 1e-5 if radial <= angle else 0.01
@@ -151,8 +160,8 @@ def test_strong_decay_does_not_blur_a_tiny_rotation(strength):
 
 
 def test_leaves_that_shrink_apart_turn_their_group():
-    params = {"a": jnp.ones((1, 1)), "b": jnp.ones((1, 1))}
-    grads = {"a": jnp.zeros((1, 1)), "b": jnp.full((1, 1), 0.5)}
+    one = np.ones((1, 1), np.float32)
+    params, grads = {"a": one, "b": one}, {"a": 0 * one, "b": one / 2}
     _, found = one_step(measured(optax.sgd(1.0), rules=(("**", 1.0),)), params, grads)
     want = np.pi / 4 - np.arctan(0.5)  # from (1, 1) to (1, 1/2)
     assert found["**"]["rotation"] == pytest.approx(want, rel=1e-5)
@@ -168,15 +177,15 @@ def test_the_arc_cosine_would_not_have_done():
 
 def test_a_step_back_through_the_origin_turns_by_a_half_circle():
     theta = draw(0, 4, 4)
-    _, found = one_step(measured(optax.sgd(1.0)), {"kernel": theta}, {"kernel": 3 * theta})
+    _, found = one_step(UNIT, {"kernel": theta}, {"kernel": 3 * theta})
     assert found["weight"]["rotation"] == pytest.approx(np.pi, rel=1e-3)
 
 
 @pytest.mark.parametrize("weights", [0.0, 1.0])
 @pytest.mark.parametrize("gradient", [0.0, 1.0])
 def test_zeros_read_zero_and_never_nan(weights, gradient):
-    params, grads = {"kernel": jnp.full((3, 2), weights)}, {"kernel": jnp.full((3, 2), gradient)}
-    found = one_step(measured(sgd()), params, grads)[1]["weight"]
+    params, grads = ({"kernel": np.full((3, 2), x, np.float32)} for x in (weights, gradient))
+    found = one_step(MEASURED, params, grads)[1]["weight"]
     assert all(np.isfinite(value) for value in found.values())
     if weights == 0:
         assert found["rotation"] == found["effective_learning_rate"] == found["gated"] == 0
@@ -187,8 +196,7 @@ def test_zeros_read_zero_and_never_nan(weights, gradient):
 def test_long_rows_and_bare_arrays_keep_their_digits():
     for shape in ((2**20,), (2, 2**19), (2**12, 2**8)):
         x = np.full(shape, 0.1, np.float32)
-        state = measured(optax.sgd(0.1)).update(x, measured(optax.sgd(0.1)).init(x), x)[1]
-        (found,) = latest(state).values()
+        (found,) = one_step(UNIT, x, x)[1].values()
         want = np.sqrt(x.size * np.float64(np.float32(0.1)) ** 2)
         assert found["weight_norm"] == pytest.approx(want, rel=2e-5), shape
 
@@ -198,28 +206,27 @@ def test_long_rows_and_bare_arrays_keep_their_digits():
 
 def test_gated_is_the_share_that_the_gate_held_back():
     """Cautious: where Δ and θ point the same way, that is where g and θ do not."""
-    found = one_step(measured(sgd(gate=wdjax.gates.cautious)))[1]["weight"]
+    found = one_step(CAUTIOUS)[1]["weight"]
     pairs = [(PARAMS[k]["kernel"], GRADS[k]["kernel"]) for k in ("dense", "head")]
     held = np.concatenate([np.ravel(p * g < 0) for p, g in pairs])
     assert 0 < held.mean() < 1
     assert found["gated"] == pytest.approx(held.mean(), rel=1e-6)
-    assert one_step(measured(sgd()))[1]["weight"]["gated"] == 0
+    assert one_step(MEASURED)[1]["weight"]["gated"] == 0
 
 
 def test_nothing_is_gated_where_nothing_decays():
     gate = wdjax.gates.cautious
     off = wdjax.decayed(optax.sgd)(LR, weight_decay=0.0, gate=gate)
     assert one_step(measured(off))[1]["weight"]["gated"] == 0
-    assert one_step(measured(sgd(gate=gate)))[1]["bias"]["gated"] == 0
+    assert one_step(CAUTIOUS)[1]["bias"]["gated"] == 0
 
 
 def test_decay_that_bfloat16_swallows_counts_as_gated():
-    params = {"kernel": jnp.ones((8, 8), jnp.bfloat16)}
-    grads = {"kernel": jnp.ones((8, 8), jnp.bfloat16)}
+    params = grads = {"kernel": np.ones((8, 8), jnp.bfloat16)}
     optimizer = measured(wdjax.decayed(optax.sgd)(1.0, weight_decay=1e-4))
     with pytest.warns(UserWarning, match="swallow"):
         state = optimizer.init(params)
-    found = latest(optimizer.update(grads, state, params)[1])["weight"]
+    found = latest(jax.jit(optimizer.update)(grads, state, params)[1])["weight"]
     assert found["gated"] == 1
     assert found["decay_to_update"] == 0
     assert found["strength"] == pytest.approx(1e-4)
@@ -228,15 +235,14 @@ def test_decay_that_bfloat16_swallows_counts_as_gated():
 
 def test_what_bfloat16_swallows_is_counted_as_what_the_compiled_step_returns():
     """A compiler skips a cast to bfloat16 and back, and then nothing seems to be swallowed."""
-    draw = lambda seed: jax.random.normal(jax.random.key(seed), (64, 64)).astype(jnp.bfloat16)
-    params, grads = {"kernel": draw(0)}, {"kernel": draw(1)}
+    params, grads = ({"kernel": draw(seed, 64, 64).astype(jnp.bfloat16)} for seed in range(2))
 
     def updated(weight_decay, wrap):
         optimizer = wrap(wdjax.decayed(optax.sgd)(0.1, weight_decay=weight_decay))
         return jax.jit(optimizer.update)(grads, optimizer.init(params), params)
 
     updates, state = updated(0.02, measured)
-    same = updates["kernel"] == updated(0.0, lambda tx: tx)[0]["kernel"]
+    same = np.equal(updates["kernel"], updated(0.0, lambda tx: tx)[0]["kernel"])
     assert 0.05 < same.mean() < 0.5
     assert latest(state)["weight"]["gated"] == pytest.approx(float(same.mean()), abs=0.02)
 
@@ -255,10 +261,11 @@ def test_the_implicit_form_is_measured_as_what_the_prox_adds():
 def test_strength_follows_the_schedule_and_the_law():
     lr = optax.linear_schedule(0.1, 0.0, 4)
     optimizer = measured(wdjax.decayed(optax.adam)(lr, weight_decay=0.3))
-    state, strengths = optimizer.init(PARAMS), []
+    params, grads = PARAMS["dense"], GRADS["dense"]
+    state, strengths = optimizer.init(params), []
     update = jax.jit(optimizer.update)
     for _ in range(5):
-        _, state = update(GRADS, state, PARAMS)
+        _, state = update(grads, state, params)
         strengths.append(float(latest(state)["weight"]["strength"]))
     assert np.allclose(strengths, 0.3 * np.array([0.1, 0.075, 0.05, 0.025, 0.0]))
 
@@ -266,8 +273,10 @@ def test_strength_follows_the_schedule_and_the_law():
 # The step itself stays as it was.
 
 
-@pytest.mark.parametrize(("per", "every"), [("rule", 1), ("leaf", 2)])
-@pytest.mark.parametrize("factory", [optax.sgd, optax.adam, optax.lion])
+@pytest.mark.parametrize(
+    ("factory", "per", "every"),
+    [(optax.sgd, "leaf", 1), (optax.adam, "rule", 1), (optax.adam, "leaf", 2)],
+)
 def test_the_step_is_the_same_bit_for_bit(factory, per, every):
     plain = wdjax.decayed(factory)(0.01, weight_decay=0.1, gate=wdjax.gates.cautious)
     ours = measured(plain, per=per, every=every)
@@ -291,7 +300,7 @@ def test_the_step_is_the_same_bit_for_bit(factory, per, every):
 @pytest.mark.parametrize("every", [1, 10])
 def test_reading_copies_no_parameter_and_no_moment(every):
     optimizer = measured(wdjax.decayed(optax.adam)(0.1, weight_decay=0.1), every=every)
-    params = {"kernel": jnp.ones((512, 512))}
+    params = {"kernel": np.ones((512, 512), np.float32)}
 
     def step(params, state, grads):
         updates, state = optimizer.update(grads, state, params)
@@ -310,14 +319,14 @@ def test_readings_are_taken_every_n_steps_and_held_in_between():
         updates, state = optimizer.update(params, state, params)
         return (optax.apply_updates(params, updates), state), latest(state)["weight"]
 
-    start = {"kernel": jnp.ones((2, 2))}
+    start = {"kernel": np.ones((2, 2), np.float32)}
     scanned = jax.lax.scan(step, (start, optimizer.init(start)), length=8)[1]["weight_norm"]
     assert np.allclose(scanned, 2 * 0.9 ** np.array([0, 0, 0, 3, 3, 3, 6, 6]))
     carry, eager = (start, optimizer.init(start)), []
-    for _ in range(8):
+    for _ in range(4):
         carry, found = step(carry, None)
         eager.append(found["weight_norm"])
-    assert np.allclose(eager, scanned)
+    assert np.allclose(eager, scanned[:4])
 
 
 # Trees.
@@ -325,7 +334,7 @@ def test_readings_are_taken_every_n_steps_and_held_in_between():
 
 def test_a_missing_update_counts_as_no_step():
     grads = {**GRADS, "dense": {"kernel": GRADS["dense"]["kernel"], "bias": None}}
-    updates, found = one_step(measured(sgd()), PARAMS, grads)
+    updates, found = one_step(MEASURED, PARAMS, grads)
     assert updates["dense"]["bias"] is None
     assert found["bias"]["update_norm"] == found["bias"]["rotation"] == 0
     norm = np.linalg.norm(PARAMS["dense"]["bias"])
@@ -334,7 +343,7 @@ def test_a_missing_update_counts_as_no_step():
 
 def test_a_missing_update_is_no_gated_decay():
     params, grads = {"a": draw(0, 2, 2), "b": draw(1, 2, 2)}, {"a": draw(2, 2, 2), "b": None}
-    found = one_step(measured(sgd(), per="leaf"), params, grads)[1]
+    found = one_step(BY_LEAF, params, grads)[1]
     assert found["b"]["gated"] == found["b"]["decay_to_update"] == 0
     assert found["b"]["rotation"] < 1e-6
     assert found["a"]["decay_to_update"] > 0
@@ -343,7 +352,7 @@ def test_a_missing_update_is_no_gated_decay():
 def test_holes_in_params_and_updates_are_passed_over():
     params = {"kernel": PARAMS["dense"]["kernel"], "activation": None, "bias": draw(1, 5)}
     grads = jax.tree.map(np.sin, params)
-    _, found = one_step(measured(sgd(), per="leaf"), params, grads)
+    _, found = one_step(BY_LEAF, params, grads)
     assert set(found) == {"kernel", "bias"}
     norm = np.linalg.norm(params["kernel"])
     assert found["kernel"]["weight_norm"] == pytest.approx(norm, rel=1e-6)
@@ -360,7 +369,7 @@ def test_a_whole_model_with_its_functions_may_be_passed():
 
 
 def test_complex_leaves_and_scalars_are_measured():
-    params = {"kernel": jnp.full((2, 2), 3 + 4j), "gain": jnp.float32(2.0)}
+    params = {"kernel": np.full((2, 2), 3 + 4j, np.complex64), "gain": np.float32(2.0)}
     found = one_step(measured(optax.sgd(0.1), per="leaf"), params, params)[1]
     assert found["kernel"]["weight_norm"] == pytest.approx(10)
     assert found["kernel"]["update_norm"] == pytest.approx(1)
@@ -369,14 +378,12 @@ def test_complex_leaves_and_scalars_are_measured():
 
 
 def test_a_bare_array_has_a_name():
-    x = jnp.ones((2, 2))
-    assert set(one_step(measured(optax.sgd(0.1), per="leaf"), x, x)[1]) == {"."}
+    assert set(on_paper(measured(optax.sgd(0.1), per="leaf"), np.ones((2, 2)))) == {"."}
 
 
 def test_rules_of_the_same_name_stay_apart():
     rules = ((lambda leaf: leaf.ndim == 1, 0.0), (lambda leaf: leaf.ndim == 2, 1.0))
-    _, found = one_step(measured(sgd(rules=rules)))
-    assert set(found) == {"<lambda>", "<lambda> (2)"}
+    assert set(on_paper(measured(sgd(rules=rules)))) == {"<lambda>", "<lambda> (2)"}
 
 
 def test_any_rules_can_group():
@@ -391,10 +398,9 @@ def test_any_rules_can_group():
 
 
 def test_float64_parameters_give_float32_readings(x64):
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), PARAMS)
+    params = jax.tree.map(np.float64, PARAMS)
     optimizer = measured(wdjax.decayed(optax.adam)(0.1, weight_decay=0.1), every=2)
-    found = one_step(optimizer, params, jax.tree.map(jnp.sin, params))[1]
-    assert {str(x.dtype) for group in found.values() for x in group.values()} == {"float32"}
+    assert {x.dtype for x in jax.tree.leaves(on_paper(optimizer, params))} == {jnp.dtype("float32")}
 
 
 # Transformations and wrappers.
@@ -403,13 +409,13 @@ def test_float64_parameters_give_float32_readings(x64):
 def test_vmap_over_weight_decay_reads_each_member():
     def strength(weight_decay):
         optimizer = measured(wdjax.decayed(optax.sgd)(0.1, weight_decay=weight_decay), every=2)
-        state = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)[1]
-        return latest(state)["weight"]
+        state = optimizer.update(GRADS["dense"], optimizer.init(PARAMS["dense"]), PARAMS["dense"])
+        return latest(state[1])["weight"]
 
-    lambdas = jnp.array([0.0, 0.1, 0.5])
+    lambdas = np.array([0.0, 0.1, 0.5], np.float32)
     found = jax.jit(jax.vmap(strength))(lambdas)
     assert np.allclose(found["strength"], 0.1 * lambdas)
-    assert np.allclose(found["weight_norm"], strength(0.1)["weight_norm"])
+    assert np.allclose(found["weight_norm"], np.linalg.norm(PARAMS["dense"]["kernel"]))
 
 
 def test_a_gradient_through_training_is_the_one_without_readings():
@@ -426,9 +432,10 @@ def test_a_gradient_through_training_is_the_one_without_readings():
         (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=3)
         return jnp.sum(params["kernel"] ** 2)
 
-    want = jax.grad(final)(0.1, lambda optimizer: optimizer)
+    slope = jax.jit(jax.grad(final), static_argnums=1)
+    want = slope(0.1, lambda optimizer: optimizer)
     for every in (1, 2):
-        got = jax.grad(final)(0.1, functools.partial(measured, every=every))
+        got = slope(0.1, functools.partial(measured, every=every))
         assert got == pytest.approx(float(want), rel=1e-6)
 
 
@@ -448,8 +455,9 @@ WRAPPED = {
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_latest_finds_the_readings_under_wrappers(name):
-    want = one_step(measured(sgd()))[1]["weight"]
-    assert_close(one_step(WRAPPED[name](measured(sgd())))[1]["weight"], want)
+    params, grads = PARAMS["dense"], GRADS["dense"]
+    want = one_step(MEASURED, params, grads)[1]["weight"]
+    assert_close(one_step(WRAPPED[name](MEASURED), params, grads)[1]["weight"], want)
 
 
 def test_a_chain_is_taken_apart_as_a_decayed_factory():
@@ -457,7 +465,7 @@ def test_a_chain_is_taken_apart_as_a_decayed_factory():
         return optax.chain(optax.clip(0.5), optax.scale_by_adam(), optax.scale(-learning_rate))
 
     chain = wdjax.decayed(factory)(LR, weight_decay=WEIGHT_DECAY)
-    found = one_step(measured(chain, per="leaf"))[1]["dense/kernel"]
+    found = one_step(measured(chain, per="leaf"), PARAMS["dense"], GRADS["dense"])[1]["kernel"]
     before = -LR * np.sign(GRADS["dense"]["kernel"])  # Adam's first step
     theta = PARAMS["dense"]["kernel"].astype(np.float64)
     after = before - LR * WEIGHT_DECAY * theta
@@ -469,18 +477,18 @@ def test_strength_is_shown_under_inject_hyperparams_too():
         return measured(wdjax.decayed(optax.sgd)(learning_rate, weight_decay=weight_decay))
 
     optimizer = optax.inject_hyperparams(factory)(learning_rate=0.1, weight_decay=0.3)
-    state = optimizer.init(PARAMS)
-    state.hyperparams["weight_decay"] = jnp.float32(0.7)
-    _, state = optimizer.update(GRADS, state, PARAMS)
+    state = optimizer.init(PARAMS["dense"])
+    state.hyperparams["weight_decay"] = np.float32(0.7)
+    _, state = jax.jit(optimizer.update)(GRADS["dense"], state, PARAMS["dense"])
     assert latest(state)["weight"]["strength"] == pytest.approx(0.07)
 
 
 def test_accumulated_steps_are_read_once_per_real_step():
-    optimizer = optax.MultiSteps(measured(sgd()), 2)
-    state = optimizer.init(PARAMS)
+    optimizer = optax.MultiSteps(MEASURED, 2)
+    state = optimizer.init(PARAMS["dense"])
     update, counts = jax.jit(optimizer.update), []
     for _ in range(4):
-        _, state = update(GRADS, state, PARAMS)
+        _, state = update(GRADS["dense"], state, PARAMS["dense"])
         counts.append(float(latest(state)["weight"]["weight_norm"]) > 0)
     assert counts == [False, True, True, True]
 
@@ -488,9 +496,8 @@ def test_accumulated_steps_are_read_once_per_real_step():
 def test_two_sets_of_readings_stay_apart():
     parts = {"matrix": measured(sgd(rules=(("**", 1.0),))), "rest": measured(optax.sgd(0.1))}
     other = {**parts, "rest": measured(sgd(rules=(("**", 0.0),)))}
-    _, found = one_step(optax.partition(other, relabelled))
-    assert set(found) == {"**", "** (2)"}
-    assert set(one_step(optax.partition(parts, relabelled))[1]) == {"**", "bias"}
+    assert set(on_paper(optax.partition(other, relabelled))) == {"**", "** (2)"}
+    assert set(on_paper(optax.partition(parts, relabelled))) == {"**", "bias"}
 
 
 def test_optax_s_own_search_finds_the_state():
@@ -528,16 +535,16 @@ def test_a_state_of_other_groups_goes_on(jit):
 
 def test_a_state_without_readings_of_decay_goes_on():
     old, new = measured(optax.sgd(LR), every=2), measured(sgd(), every=2)
-    state = jax.jit(old.update)(GRADS, old.init(PARAMS), PARAMS)[1]
+    state = jax.eval_shape(old.update, GRADS, old.init(PARAMS), PARAMS)[1]
     state = state._replace(inner_state=new.init(PARAMS).inner_state)
-    _, state = jax.jit(new.update)(GRADS, state, PARAMS)
-    assert latest(state)["weight"].keys() == OF_STEP | OF_DECAY
+    readings = lambda state: latest(new.update(GRADS, state, PARAMS)[1])
+    assert jax.eval_shape(readings, state)["weight"].keys() == OF_STEP | OF_DECAY
 
 
 def test_a_saved_state_comes_back():
     serialization = pytest.importorskip("flax.serialization")
-    optimizer = measured(sgd())
-    _, state = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
+    optimizer = MEASURED
+    _, state = jax.jit(optimizer.update)(GRADS, optimizer.init(PARAMS), PARAMS)
     restored = serialization.from_bytes(optimizer.init(PARAMS), serialization.to_bytes(state))
     assert isinstance(restored, MeasuredState)
     chex.assert_trees_all_equal(latest(restored), latest(state))
@@ -546,10 +553,9 @@ def test_a_saved_state_comes_back():
 def test_nnx_s_optimizer_shows_its_readings():
     nnx = pytest.importorskip("flax.nnx")
     model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, measured(sgd()), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, MEASURED, wrt=nnx.Param)
     norm = np.linalg.norm(model.kernel[...])
-    grads = nnx.grad(lambda model: jnp.sum(model(jnp.ones((2, 4)))))(model)
-    optimizer.update(model, grads)
+    nnx.jit(lambda model, optimizer: optimizer.update(model, nnx.state(model)))(model, optimizer)
     found = latest(optimizer.opt_state)["weight"]
     assert float(found["weight_norm"]) == pytest.approx(norm, rel=1e-6)
 
@@ -584,7 +590,7 @@ def regression(optimizer, **options):
     def loss_fn(params, batch):
         return jnp.mean((batch["x"] @ params["kernel"] + params["bias"][None] - batch["y"]) ** 2)
 
-    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+    params = {"kernel": np.ones((3, 2), np.float32), "bias": np.zeros(2, np.float32)}
     step = wdjax.make_train_step(loss_fn, optimizer, **options)
     return step, wdjax.TrainState.create(params, optimizer)
 
@@ -598,7 +604,7 @@ def test_the_train_step_reports_the_readings():
     chex.assert_trees_all_equal(found["measured"], latest(state))
     assert found["measured"]["weight"]["weight_norm"] == pytest.approx(np.sqrt(6))
     step, state = regression(sgd())
-    assert "measured" not in step(state, BATCH)[1]
+    assert "measured" not in jax.eval_shape(step, state, BATCH)[1]
 
 
 def test_the_train_step_names_the_groups_of_another_state():
@@ -692,9 +698,10 @@ def test_the_name_of_the_readings_is_taken():
 
 def test_unless_asked_every_tenth_step_is_read():
     optimizer = metrics.measured(sgd())
-    state, norms, params = optimizer.init(PARAMS), [], PARAMS
+    params, grads = PARAMS["dense"], GRADS["dense"]
+    state, norms, update = optimizer.init(params), [], jax.jit(optimizer.update)
     for _ in range(21):
-        updates, state = optimizer.update(GRADS, state, params)
-        params = optax.apply_updates(params, updates)
+        updates, state = update(grads, state, params)
+        params = jax.tree.map(np.add, params, updates)
         norms.append(float(latest(state)["weight"]["weight_norm"]))
     assert [i for i in range(1, 21) if norms[i] != norms[i - 1]] == [10, 20]
