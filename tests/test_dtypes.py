@@ -1,5 +1,7 @@
 """A parameter keeps its dtype: every method and wrapper, in every library's own addition."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,9 @@ NARROW = [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2]
 
 def params():
     """A mixed tree: a leaf of each dtype."""
-    kernel = jnp.linspace(0.5, 2.0, 12).reshape(3, 4)
-    leaves = {jnp.dtype(dtype).name: kernel.astype(dtype) for dtype in [*NARROW, jnp.float32]}
-    return leaves | {"bias": jnp.ones(4, jnp.bfloat16)}
+    kernel = np.linspace(0.5, 2.0, 12).reshape(3, 4)
+    leaves = {jnp.dtype(dtype).name: kernel.astype(dtype) for dtype in [*NARROW, np.float32]}
+    return leaves | {"bias": np.ones(4, jnp.bfloat16)}
 
 
 def dtypes(tree):
@@ -64,14 +66,11 @@ OPTIMIZERS = {
 
 
 def kept(optimizer, add, grads, **extra):
-    """Check dtypes after two steps, on paper: they need no numbers."""
+    """Check dtypes after a step, on paper: they need no numbers."""
 
     def run(params, grads):
-        state = optimizer.init(params)
-        for _ in range(2):
-            updates, state = optimizer.update(grads, state, params, **extra)
-            params = add(params, updates)
-        return params
+        updates, _ = optimizer.update(grads, optimizer.init(params), params, **extra)
+        return add(params, updates)
 
     assert dtypes(jax.eval_shape(run, params(), grads)) == dtypes(params())
 
@@ -81,23 +80,32 @@ def kept(optimizer, add, grads, **extra):
 def test_no_method_changes_a_dtype(case):
     arguments = {"rules": RULES}
     if case.anchor is not None:
-        full = lambda p: jnp.full_like(p, case.anchor)
+        full = lambda p: np.full_like(p, case.anchor)
         is_number = not isinstance(case.anchor, str)
         arguments["anchor"] = jax.tree.map(full, params()) if is_number else case.anchor
     kept(case.build(case.x, **arguments), plain, params(), grad=params())
 
 
 @pytest.mark.parametrize("add", LIBRARIES.values(), ids=LIBRARIES)
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("wrap", ["compensated", "stochastically_rounded"])
 def test_no_wrapper_changes_a_dtype_in_any_addition(wrap, add):
     """Nor do gradients in float32."""
-    kept(wrap(OPTIMIZERS["sgdw"]()), add, jax.tree.map(widened, params()))
+    wide = jax.eval_shape(lambda: jax.tree.map(widened, params()))
+    kept(WRAPPERS[wrap](OPTIMIZERS["sgdw"]()), add, wide)
 
 
-@pytest.mark.parametrize("wrap", ["compensated", "stochastically_rounded"])
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_no_wrapper_changes_a_dtype_around_any_optimizer(make, wrap):
-    kept(WRAPPERS[wrap](make()), plain, params())
+@pytest.mark.parametrize(
+    ("wrap", "make"),
+    [
+        ("compensated", "adamw"),
+        ("compensated", "L2 before momentum"),
+        ("compensated(measured)", "sgdw"),
+        ("stochastically_rounded", "adamw, implicit"),
+        ("stochastically_rounded", "lionw"),
+    ],
+)
+def test_no_wrapper_changes_a_dtype_around_any_optimizer(wrap, make):
+    kept(WRAPPERS[wrap](OPTIMIZERS[make]()), plain, params())
 
 
 # Sums in the parameter's dtype.
@@ -138,22 +146,31 @@ def test_sums_of_16_bits_land_where_they_are_believed(dtype):
         assert np.abs(of_jax[small] - believed[small]).max(initial=0.0) <= 2.0**-126
 
 
-def landed(wrap, dtype, start, goal, steps=1):
+@functools.cache  # compiled once for all starts and goals
+def run_to(name, dtype):
+    def run(start, goal, steps):
+        to_goal = optax.stateless(lambda updates, params: jax.tree.map(lambda p: goal - p, params))
+        optimizer, theta = WRAPPERS[name](to_goal), jnp.full(64, start, dtype)
+
+        def step(_, carry):
+            updates, state = optimizer.update(carry[0], carry[1], carry[0])
+            return carry[0] + updates, state
+
+        return jax.lax.fori_loop(0, steps, step, (theta, optimizer.init(theta)))[0]
+
+    return jax.jit(run)
+
+
+def landed(name, dtype, start, goal, steps=1):
     """Where a weight is after an optimizer that asks for the way to `goal`."""
-    to_goal = optax.stateless(lambda updates, params: jax.tree.map(lambda p: goal - p, params))
-    optimizer, theta = wrap(to_goal), jnp.full(64, start, dtype)
-    state = optimizer.init(theta)
-    for _ in range(steps):
-        updates, state = optimizer.update(jnp.zeros_like(theta), state, theta)
-        theta = theta + updates
-    return np.asarray(theta.astype(jnp.float32))
+    return np.float32(run_to(name, dtype)(np.float32(start), np.float32(goal), steps))
 
 
 @pytest.mark.parametrize("dtype", NARROW[1:])  # bfloat16 is as long as float32
 def test_a_step_longer_than_the_largest_number_is_finite(dtype):
     top = float(jnp.finfo(dtype).max)
     for name in ("compensated", "stochastically_rounded"):
-        once, twice = (landed(WRAPPERS[name], dtype, -top, top, steps) for steps in (1, 2))
+        once, twice = (landed(name, dtype, -top, top, steps) for steps in (1, 2))
         assert (once == 0).all()
         assert (twice == top).all()
 
@@ -163,22 +180,24 @@ def test_a_sum_that_rounds_to_the_largest_number_is_that_one_at_random_too(dtype
     top, eps = float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).eps)
     above = top * (1 + eps / 5)  # less than half of the way to what would be the next number
     for name in ("compensated", "stochastically_rounded"):
-        assert (landed(WRAPPERS[name], dtype, top / 2, above) == top).all()
-        beyond = landed(WRAPPERS[name], dtype, top / 2, 2 * top)
+        assert (landed(name, dtype, top / 2, above) == top).all()
+        beyond = landed(name, dtype, top / 2, 2 * top)
         assert not np.isfinite(beyond).any()  # as without a wrapper: nothing is hidden
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("add", [optax.apply_updates, equinox, plain])
+@pytest.mark.parametrize(
+    ("add", "dtype"),
+    [(optax.apply_updates, jnp.float16), (equinox, jnp.bfloat16), (plain, jnp.bfloat16)],
+)
 def test_a_thousand_decays_of_a_mixed_tree_are_those_of_float32(add, dtype):
     """(1 − s)^T to 1%, and one compilation."""
     s, steps = 1e-4, 1_000
     decay = optax.chain(optax.set_to_zero(), wdjax.decay_weights(s, rules=RULES))
     optimizer, traces = wdjax.compensated(decay), []
     theta = {
-        "kernel": jnp.linspace(1, 3, 16, dtype=dtype),
-        "wide": jnp.ones(4),
-        "bias": jnp.ones(2),
+        "kernel": np.linspace(1, 3, 16).astype(dtype),
+        "wide": np.ones(4, np.float32),
+        "bias": np.ones(2, np.float32),
     }
     start, state = theta, optimizer.init(theta)
 
@@ -202,17 +221,15 @@ def test_what_the_addition_rounds_away_is_in_the_residual(dtype):
     goal = 5.013
     to_goal = optax.stateless(lambda updates, params: jax.tree.map(lambda p: goal - p, params))
     optimizer = wdjax.compensated(to_goal)
-    theta = jnp.linspace(0.3, 0.4, 64, dtype=dtype)
-    updates, state = optimizer.update(theta, optimizer.init(theta), theta)
-    after = np.asarray((theta + updates).astype(jnp.float32))
+    theta = np.linspace(0.3, 0.4, 64).astype(dtype)
+    updates, state = jax.jit(optimizer.update)(theta, optimizer.init(theta), theta)
+    after = np.float32(theta + np.asarray(updates))
     np.testing.assert_allclose(after + np.asarray(state.residual), goal, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", NARROW[2:])
 def test_float32_updates_reach_float8_parameters(dtype):
     """Where Optax cannot add them."""
-    new = applied({"kernel": jnp.ones(2, dtype)}, {"kernel": jnp.full(2, 0.5, jnp.float32)})[
-        "kernel"
-    ]
+    new = jax.jit(applied)(np.ones(2, dtype), np.full(2, 0.5, np.float32))
     assert new.dtype == dtype
-    np.testing.assert_array_equal(new.astype(jnp.float32), 1.5)
+    np.testing.assert_array_equal(np.float32(new), 1.5)

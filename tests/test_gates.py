@@ -25,33 +25,32 @@ RULES = (("bias", 0.0), ("**", 1.0))
 
 @rows
 def test_it_equals_the_reference(case, x64):
-    z, update, grad = (jnp.asarray(x) for x in (Z, UPDATE, GRAD))
-    ours = np.broadcast_to(case.gate(z, update, grad), Z.shape)
+    ours = np.broadcast_to(jax.jit(case.gate)(Z, UPDATE, GRAD), Z.shape)
     want = case.reference(Z, UPDATE, GRAD)
     assert np.array_equal(ours, want)
     assert len(np.unique(want)) == 2, "the data must show both sides of the gate"
 
 
 @rows
-@pytest.mark.parametrize("tiny", [1e-25, 1e-36])
-def test_it_does_not_underflow(case, tiny):
+def test_it_does_not_underflow(case):
     """The product of two such numbers is 0 in float32; the gate looks at directions only."""
-    z, update, grad = (jnp.asarray(tiny * x, jnp.float32) for x in (Z, UPDATE, GRAD))
-    large = (jnp.asarray(x, jnp.float32) for x in (Z, UPDATE, GRAD))
-    assert np.array_equal(case.gate(z, update, grad), case.gate(*large))
+    numbers, gate = np.float32([Z, UPDATE, GRAD]), jax.jit(case.gate)
+    for tiny in np.float32([1e-25, 1e-36]):
+        assert np.array_equal(gate(*(tiny * numbers)), gate(*numbers))
 
 
 @rows
 def test_zeros_and_empty_leaves_give_numbers_in_range(case):
     for shape in ((3, 4), (0, 4), (3, 0)):
-        zero = jnp.zeros(shape)
-        gate = np.broadcast_to(case.gate(zero, zero, zero), shape).astype(float)
+        zero = np.zeros(shape, np.float32)
+        gate = np.broadcast_to(jax.jit(case.gate)(zero, zero, zero), shape).astype(float)
         assert np.all((gate >= 0) & (gate <= 1))
 
 
 @rows
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("factory", [optax.sgd, optax.adam])
+@pytest.mark.parametrize(
+    ("factory", "dtype"), [(optax.sgd, jnp.bfloat16), (optax.adam, jnp.float32)]
+)
 def test_decayed_hands_it_the_raw_gradient(case, dtype, factory):
     """θ + Δ − s φ(θ, Δ, g) θ, several steps, with Δ the optimizer's own and g before it."""
     keywords = {"momentum": 0.9} if factory is optax.sgd else {}
@@ -59,32 +58,36 @@ def test_decayed_hands_it_the_raw_gradient(case, dtype, factory):
     gated = wdjax.decayed(factory)(
         0.1, weight_decay=0.125, law=wdjax.fixed, gate=case.gate, rules=RULES, **keywords
     )
-    params = {"kernel": jnp.asarray(Z, dtype), "bias": jnp.ones(3, dtype)}
-    plain_state, state = plain.init(params), gated.init(params)
+    params = {"kernel": Z.astype(dtype), "bias": np.ones(3, dtype)}
+    states = plain.init(params), gated.init(params)
+
+    @jax.jit
+    def both(params, states, grads):
+        step, first = plain.update(grads, states[0], params)
+        updates, second = gated.update(grads, states[1], params)
+        return step, updates, optax.apply_updates(params, updates), (first, second)
+
     rng = np.random.default_rng(1)
     for _ in range(3):
-        grads = {
-            "kernel": jnp.asarray(rng.normal(size=Z.shape) * (GRAD != 0), dtype),
-            "bias": jnp.ones(3, dtype),
-        }
-        updates, state = gated.update(grads, state, params)
-        step, plain_state = plain.update(grads, plain_state, params)
-        z, delta, grad = (np.asarray(x["kernel"], np.float64) for x in (params, step, grads))
+        kernel = (rng.normal(size=Z.shape) * (GRAD != 0)).astype(dtype)
+        grads = {"kernel": kernel, "bias": np.ones(3, dtype)}
+        step, updates, after, states = both(params, states, grads)
+        z, delta, grad = (np.float64(x["kernel"]) for x in (params, step, grads))
         want = delta - 0.125 * case.reference(z, delta, grad) * z
         accuracy = 2e-6 if dtype == jnp.float32 else 2e-2
-        assert np.allclose(np.asarray(updates["kernel"], float), want, rtol=accuracy, atol=accuracy)
+        assert np.allclose(np.float64(updates["kernel"]), want, rtol=accuracy, atol=accuracy)
         assert np.array_equal(updates["bias"], step["bias"])
-        params = optax.apply_updates(params, updates)
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params))
+        params = after
+    assert all(np.isfinite(np.float32(leaf)).all() for leaf in jax.tree.leaves(params))
 
 
 @raw
 def test_a_plain_chain_passes_the_gradient_itself(case):
-    params, grads = {"kernel": jnp.asarray(Z)}, {"kernel": jnp.asarray(GRAD)}
+    params, grads = {"kernel": np.float32(Z)}, {"kernel": np.float32(GRAD)}
     tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(0.125, gate=case.gate))
-    got, _ = tx.update(grads, tx.init(params), params, grad=grads)
+    got, _ = jax.jit(tx.update)(grads, tx.init(params), params, grad=grads)
     gated = wdjax.decayed(optax.sgd)(0.1, weight_decay=0.125, law=wdjax.fixed, gate=case.gate)
-    want, _ = gated.update(grads, gated.init(params), params)
+    want, _ = jax.jit(gated.update)(grads, gated.init(params), params)
     assert np.array_equal(got["kernel"], want["kernel"])
 
 
@@ -93,17 +96,17 @@ def test_without_the_raw_gradient_it_says_where_to_get_it(case):
     name = next(name for name, other in GATES.items() if other is case)
     message = rf"`{name}` needs the raw gradient; got none. Use wdjax.decayed, or wrap"
     tx = optax.chain(optax.sgd(0.1), wdjax.decay_weights(0.125, gate=case.gate))
-    params = {"kernel": jnp.asarray(Z)}
+    params = {"kernel": np.float32(Z)}
     with pytest.raises(ValueError, match=message):
         tx.update(params, tx.init(params), params)
 
 
 @rows
 def test_it_runs_under_jit_and_vmap(case):
-    z, update, grad = (jnp.asarray(x, jnp.float32)[None].repeat(2, 0) for x in (Z, UPDATE, GRAD))
-    together = jax.jit(jax.vmap(case.gate))(z, update, grad)
-    alone = case.gate(z[0], update[0], grad[0])
-    assert np.array_equal(together, jnp.stack([alone, alone]))
+    numbers = np.float32([Z, UPDATE, GRAD])
+    together = jax.jit(jax.vmap(case.gate))(*(x[None].repeat(2, 0) for x in numbers))
+    alone = case.gate(*numbers)
+    assert np.array_equal(together, np.stack([alone, alone]))
 
 
 @rows
@@ -120,7 +123,8 @@ def test_the_two_cautious_gates_differ_only_where_nothing_moves():
 
 def test_unseen_rows_of_an_embedding_keep_their_values_with_touched_rows():
     """Plain decay takes the same fraction off all rows."""
-    embed = {"embedding": jnp.ones((3, 2))}
+    embed = {"embedding": np.ones((3, 2), np.float32)}
+    grads = {"embedding": np.float32([[1e-9] * 2, [0, 0], [0, 0]])}
     optimizer = wdjax.decayed(optax.sgd)(
         0.1, weight_decay=0.5, gate=gates.touched_rows(), rules=wdjax.standard(embeddings=1.0)
     )
@@ -129,8 +133,7 @@ def test_unseen_rows_of_an_embedding_keep_their_values_with_touched_rows():
     for tx in (optimizer, plain):
         params, state = embed, tx.init(embed)
         for _ in range(10):
-            grads = {"embedding": jnp.zeros((3, 2)).at[0].set(1e-9)}
-            updates, state = tx.update(grads, state, params)
+            updates, state = jax.jit(tx.update)(grads, state, params)
             params = optax.apply_updates(params, updates)
         results.append(np.asarray(params["embedding"]))
     gated, decayed = results
@@ -145,28 +148,32 @@ def test_descent_with_the_initial_anchor_never_pulls_against_the_loss(x64):
     ends = []
     for gate in (None, gates.descent()):
         optimizer = wdjax.decayed(optax.sgd)(0.1, weight_decay=0.5, gate=gate, anchor="init")
-        params = {"kernel": jnp.full((1, 1), 0.0)}
-        state = optimizer.init(params)
-        for _ in range(300):
-            updates, state = optimizer.update(grads(params), state, params)
-            params = optax.apply_updates(params, updates)
-        ends.append(params["kernel"].item())
+        params = {"kernel": np.zeros((1, 1))}
+
+        def body(_, carry, optimizer=optimizer):
+            updates, state = optimizer.update(grads(carry[0]), carry[1], carry[0])
+            return optax.apply_updates(carry[0], updates), state
+
+        run = lambda x, tx=optimizer, body=body: jax.lax.fori_loop(0, 300, body, (x, tx.init(x)))
+        ends.append(jax.jit(run)(params)[0]["kernel"].item())
     assert np.allclose(ends, [2 / 1.5, 2.0], atol=1e-9)
 
 
 def test_groups_of_zeros_close_the_descent_gate_and_count_as_orthogonal():
-    one, zero = jnp.ones((2, 2)), jnp.zeros((2, 2))
+    one, zero = np.ones((2, 2), np.float32), np.zeros((2, 2), np.float32)
+    descent, cosine = jax.jit(gates.descent()), jax.jit(gates.cosine())
     for z, grad in ((one, zero), (zero, one), (zero, zero)):
-        assert not gates.descent()(z, grad, grad).item()
-        assert np.isclose(gates.cosine()(z, grad, grad).item(), 0.1)
+        assert not descent(z, grad, grad).item()
+        assert np.isclose(cosine(z, grad, grad).item(), 0.1)
 
 
 def test_groups_of_a_scan_stacked_kernel_are_decided_layer_by_layer():
-    z = jnp.ones((2, 3, 4))
-    grad = jnp.stack([jnp.ones((3, 4)), -jnp.ones((3, 4))])
-    assert gates.descent(axes=(1, 2))(z, grad, grad).ravel().tolist() == [True, False]
-    assert gates.cosine(axes=(1, 2))(z, grad, grad).shape == (2, 1, 1)
-    assert gates.touched_rows(axes=(1, 2))(z, grad, grad).ravel().tolist() == [True, True]
+    z = np.ones((2, 3, 4), np.float32)
+    grad = z * np.float32([1, -1])[:, None, None]
+    of = lambda gate: jax.jit(gate(axes=(1, 2)))(z, grad, grad)
+    assert of(gates.descent).ravel().tolist() == [True, False]
+    assert of(gates.cosine).shape == (2, 1, 1)
+    assert of(gates.touched_rows).ravel().tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +198,7 @@ def test_the_cosine_gate_of_one_group_equals_adamp(x64, agrees):
     torch = pytest.importorskip("torch", reason="torch comes with the extra 'oracles'")
     adamp = pytest.importorskip("adamp", reason="adamp comes with the extra 'oracles'")
     rng = np.random.default_rng(2)
-    seen = set()
+    seen, gate = set(), jax.jit(gates.cosine(delta=1.0, factor=0.3))
     for _ in range(20):
         z, grad = rng.normal(size=(2, 1, 50))
         ends = []
@@ -202,7 +209,7 @@ def test_the_cosine_gate_of_one_group_equals_adamp(x64, agrees):
             optimizer.step()
             ends.append(weight.detach().numpy())
         theirs = (ends[0] - ends[1]) / (0.1 * 0.5 * z)
-        ours = gates.cosine(delta=1.0, factor=0.3)(jnp.asarray(z), None, jnp.asarray(grad))
+        ours = gate(z, None, grad)
         agrees("gates.cosine", "adamp", np.full_like(theirs, ours.item()), theirs, atol=1e-9)
         seen.add(round(ours.item(), 6))
     assert seen == {0.3, 1.0}
@@ -253,13 +260,11 @@ def test_descent_and_cosine_on_complex_groups_equal_those_on_their_parts():
     z, grad = (rng.normal(size=(2, 6, 4)).view(complex) for _ in range(2))
     z, grad = z[0], grad[1]  # (6, 2)
     parts = [np.ascontiguousarray(x).view(float) for x in (z, grad)]  # (6, 4)
-    z, grad, *parts = (jnp.asarray(x) for x in (z, grad, *parts))
-    np.testing.assert_array_equal(
-        gates.descent(axes=1)(z, -grad, grad), gates.descent(axes=1)(parts[0], -parts[1], parts[1])
-    )
+    descent, cosine = jax.jit(gates.descent(axes=1)), jax.jit(gates.cosine(axes=1))
+    np.testing.assert_array_equal(descent(z, -grad, grad), descent(parts[0], -parts[1], parts[1]))
     turned = 1j * z  # orthogonal to z in the plane
-    np.testing.assert_allclose(gates.cosine(axes=1)(z, -turned, turned), 0.1)
-    np.testing.assert_allclose(gates.cosine(axes=1)(z, -z, z), 1.0)
+    np.testing.assert_allclose(cosine(z, -turned, turned), 0.1)
+    np.testing.assert_allclose(cosine(z, -z, z), 1.0)
 
 
 def test_a_gate_in_a_mask_sees_the_gradients_of_its_leaves():
@@ -267,7 +272,7 @@ def test_a_gate_in_a_mask_sees_the_gradients_of_its_leaves():
     tx = wdjax.decay_weights(0.5, gate=gates.descent(), rules=(("**", 1.0),))
     masked = optax.masked(tx, {"a": True, "b": False})
     optimizer = wdjax.adaptive.with_grad(optax.chain(optax.set_to_zero(), masked))
-    params = {"a": jnp.ones(3), "b": jnp.ones(2)}
-    got, _ = optimizer.update(params, optimizer.init(params), params)
+    params = {"a": np.ones(3, np.float32), "b": np.ones(2, np.float32)}
+    got, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
     np.testing.assert_allclose(got["a"], -0.5)
     np.testing.assert_allclose(got["b"], 0.0)

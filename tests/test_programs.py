@@ -19,13 +19,18 @@ DECAYED = [name for name in CASES if name not in ("optax.adam, no decay", "optax
 
 
 @functools.cache
-def text_of(name, *, bare=False):
+def compiled(name, bare):
     case = CASES[name]
     # every big leaf is a kernel that decays, but for the embeddings
     params = accelerator.blocks(64, 1, 128, case.dtype)
-    return programs.compiled(case.bare if bare else case.optimizer, params).as_text()
+    return programs.compiled(case.bare if bare else case.optimizer, params)
 
 
+def text_of(name, *, bare=False):
+    return compiled(name, bare).as_text()
+
+
+@functools.cache
 def costs_of(name, *, bare=False):
     return programs.costs(text_of(name, bare=bare))
 
@@ -95,7 +100,7 @@ def test_sgd_with_decay_is_one_kernel_a_leaf_that_reads_and_writes_once(gate):
 
 
 def layers(count):
-    return {f"layer_{i}": {"kernel": jnp.ones((64, 64))} for i in range(count)}
+    return {f"layer_{i}": {"kernel": jax.ShapeDtypeStruct((64, 64), "float32")} for i in range(count)}
 
 
 def program_with(rules, params):
@@ -103,12 +108,12 @@ def program_with(rules, params):
     return programs.compiled(optimizer, params).as_text()
 
 
-def test_a_hundred_rules_compile_to_the_same_program_as_two():
-    params = layers(100)
-    hundred = tuple((f"layer_{i}/kernel", 0.5 if i % 2 else 1.0) for i in range(100))
+def test_a_rule_for_each_layer_compiles_to_the_same_program_as_two():
+    params = layers(30)
+    every = tuple((f"layer_{i}/kernel", 0.5 if i % 2 else 1.0) for i in range(30))
     two = (("layer_*[13579]/kernel", 0.5), ("**", 1.0))
-    assert wdjax.resolve(hundred, params) == wdjax.resolve(two, params)
-    ours, same = program_with(hundred, params), program_with(two, params)
+    assert wdjax.resolve(every, params) == wdjax.resolve(two, params)
+    ours, same = program_with(every, params), program_with(two, params)
     assert programs.fingerprint(ours) == programs.fingerprint(same)
     assert programs.costs(ours).constants == 1
 
@@ -121,8 +126,10 @@ def test_other_multipliers_are_another_program():
 # The programs of devices that are not here.
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("name", CASES)
+PLATFORMS = [(name, ("cuda", "tpu")[i % 2]) for i, name in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("name", "platform"), PLATFORMS)
 def test_every_step_lowers_for_accelerators_and_calls_nothing(name, platform):
     case = CASES[name]
     module = programs.exported(case.optimizer, accelerator.blocks(64, 1, 128, case.dtype), platform)
@@ -155,11 +162,9 @@ def test_accelerators_run_one_kernel_a_leaf_that_reads_and_writes_once(platform)
 def test_the_bytes_counted_are_those_of_the_compiler(name):
     if "measured" in name:
         pytest.skip("the compiler counts the branch too")
-    case = CASES[name]
-    compiled = programs.compiled(case.optimizer, accelerator.blocks(64, 1, 128, case.dtype))
-    nbytes = programs.costs(compiled.as_text()).nbytes  # of a number of a large leaf
+    nbytes = costs_of(name).nbytes  # of a number of a large leaf
     large, norms = 12 * 64**2 + 128 * 64, 2 * 64
-    accessed = compiled.cost_analysis()["bytes accessed"]
+    accessed = compiled(name, False).cost_analysis()["bytes accessed"]
     assert nbytes * large <= accessed
     assert accessed <= nbytes * large + nbytes * norms + 1_000  # and scalars
 

@@ -58,7 +58,7 @@ def test_a_law_runs_under_vmap_over_its_numbers(case):
     def run(weight_decay, rate, peak):
         return jnp.asarray(case.law(weight_decay, rate, peak)(jnp.int32(3)), jnp.float32)
 
-    w, lr, peak = (jnp.array(x) for x in ([0.1, 0.2], [0.01, 0.3], [0.5, 1.5]))
+    w, lr, peak = np.float32([[0.1, 0.2], [0.01, 0.3], [0.5, 1.5]])
     for i, got in enumerate(jax.jit(jax.vmap(run))(w, lr, peak)):
         assert np.isclose(got, case.reference(w[i], lr[i], peak[i]), rtol=1e-6)
 
@@ -76,17 +76,18 @@ def test_the_laws_coincide_where_theory_says(x64):
 @rows
 def test_a_schedule_equals_its_formula(case, x64):
     schedule = case.build(*case.arguments)
-    for t in COUNTS:
-        want = case.reference(int(t), *case.arguments)
-        assert np.isclose(schedule(jnp.int32(t)), want, rtol=1e-13)
-        assert np.isclose(schedule(int(t)), want, rtol=1e-13)
+    want = [case.reference(int(t), *case.arguments) for t in COUNTS]
+    known = [schedule(int(t)) for t in COUNTS[:2]]
+    traced = jax.jit(jax.vmap(lambda t: jnp.asarray(schedule(t))))(COUNTS.astype(np.int32))
+    assert np.allclose(known, want[:2], rtol=1e-13)
+    assert np.allclose(traced, want, rtol=1e-13)
 
 
 @rows
 def test_a_schedule_runs_under_jit_and_vmap_over_arguments_and_steps(case):
-    pair = [jnp.array([x, x * 2]) for x in case.arguments]
+    pair = [np.array([x, x * 2]) for x in case.arguments]
     run = lambda count, *arguments: jnp.asarray(case.build(*arguments)(count), jnp.float32)
-    counts = jnp.array([0, 5, 9], jnp.int32)
+    counts = np.int32([0, 5, 9])
     over_counts = jax.vmap(run, (0,) + (None,) * len(pair))
     got = jax.jit(jax.vmap(over_counts, (None,) + (0,) * len(pair)))(counts, *pair)
     for k in range(2):
@@ -118,7 +119,8 @@ def test_inverse_sqrt_is_no_exponential_and_geometric_is_optax_s():
     slow = wdjax.inverse_sqrt(0.1, gamma=1.0)
     assert np.isclose(slow(10_000) / slow(2_500), 0.5, rtol=1e-3)  # t^(−1/2)
     ours, theirs = wdjax.geometric(0.1, 0.1), optax.exponential_decay(0.1, 1, 0.9)
-    assert np.allclose([ours(t) for t in range(20)], [theirs(t) for t in range(20)], rtol=1e-6)
+    ours, theirs = (jax.jit(jax.vmap(f))(np.arange(20)) for f in (ours, theirs))
+    assert np.allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [1e-6, 1e-7, 2e-8])
@@ -129,7 +131,7 @@ def test_a_small_rate_of_geometric_keeps_its_digits(rate):
 
 def test_geometric_ends_at_once_at_the_rate_one_and_has_slopes_at_the_ends():
     assert [float(wdjax.geometric(0.1, 1.0)(t)) for t in (0, 1, 5)] == [np.float32(0.1), 0, 0]
-    slope = jax.grad(lambda rate, t: wdjax.geometric(1.0, rate)(t))
+    slope = jax.jit(jax.grad(lambda rate, t: wdjax.geometric(1.0, rate)(t)))
     assert [float(slope(0.5, t)) for t in (0, 1, 2)] == pytest.approx([0, -1, -1], rel=1e-6)
 
 
@@ -226,10 +228,11 @@ def test_bad_arguments_fail_when_built(build, error, message):
 
 
 @budgets
-@pytest.mark.parametrize("steps", [20, 37, 4_000])
-def test_the_decay_budget_is_the_closed_form(case, steps):
-    got = wdjax.schedules.decay_budget(case.build(*case.arguments), steps)
-    assert np.isclose(got, case.budget(steps, *case.arguments), rtol=1e-12)
+def test_the_decay_budget_is_the_closed_form(case):
+    schedule = case.build(*case.arguments)
+    for steps in (37, 4_000):
+        got = wdjax.schedules.decay_budget(schedule, steps)
+        assert np.isclose(got, case.budget(steps, *case.arguments), rtol=1e-12)
 
 
 def test_the_decay_budget_of_a_number_a_law_and_a_python_schedule():
@@ -254,15 +257,20 @@ def test_the_decay_budget_needs_a_known_strength():
         jax.jit(run)(0.1)
 
 
+@jax.jit
+def along_ramps(start, end, steps, counts):
+    ramps = [build(start, end, steps) for build in (schedules.linear_ramp, schedules.cosine_ramp)]
+    return jnp.stack([jax.vmap(ramp)(counts) for ramp in ramps])
+
+
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10_000), st.integers(0, 20_000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_ramp_stays_between_its_ends_and_meets_them_exactly(start, end, steps, t):
-    for build in (schedules.linear_ramp, schedules.cosine_ramp):
-        ramp = build(start, end, steps)
-        low, high = np.float32(min(start, end)), np.float32(max(start, end))
-        assert low * (1 - 1e-6) <= ramp(t) <= high * (1 + 1e-6)
-        assert ramp(0) == np.float32(start)
-        assert ramp(steps) == ramp(steps + t) == np.float32(end)
+    low, high = np.float32(min(start, end)), np.float32(max(start, end))
+    for at, first, *last in along_ramps(start, end, steps, np.int32([t, 0, steps, steps + t])):
+        assert low * (1 - 1e-6) <= at <= high * (1 + 1e-6)
+        assert first == np.float32(start)
+        assert last == [np.float32(end)] * 2
 
 
 def test_the_ramps_are_optax_s_schedules(x64):
@@ -275,8 +283,9 @@ def test_the_ramps_are_optax_s_schedules(x64):
         (schedules.cosine_ramp(0.4, 0.04, 100), cosine),
         (schedules.warmed_up(schedules.cosine_ramp(0.4, 0.04, 100), 20), late),
     ]
-    for ours, theirs in pairs:
-        assert np.allclose([ours(t) for t in counts], [theirs(t) for t in counts], rtol=1e-6)
+    for pair in pairs:
+        ours, theirs = (jax.jit(jax.vmap(schedule))(counts) for schedule in pair)
+        assert np.allclose(ours, theirs, rtol=1e-6)
 
 
 def test_megatron_s_three_styles_are_a_number_and_the_two_ramps(x64):
@@ -305,17 +314,16 @@ def test_log_time_is_adana_s_strength_under_the_schedule_law(x64):
 
 
 @given(st.floats(0, 0.5), st.integers(1, 9), st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
 def test_periodic_decay_ends_every_period_where_plain_decay_does(s, k, periods):
     schedule = schedules.periodic(s, every=k)
     got = np.prod([1 - np.float64(schedule(t)) for t in range(k * periods)])
     assert np.isclose(got, (1 - s) ** (k * periods), rtol=1e-4)
 
 
-@pytest.mark.parametrize("k", [7, 50, 365, 1_000, 16_384])
+@pytest.mark.parametrize("k", [7, 1_000, 16_384])
 def test_what_acts_every_kth_step_only_is_seen_before_training(k):
     assert schedules.sampled(schedules.periodic(0.01, every=k)).max() > 0
-    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
+    params = {"kernel": np.ones((2, 2), jnp.bfloat16)}
     most = schedules.periodic(0.01, every=k)(k - 1)  # 1 − 0.99^k
     rules = (("**", float(1 / most) + 0.01),)
     tx = wdjax.decay_weights(schedules.periodic(0.01, every=k), rules=rules)
@@ -364,7 +372,7 @@ def test_sampling_takes_schedules_that_branch_in_python():
 @pytest.mark.parametrize("steps", [7, 60, 1_000, 12_345])
 def test_a_ramp_to_zero_may_end_a_rounding_error_below_it(steps):
     rate = optax.linear_schedule(1e-2, 0.0, steps)
-    wdjax.adamw(rate, weight_decay=0.1).init({"kernel": jnp.ones((2, 2))})
+    wdjax.adamw(rate, weight_decay=0.1).init({"kernel": np.ones((2, 2), np.float32)})
 
 
 @pytest.mark.parametrize(
@@ -374,13 +382,14 @@ def test_a_ramp_to_zero_may_end_a_rounding_error_below_it(steps):
 def test_a_schedule_that_turns_negative_after_the_run_counts_as_0_there(build):
     """The linear schedule of much code for JAX RL: 0 at step 60, where the run ends."""
     linear = lambda count: 0.1 * (1 - (count // 4) / 15)
-    params, zero = {"kernel": jnp.full((2, 2), 2.0)}, {"kernel": jnp.zeros((2, 2))}
+    params, zero = ({"kernel": np.full((2, 2), x, np.float32)} for x in (2, 0))
     tx = build(linear)
     with pytest.warns(UserWarning, match=r"` is negative from step 64 on.*maximum\(0"):
         state = tx.init(params)
-    assert tx.update(zero, state, params)[0]["kernel"][0, 0] < 0
-    late = state._replace(count=jnp.int32(100))
-    assert not tx.update(zero, late, params)[0]["kernel"].any()
+    update = jax.jit(tx.update)
+    assert update(zero, state, params)[0]["kernel"][0, 0] < 0
+    late = state._replace(count=np.int32(100))
+    assert not np.any(update(zero, late, params)[0]["kernel"])
 
 
 @pytest.mark.parametrize(

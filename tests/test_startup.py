@@ -5,6 +5,7 @@ Two counts of leaves tell what one more layer adds, a third tells whether that i
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from method_cases import METHODS
@@ -51,7 +52,11 @@ def assert_linear(few, more, most):
     assert most - more == more - few
 
 
-@pytest.mark.parametrize("name", METHODS)
+# What a formula adds to a leaf is the same for each leaf; what walks over them depends on these.
+WALKS = {(c.verb, c.anchor, c.memory, c.needs_grad): name for name, c in METHODS.items()}
+
+
+@pytest.mark.parametrize("name", WALKS.values())
 def test_each_layer_adds_as_many_equations_to_a_method(name):
     case = METHODS[name]
     method = case.build(case.x, rules=(("kernel", 1.0), ("**", 0.0)))
@@ -90,10 +95,11 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_each_layer_adds_as_many_equations_to_a_training_step(name):
     def count(layers):
-        params = jax.tree.map(lambda x: jnp.ones(x.shape), params_of(layers))
-        step = wdjax.make_train_step(loss, measured(ADAMW), **STEPS[name])
-        state = wdjax.TrainState.create(params, measured(ADAMW))
-        return equations(jax.make_jaxpr(step)(state, {"x": jnp.ones(4)}).jaxpr)
+        optimizer = measured(ADAMW)
+        step = wdjax.make_train_step(loss, optimizer, **STEPS[name])
+        create = lambda params: wdjax.TrainState.create(params, optimizer)
+        state = jax.eval_shape(create, params_of(layers))
+        return equations(jax.make_jaxpr(step)(state, {"x": np.ones(4, np.float32)}).jaxpr)
 
     assert_linear(*map(count, LAYERS))
 
@@ -108,6 +114,6 @@ def test_no_layer_adds_more_instructions_than_the_one_before(name):
         text = programs.compiled(WRAPPED[name][0], params_of(layers)).as_text()
         return sum(map(len, programs.read(text).computations.values()))
 
-    few, more, most = map(count, (2, 4, 6))
+    few, more, most = map(count, (1, 2, 3))
     assert few < more
     assert most - more <= 1.05 * (more - few)  # a compiler may choose otherwise for a few of them
