@@ -398,8 +398,8 @@ def test_swd_divides_and_awd_multiplies_by_the_scale_of_the_loss():
     params, grads = tree(0), tree(1)
     zeros = jax.tree.map(np.zeros_like, params)
     pulls, swd, awd = {}, adaptive.swd(0.01), adaptive.awd(0.01)
-    for scale in (1.0, 4.0):
-        scaled = jax.tree.map(lambda g, c=np.float32(scale): c * g, grads)
+    for scale in np.float32([1, 4]):
+        scaled = jax.tree.map(lambda g, c=scale: c * g, grads)
         stable, _ = jax.jit(swd.update)(zeros, swd.init(params), params, grad=scaled)
         added, _ = jax.jit(awd.update)(scaled, awd.init(params), params)
         added = jax.tree.map(lambda a, g: a - g, added, scaled)

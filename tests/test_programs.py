@@ -100,7 +100,9 @@ def test_sgd_with_decay_is_one_kernel_a_leaf_that_reads_and_writes_once(gate):
 
 
 def layers(count):
-    return {f"layer_{i}": {"kernel": jax.ShapeDtypeStruct((64, 64), "float32")} for i in range(count)}
+    return {
+        f"layer_{i}": {"kernel": jax.ShapeDtypeStruct((64, 64), "float32")} for i in range(count)
+    }
 
 
 def program_with(rules, params):
