@@ -80,7 +80,7 @@ def test_a_line_takes_off_what_the_other_package_does(row, seen, exact, x64):
                 both(got), both(theirs), rtol=0, atol=of_fractions, err_msg=run
             )
     if "base" in row.line:  # the decay alone: before or after the step, as measured
-        place = "after" if "implicit" in row.line else "before"
+        place = "after" if "implicit" in row.line or "after_step" in row.line else "before"
         assert seen["apart"][place] < GUIDE.SAME or "gate" in row.line
     else:  # the whole optimizer: the same weights after given gradients
         for part, theirs in zip(ours["weights"], seen["weights"], strict=True):

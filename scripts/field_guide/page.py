@@ -226,15 +226,7 @@ from wdjax import convert
 lr, wd, peak = 0.1, 0.1, 0.1
 base = optax.sgd
 everything = (("**", 1.0),)
-
-
-def after(wd, lr):
-    \"\"\"The law for `implicit=True` that takes off λη after the step: s = λη / (1 − λη).\"\"\"
-    taken = wdjax.lr_scaled(wd, lr)
-    return lambda count: taken(count) / (1 - taken(count))
-
-
-optimizer = wdjax.decayed(base)(lr, weight_decay=wd, law=after, implicit=True, rules=everything)
+optimizer = wdjax.decayed(base)(lr, weight_decay=wd, rules=everything)
 ```
 
 `rules=everything` is there because the other package decays everything. Leave it out, and wdjax

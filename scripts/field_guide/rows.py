@@ -65,7 +65,12 @@ def torch(name: str, options: str = "") -> str:
     return f"convert.{name}(lr=lr, {options}weight_decay=wd).optimizer"
 
 
-AFTER = "law=after, implicit=True"
+def after(base: str = "base") -> str:
+    """Return the line that decays the weights that the step has reached."""
+    decay = "wdjax.decay_after_step(wdjax.lr_scaled(wd, lr), rules=everything)"
+    return f"optax.chain({base}(lr), {decay})"
+
+
 DIVIDED = "implicit=True"
 PEAK = "law=functools.partial(wdjax.{law}, peak=peak)"
 CORRECTED = PEAK.format(law="corrected")
@@ -149,7 +154,7 @@ TIMM = Package("timm", "torch", TORCH, (
     timm("adamc", decayed("optax.adam", CORRECTED)),
     timm("lionc", decayed("optax.lion", CORRECTED)),
     timm("sgdc", decayed("optax.sgd", f"momentum=0.9, nesterov=True, {CORRECTED}")),
-    timm("laprop", decayed(options=AFTER)),
+    timm("laprop", after()),
     timm("adan", decayed(options=DIVIDED)),
     timm("adanw", decayed()),
     timm("adopt", why=DELAYED),
@@ -187,7 +192,7 @@ COLLECTION = Package("pytorch_optimizer", "torch", TORCH, (
     collected("AdEMAMix", coupled("base(lr)")),
     collected("QHAdam", coupled("base(lr)")),
     collected("Adan", decayed(options=DIVIDED)),
-    collected("LaProp", decayed(options=AFTER)),
+    collected("LaProp", after()),
     collected("SOAP", why=DELAYED),
     collected("AdamP", why="λ is lost: write no decay.", options=NOT_COUPLED),
     collected("Grams", why="λ is lost: write no decay.", options=NOT_COUPLED),
@@ -372,7 +377,7 @@ SMALL = {
     "galore-torch": Package("galore-torch", "torch", (*TORCH, "transformers==5.24.0"), (
         Row("GaLoreAdamW",
             "GaLoreAdamW(params, lr=lr, weight_decay=wd, no_deprecation_warning=True)",
-            decayed(options=AFTER)),
+            after()),
     ), imports="from galore_torch import GaLoreAdamW",
        bare=("galore-torch==1.0", "bitsandbytes==0.50.2")),
 }  # fmt: skip
@@ -393,8 +398,8 @@ KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
     Row("Adamax", K.format("Adamax"), decayed("optax.adamax", "eps=1e-7")),
     Row("Adadelta", K.format("Adadelta"), decayed("optax.adadelta", "rho=0.95, eps=1e-7")),
     Row("Lion", K.format("Lion"), LION),
-    Row("Lamb", K.format("Lamb"), decayed(options=AFTER)),
-    Row("Adafactor", K.format("Adafactor"), decayed(options=AFTER)),
+    Row("Lamb", K.format("Lamb"), after()),
+    Row("Adafactor", K.format("Adafactor"), after()),
     Row("Muon", K.format("Muon"), why="Vectors have a λ of their own, `adam_weight_decay`."),
 ), imports=KERAS_JAX, home="optax")  # fmt: skip
 
@@ -470,9 +475,9 @@ PADDLE = Package("PaddlePaddle", "paddle", ("paddlepaddle==3.3.1", "numpy==2.3.5
 ), imports="from paddle import optimizer", bfloat16=False)  # fmt: skip
 
 THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
-    Row("Adam", "Adam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
-    Row("RAdam", "RAdam(lr, L2=wd, grad_clip=0.0)", decayed(options=AFTER)),
-    Row("SGD", "SGD(lr, L2=wd, grad_clip=0.0)", decayed("optax.sgd", AFTER)),
+    Row("Adam", "Adam(lr, L2=wd, grad_clip=0.0)", after()),
+    Row("RAdam", "RAdam(lr, L2=wd, grad_clip=0.0)", after()),
+    Row("SGD", "SGD(lr, L2=wd, grad_clip=0.0)", after("optax.sgd")),
     Row("Adam(L2_is_weight_decay=False)",
         "Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0.0)", coupled("base(lr)")),
 ), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32", bfloat16=False)  # fmt: skip
