@@ -641,6 +641,16 @@ RIGHT = {
         lambda: optax.chain(sgd(), wdjax.decay_weights(LAM, rules=(("bias", 0.0), ("**", 1.0)))),
         rules=(("bias", 0.0), ("**", 1.0)),
     ),
+    "masked lion": right(
+        lambda: optax.lion(ETA, weight_decay=LAM, mask=KERNELS), ("weights", BOTH)
+    ),
+    "masked adafactor": right(
+        lambda: optax.adafactor(ETA, weight_decay_rate=LAM, weight_decay_mask=KERNELS)
+    ),
+    "a cautious gate": right(lambda: last(D(gate=gates.cautious))),
+    "masked galore": right(
+        lambda: contrib.galore(ETA, weight_decay=LAM, mask=KERNELS), ("weights", BOTH)
+    ),
 }
 
 
