@@ -106,15 +106,14 @@ def leaf_lists(*trees):
 
 
 def check_steps(case, init, update, steps, params, tolerances):
-    """Take steps (Δ, g), each compared with the reference -> the last state and parameters."""
+    """Take steps (Δ, g), each compared with the reference -> state and θ, and whether it acted."""
     state, reference, acted = init(params), case.reference(known(case, params)), False
     for t, (updates, grads) in enumerate(steps):
         got, state = update(updates, state, params, grad=grads)
         check(case, got, reference, t, params, updates, grads, tolerances)
         acted |= any(map(np.any, map(np.not_equal, *leaf_lists(got, updates))))
         params = jax.tree.map(lambda p, u: p if u is None else p + np.asarray(u), params, got)
-    assert acted
-    return state, params
+    return state, params, acted
 
 
 @rows
@@ -127,8 +126,9 @@ def test_it_equals_the_reference_in_float64_to_twelve_digits(case, x64):
     tx = build(case, falling(case.x), RULES[1:], wide(0))
     tolerances = {"float64": (1e-12, 1e-13)}
     init = jax.jit(tx.init) if any(case.memory) else tx.init
-    state, _ = check_steps(case, init, jax.jit(tx.update), steps, wide(0), tolerances)
+    state, _, acted = check_steps(case, init, jax.jit(tx.update), steps, wide(0), tolerances)
     assert int(state.count) == len(SCALES)
+    assert acted
 
 
 NARROW = {"float32": (2e-4, 5e-6), "bfloat16": (8e-3, 1e-4), "float16": (1e-3, 1e-5)}
@@ -163,7 +163,7 @@ def compiled(case):
     """What two properties share."""
     tx = build(case, falling(case.x), (*RULES[1:], ("**", 1.0)), weights(0))
     # compiled, it cannot refuse groups of zeros
-    return jax.jit(tx.init), jax.jit(tx.update)
+    return jax.jit(tx.init) if any(case.memory) else tx.init, jax.jit(tx.update)
 
 
 NARROW = {"float32": (2e-4, 5e-6), "bfloat16": (8e-3, 1e-4), "float16": (1e-3, 1e-5)}
@@ -172,11 +172,12 @@ NARROW = {"float32": (2e-4, 5e-6), "bfloat16": (8e-3, 1e-4), "float16": (1e-3, 1
 @rows
 def test_it_equals_the_reference_in_narrow_dtypes_beside_awkward_leaves(case):
     """The last step of the float16 leaf is so long that its squares overflow: it stays finite."""
-    steps = [(mixed(10 + t, s) | WITHOUT_UPDATE, weights(30 + t)) for t, s in enumerate(SCALES)]
+    scales = SCALES[3:]
+    steps = [(mixed(10 + t, s) | WITHOUT_UPDATE, weights(30 + t)) for t, s in enumerate(scales)]
     init, update = compiled(case)
     start = init(weights(0))
-    state, params = check_steps(case, init, update, steps[:-1], weights(0), NARROW)
-    far = mixed(17, SCALES[-1], 2000.0) | WITHOUT_UPDATE
+    state, params, _ = check_steps(case, init, update, steps[:-1], weights(0), NARROW)
+    far = mixed(14, scales[-1], 2000.0) | WITHOUT_UPDATE
     got, state = update(far, state, params, grad=steps[-1][1])
     chex.assert_tree_all_finite(got)
     chex.assert_trees_all_equal_structs(start, state)
