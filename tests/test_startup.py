@@ -56,7 +56,13 @@ def assert_linear(few, more, most):
 WALKS = {(c.verb, c.anchor, c.memory, c.needs_grad): name for name, c in METHODS.items()}
 
 
-@pytest.mark.parametrize("name", WALKS.values())
+EVERY = [
+    name if name in WALKS.values() else pytest.param(name, marks=pytest.mark.slow)
+    for name in METHODS
+]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_each_layer_adds_as_many_equations_to_a_method(name):
     case = METHODS[name]
     method = case.build(case.x, rules=(("kernel", 1.0), ("**", 0.0)))
