@@ -12,9 +12,11 @@ def load(name):
     file = FOLDER / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"{file.stem}_script", file)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))
+    neighbours = [str(file.parent), str(FOLDER)]
+    sys.path[:0] = neighbours
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(file.parent))
+        for folder in neighbours:
+            sys.path.remove(folder)
     return module
