@@ -377,9 +377,9 @@ example.
 - **state** is measured: the numbers that a method keeps besides the step count. Methods with groups
   are measured with `axes=0`, which makes one group of each output neuron.
 - **bytes** is measured: what the compiled step reads and writes more than Adam alone, per float32
-  parameter, as XLA counts it on a CPU for a kernel of (512, 512). By that count Adam alone moves
-  40. XLA fuses less around reductions (norms, singular values), and it does not count the traffic
-  inside a decomposition.
+  parameter, as XLA counts it on a CPU for a kernel of (512, 512). By that count Adam alone
+  moves 40 bytes. XLA fuses less around reductions (norms, singular values), and it does not count
+  the traffic inside a decomposition.
 - **checked against** names a package and the largest absolute difference that the tests measured.
   They compute in float64, except for HeavyBall and Optax (float32) and pytorch-cpr (its multiplier
   is float32). If no package has the method, or none agrees with the paper, the tests have their own

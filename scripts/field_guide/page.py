@@ -148,14 +148,14 @@ def table(name: str, seen: Seen) -> str:
     """Return the section of a package."""
     package = PACKAGES[name]
     lines = [
-        ("optimizer", "decay is", "s(t)", "default λ", "left out", "bfloat16", "you write"),
+        ("optimizer", "you write", "decay is", "s(t)", "default λ", "left out", "bfloat16"),
         ("---",) * 7,
     ]
     for row in package.rows:
         if row.name in seen["rows"]:
             got = seen["rows"][row.name]
-            lines.append((f"`{row.name}`", kind(got), strength(row, got), default(row, got),
-                          left_out(row, got), rounded(got), answer(row)))  # fmt: skip
+            lines.append((f"`{row.name}`", answer(row), kind(got), strength(row, got),
+                          default(row, got), left_out(row, got), rounded(got)))  # fmt: skip
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"## {package.title} {seen['version']}\n\nRun on {seen['day']}.\n\n{body}\n"
 
@@ -196,6 +196,12 @@ bfloat16.
 
 ## How to read a row
 
+- **you write** is the line for wdjax, or why there is none. A test runs every line: it takes off
+  what was measured from the other package, at a constant rate, at twice the rate, at twice λ, and
+  while a schedule halves the rate. Where a line names the whole optimizer, it also makes the same
+  steps. The two agree to 1e-9 if the other package computes in float64, else to 3e-6; Muon, which
+  iterates in bfloat16, to 0.02, and a few keep
+  single numbers in float32, to 1e-7.
 - **decay is** says where decay acts. *coupled*: λθ joins the gradient, and passes through momentum
   and preconditioner. *decoupled, before*: (1 − s)θ + Δ, with the optimizer's own step Δ; this is
   AdamW. *decoupled, after*: (1 − s)(θ + Δ). *neither*: none of the three explains the weights.
@@ -206,12 +212,6 @@ bfloat16.
 - **left out** is what does not decay by default.
 - **bfloat16** is what 300 steps at η = 0.001 and λ = 0.1 leave of a weight of 1. For s = λη exact
   is 0.970; 1 means that every step rounded away.
-- **you write** is the line for wdjax, or why there is none. A test runs every line: it takes off
-  what was measured from the other package, at a constant rate, at twice the rate, at twice λ, and
-  while a schedule halves the rate. Where a line names the whole optimizer, it also makes the same
-  steps. The two agree to 1e-9 if the other package computes in float64, else to 3e-6; Muon, which
-  iterates in bfloat16, to 0.02, and a few keep
-  single numbers in float32, to 1e-7.
 
 The lines use these names. `lr` may be a number or a schedule, and `peak` is its first or largest
 value. `base` is your own optimizer without decay: a function of the learning rate.
