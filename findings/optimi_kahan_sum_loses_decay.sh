@@ -8,7 +8,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.3.5 torch-optimi==0.3.3
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.3.5 torch-optimi==0.3.3 packaging==26.4
 "$folder/venv/bin/python" - <<'PYTHON'
 import optimi
 import torch
