@@ -271,7 +271,8 @@ def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> 
         remembers = abs(memory) > 0.01 * abs(z.odd)
         (direct if plain and not remembers else through).append(z.fraction)
     if seen.acts == "gradient" and direct and through:
-        return seen._replace(acts="both", places=len(direct) + len(through))
+        count = decays_in(direct + through)  # a method that keeps a length takes and gives back
+        return seen._replace(acts="both", places=count) if count > 1 else seen
     return seen._replace(places=max(1, decays_in(direct)) if seen.acts == "weights" else 1)
 
 
