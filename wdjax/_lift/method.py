@@ -5,6 +5,7 @@ of one leaf with `Step.map`. Rules are resolved once for each call and handed on
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,7 +17,7 @@ import optax
 from wdjax import schedules
 from wdjax._lift import leaves
 from wdjax._lift.leaves import Params
-from wdjax._lift.place import check_is_last, search_comes
+from wdjax._lift.place import check_is_last, comes_later, held, name_of
 from wdjax._trees import checks, paths
 from wdjax._trees.groups import Axes, along, check_axes
 from wdjax.rules import Ruled, Rules, check_rules, ruled, warn_of_guesses
@@ -139,11 +140,17 @@ def lift(
     ) -> tuple[Params, Memory]:
         params = leaves.moved_params(name, updates, params)
         check_order(name)
-        if search_comes():
+        if comes_later(lambda update: "_linesearch." in name_of(update)):
             raise TypeError(
                 f"`{name}` comes before a line search, which compares losses without it. Put the "
                 "penalty into the loss that the search is given, and take it out of the chain: "
                 "loss(params) + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
+            )
+        if check_order is check_is_last and comes_later(_is_traced_scale):
+            warnings.warn(
+                f"`{name}` comes before optax.scale, whose factor is not known yet. If it is −η, "
+                f"weights grow: put {name} last. wdjax.audit(params, optimizer) tells.",
+                stacklevel=2,
             )
         multipliers = restrict(ruled(rules, params)[1], params)
         if exact:
@@ -190,6 +197,11 @@ def by_leaf(formula: Callable[..., Any]) -> Callable[[Step, Memory], tuple[Param
         return step.map_with(memory, leaf, step.grads)
 
     return method
+
+
+def _is_traced_scale(update: Callable[..., Any]) -> bool:
+    is_scale = name_of(update) == "scale.<locals>.update_fn"
+    return is_scale and isinstance(held(update, "step_size"), jax.core.Tracer)
 
 
 def _check_has_axes(axes: Axes, rows: tuple[Ruled, ...]) -> None:

@@ -14,6 +14,7 @@ import functools
 import inspect
 import math
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -64,12 +65,6 @@ def check_is_last(name: str) -> None:
         )
     if wrapper:
         raise TypeError(f"`{name}` comes after {wrapper}")
-    if _read(lambda places: any(map(_is_traced, _after(places))), False):
-        warnings.warn(
-            f"`{name}` comes before optax.scale, whose factor is not known yet. If it is −η, "
-            f"weights grow: put {name} last. wdjax.audit(params, optimizer) tells.",
-            stacklevel=2,
-        )
 
 
 def check_is_early(name: str) -> None:
@@ -98,14 +93,14 @@ def check_is_early(name: str) -> None:
         )
 
 
-def search_comes() -> bool:
-    """Tell whether in a chain around the caller a line search comes later.
+def comes_later(is_one: Callable[[Update], bool]) -> bool:
+    """Tell whether in a chain around the caller an update comes later that is one of these.
 
     Example:
-        >>> search_comes()
+        >>> comes_later(lambda update: "_linesearch." in name_of(update))
         False
     """
-    return bool(_read(lambda places: any("_linesearch." in _name_of(f) for f in _after(places)), 0))
+    return bool(_read(lambda places: any(map(is_one, _after(places))), False))
 
 
 def wrapper_in(update: Update) -> str:
@@ -156,62 +151,50 @@ def _after(places: _Places) -> list[Update]:
 
 
 def _places() -> _Places:
-    frame, wrapped, found = inspect.currentframe(), False, []
-    while frame is not None:
+    wrapped, found = False, []
+    for frame, _ in traceback.walk_stack(None):
         name = _name(frame.f_code, frame.f_globals)
         wrapped |= name in _WRAPPERS
         if name == _CHAIN:
             members, done = frame.f_locals["update_fns"], len(frame.f_locals["new_state"])
             found.append((members[:done], members[done + 1 :], wrapped))
-        frame = frame.f_back
     return found
 
 
 def _links(updates: Sequence[Update]) -> Iterator[Update]:
     """The updates of chains within chains. What else holds others may act on other leaves."""
     for update in updates:
-        name = _name_of(update)
+        name = name_of(update)
         if name == "with_extra_args_support.<locals>.update":
-            yield from _links([inspect.getclosurevars(update).nonlocals["tx"].update])
+            yield from _links([held(update, "tx").update])
         elif name == _CHAIN:
-            yield from _links(inspect.getclosurevars(update).nonlocals["update_fns"])
+            yield from _links(held(update, "update_fns"))
         else:
             yield update
 
 
 def _wrapper(updates: Sequence[Update]) -> str:
-    found = next(filter(None, map(_WRAPPERS.get, map(_name_of, _links(updates)))), "")
+    found = next(filter(None, map(_WRAPPERS.get, map(name_of, _links(updates)))), "")
     return found and f"{found}. Wrap the whole chain: wrapper(optax.chain(optax.sgd(...), decay))."
 
 
 def _maker(update: Update) -> str:
     """What takes gradients and makes steps, in words; "" for anything else."""
-    direction = _MAKER.match(_name_of(update))
+    direction = _MAKER.match(name_of(update))
     return f"optax.{direction[0]}" if direction else "the learning rate" * _is_rate(update)
-
-
-def _is_traced(update: Update) -> bool:
-    """Whether it is the update of `optax.scale` with a factor that the program is given."""
-    is_scale = _name_of(update) == "scale.<locals>.update_fn"
-    factor = inspect.getclosurevars(update).nonlocals["step_size"] if is_scale else None
-    return isinstance(factor, jax.core.Tracer)
 
 
 def _is_rate(update: Update, other_than: float | None = None) -> bool:
     """Whether it is the update of `optax.scale` or `scale_by_schedule` with a negative factor."""
-    name = _name_of(update)
+    name, factors = name_of(update), []
     if name == "scale.<locals>.update_fn":
-        factors = [
-            1 if _is_traced(update) else inspect.getclosurevars(update).nonlocals["step_size"]
-        ]
+        factors = [held(update, "step_size")]
     elif name == "scale_by_schedule.<locals>.update_fn":
-        schedule = inspect.getclosurevars(update).nonlocals["step_size_fn"]
-        if _name_of(schedule).startswith("scale_by_learning_rate."):
-            return bool(inspect.getclosurevars(schedule).nonlocals["m"] == -1)
+        schedule = held(update, "step_size_fn")
+        if name_of(schedule).startswith("scale_by_learning_rate."):
+            return bool(held(schedule, "m") == -1)
         with jax.ensure_compile_time_eval():
             factors = [float(schedule(count)) for count in (0, 1, 10, 100, 1_000, 10_000)]
-    else:
-        return False
     # −0.0 is the rate 0 with its sign turned; a rate is never positive
     return max((math.copysign(1, x) for x in factors if x != other_than), default=1) < 0
 
@@ -224,7 +207,12 @@ def _name(code: Any, module: Mapping[str, Any]) -> str:
     return str(code.co_qualname) if str(module.get("__name__")).split(".")[0] == "optax" else ""
 
 
-def _name_of(function: Any) -> str:
+def held(function: Any, name: str) -> Any:
+    """What a function holds in its closure."""
+    return inspect.getclosurevars(function).nonlocals[name]
+
+
+def name_of(function: Any) -> str:
     plain = getattr(function, "__func__", function)
     return _name(plain.__code__, plain.__globals__) if inspect.isfunction(plain) else ""
 
