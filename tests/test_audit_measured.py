@@ -626,3 +626,12 @@ def test_a_leaf_that_no_gradient_reaches_and_that_decays_is_named():
     assert not audit(params, wdjax.adamw(0.1, weight_decay=0.1, rules=rules), rules=rules).warnings
     with pytest.raises(TypeError, match="`loss` must be a function"):
         audit(params, optax.adamw(0.1), loss=3.0)
+
+
+def test_a_method_that_keeps_a_length_is_no_decay_at_several_places():
+    """It takes a leaf off and gives it back; beside another shape that counted as three."""
+    kernel = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+    params = {"a": kernel, "b": {"kernel": jnp.ones((3, 2))}}
+    found = audit(params, optax.chain(optax.sgd(0.1), wdjax.radial.radial_brake(0.5)))
+    assert not found.warnings
+    assert {row["acts"] for row in found.rows if row["numbers"] > 3} <= {"unknown", "gradient"}

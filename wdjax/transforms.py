@@ -141,7 +141,6 @@ def decay_weights(
     """
     checks.function("gate", gate, optional=True, advice="For instance wdjax.gates.cautious.")
     gradient = _needed("decay_weights", penalty, "gradient")
-    target = anchors.Anchor.of(anchor)
 
     def pull(update: Any, z: Any, grad: Any) -> Any:
         if gate is None:
@@ -154,21 +153,17 @@ def decay_weights(
             )
         return phi * gradient(z)
 
-    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
-        def leaf(update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
-            return update - s * m * pull(update, param if a is None else param - a, grad)
+    def leaf(s: Any, update: Any, param: Any, m: Any, a: Any, grad: Any) -> Any:
+        return update - s * m * pull(update, param if a is None else param - a, grad)
 
-        (s,) = step.values
-        kept = target.advance(memory, step.params)
-        return step.map(leaf, target.point(kept, step.params, step.extra), step.grads), kept
-
-    return lift(
+    return _anchored(
         "decay_weights",
-        method,
-        {"strength": strength},
-        rules=rules,
-        start=lambda params, _: target.init(params),
-        check=functools.partial(_check_taken, "decay_weights", penalty),
+        leaf,
+        strength,
+        penalty,
+        rules,
+        anchor,
+        further=lambda step: step.grads,
         sees_grads=gate is not None,
     )
 
@@ -213,25 +208,12 @@ def decay_after_step(
         arXiv:2002.04839, whose code decays so; thinc's `L2_is_weight_decay` too.
     """
     gradient = _needed("decay_after_step", penalty, "gradient")
-    target = anchors.Anchor.of(anchor)
 
-    def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
-        def leaf(update: Any, param: Any, m: Any, a: Any) -> Any:
-            reached = param + update
-            return update - s * m * gradient(reached if a is None else reached - a)
+    def leaf(s: Any, update: Any, param: Any, m: Any, a: Any, _: Any) -> Any:
+        reached = param + update
+        return update - s * m * gradient(reached if a is None else reached - a)
 
-        (s,) = step.values
-        kept = target.advance(memory, step.params)
-        return step.map(leaf, target.point(kept, step.params, step.extra)), kept
-
-    return lift(
-        "decay_after_step",
-        method,
-        {"strength": strength},
-        rules=rules,
-        start=lambda params, _: target.init(params),
-        check=functools.partial(_check_taken, "decay_after_step", penalty),
-    )
+    return _anchored("decay_after_step", leaf, strength, penalty, rules, anchor)
 
 
 def prox_weights(
@@ -296,28 +278,53 @@ def prox_weights(
         "be a sum over entries, such as l1, with a metric",
     )
     checks.must("penalty", fits, rule, penalty.name, "Use metric=None.", TypeError)
+
+    def leaf(s: Any, update: Any, param: Any, m: Any, a: Any, d: Any) -> Any:
+        strength = s * m if d is None else s * m * d
+        if a is None:
+            return prox(param + update, strength) - param
+        return a + prox(param + update - a, strength) - param
+
+    return _anchored(
+        "prox_weights",
+        leaf,
+        strength,
+        penalty,
+        rules,
+        anchor,
+        further=lambda step: _diagonal(metric, step.extra),
+        exact=True,
+    )
+
+
+def _anchored(
+    name: str,
+    leaf: Callable[..., Any],
+    strength: Strength,
+    penalty: Penalty,
+    rules: Rules,
+    anchor: Anchor,
+    *,
+    further: Callable[[Step], Params | None] = lambda step: None,
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Lift leaf(s, Δ, θ, m, a, further) -> Δ⁺ with an anchor a; options are those of `lift`."""
     target = anchors.Anchor.of(anchor)
 
     def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
-        def leaf(update: Any, param: Any, m: Any, a: Any, d: Any) -> Any:
-            strength = s * m if d is None else s * m * d
-            if a is None:
-                return prox(param + update, strength) - param
-            return a + prox(param + update - a, strength) - param
-
         (s,) = step.values
         kept = target.advance(memory, step.params)
         point = target.point(kept, step.params, step.extra)
-        return step.map(leaf, point, _diagonal(metric, step.extra)), kept
+        return step.map(functools.partial(leaf, s), point, further(step)), kept
 
     return lift(
-        "prox_weights",
+        name,
         method,
         {"strength": strength},
         rules=rules,
         start=lambda params, _: target.init(params),
-        check=functools.partial(_check_taken, "prox_weights", penalty),
-        exact=True,
+        check=functools.partial(_check_taken, name, penalty),
+        **options,
     )
 
 

@@ -81,6 +81,22 @@ class Step:
         )
 
 
+def _check_last(name: str) -> None:
+    """Raise where the learning rate comes later; warn where what comes later may be it."""
+    check_is_last(name)
+    if comes_later(_is_traced_scale):
+        warnings.warn(
+            f"`{name}` comes before optax.scale, whose factor is not known yet. If it is −η, "
+            f"weights grow: put {name} last. wdjax.audit(params, optimizer) tells.",
+            stacklevel=2,
+        )
+
+
+def _is_traced_scale(update: Callable[..., Any]) -> bool:
+    is_scale = name_of(update) == "scale.<locals>.update_fn"
+    return is_scale and isinstance(held(update, "step_size"), jax.core.Tracer)
+
+
 def lift(
     name: str,
     method: Callable[[Step, Memory], tuple[Params, Memory]],
@@ -91,7 +107,7 @@ def lift(
     restrict: Callable[[Params, Params], Params] = lambda multipliers, params: multipliers,
     axes: Axes = None,
     check: Callable[[tuple[Ruled, ...], Samples], None] = lambda rows, samples: None,
-    check_order: Callable[[str], None] = check_is_last,
+    check_order: Callable[[str], None] = _check_last,
     exact: bool = False,
     sees_grads: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -146,12 +162,6 @@ def lift(
                 "penalty into the loss that the search is given, and take it out of the chain: "
                 "loss(params) + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
             )
-        if check_order is check_is_last and comes_later(_is_traced_scale):
-            warnings.warn(
-                f"`{name}` comes before optax.scale, whose factor is not known yet. If it is −η, "
-                f"weights grow: put {name} last. wdjax.audit(params, optimizer) tells.",
-                stacklevel=2,
-            )
         multipliers = restrict(ruled(rules, params)[1], params)
         if exact:
             leaves.check_widths(name, updates, params, multipliers)
@@ -197,11 +207,6 @@ def by_leaf(formula: Callable[..., Any]) -> Callable[[Step, Memory], tuple[Param
         return step.map_with(memory, leaf, step.grads)
 
     return method
-
-
-def _is_traced_scale(update: Callable[..., Any]) -> bool:
-    is_scale = name_of(update) == "scale.<locals>.update_fn"
-    return is_scale and isinstance(held(update, "step_size"), jax.core.Tracer)
 
 
 def _check_has_axes(axes: Axes, rows: tuple[Ruled, ...]) -> None:

@@ -68,15 +68,6 @@ def scaling_law(
         ax.errorbar(
             [at], [there.value], spread, fmt="D", color=COLORS[2], capsize=3, label="prediction"
         )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel(factor)
-    ax.set_ylabel("best λ")
-    handles, labels = ax.get_legend_handles_labels()
-    order = [
-        labels.index(name)
-        for name in ("law", "95% interval", "optima", "prediction")
-        if name in labels
-    ]
-    ax.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False)
+    ax.set(xscale="log", yscale="log", xlabel=factor, ylabel="best λ")
+    ax.legend(frameon=False)
     return ax
