@@ -19,11 +19,16 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Half of the time of all tests goes into XLA compiling small programs. Its older code generator,
-# without LLVM's optimisations, needs a third of that; later versions have it no more.
+# Most of the time of all tests goes into small programs: no Python lines in what is lowered, and
+# where XLA still has its older code generator, that one, without LLVM's optimisations and in one
+# piece. It needs a fifth of the time of the newer one.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 QUICK = os.environ.get("QUICK_COMPILER") == "1" and jax.__version_info__ < (0, 11)
 if QUICK:  # read when the first program is compiled
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    flags = (
+        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
+        "--xla_cpu_parallel_codegen_split_count=1"
+    )
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 # the same examples in every run, and no clock: machines differ

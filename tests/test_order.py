@@ -228,15 +228,16 @@ def test_a_whole_step_may_be_turned_down_by_plateaus():
     assert np.allclose(updates["kernel"], -0.02)
 
 
-@pytest.mark.parametrize(("after", "told"), [(False, False), (True, True)])
-def test_a_factor_that_only_training_knows_is_warned_of_where_decay_comes_before_it(after, told):
+@pytest.mark.parametrize("method", ["decay_weights", "hyper_decay"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_factor_that_only_training_knows_is_warned_of_where_decay_comes_before_it(after, method):
     def optimizer(learning_rate):
-        parts = [wdjax.decay_weights(0.1), optax.scale(-learning_rate)]
+        parts = [LAST[method](), optax.scale(-learning_rate)]
         return optax.chain(optax.scale_by_adam(), *(parts if after else reversed(parts)))
 
     injected = optax.inject_hyperparams(optimizer)(learning_rate=SCHEDULE)
     update = lambda: jax.eval_shape(injected.update, PARAMS, injected.init(PARAMS), PARAMS)
-    with pytest.warns(match="put decay_weights last") if told else contextlib.nullcontext():
+    with pytest.warns(match="put .* last") if after else contextlib.nullcontext():
         update()
 
 

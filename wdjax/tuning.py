@@ -20,7 +20,7 @@ from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
 from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, moved_params, widened
-from wdjax._lift.place import check_is_last
+from wdjax._lift.method import check_last
 from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import check_data
 from wdjax._trees.paths import distinct, has_holes, listed, nodes, stands_for_all
@@ -167,7 +167,7 @@ def hyper_decay(
     ) -> tuple[Params, HyperDecayState]:
         del extra_args
         params = moved_params("hyper_decay", updates, params)
-        check_is_last("hyper_decay")
+        check_last("hyper_decay")
         s = schedules.at_step(schedule, state.count)
         entries = _entries(rules, state)
         decay = jnp.exp(state.log_weight_decay)[entries]

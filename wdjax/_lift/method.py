@@ -81,7 +81,7 @@ class Step:
         )
 
 
-def _check_last(name: str) -> None:
+def check_last(name: str) -> None:
     """Raise where the learning rate comes later; warn where what comes later may be it."""
     check_is_last(name)
     if comes_later(_is_traced_scale):
@@ -107,7 +107,7 @@ def lift(
     restrict: Callable[[Params, Params], Params] = lambda multipliers, params: multipliers,
     axes: Axes = None,
     check: Callable[[tuple[Ruled, ...], Samples], None] = lambda rows, samples: None,
-    check_order: Callable[[str], None] = _check_last,
+    check_order: Callable[[str], None] = check_last,
     exact: bool = False,
     sees_grads: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
