@@ -7,8 +7,9 @@ import sys
 
 def printed(code):
     """What the code prints there; the files of this folder can be imported."""
+    own = os.environ.get("XLA_FLAGS", "")
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{own} --xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.path.dirname(__file__),
     }

@@ -10,7 +10,10 @@ import pytest
 from once import once
 
 # the programs are tiny: optimising them takes longer than running them
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0"
+)
 
 
 @pytest.fixture(scope="module", name="outcome")

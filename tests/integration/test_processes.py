@@ -14,7 +14,10 @@ import process_worker as worker
 import pytest
 from once import once
 
-FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+FLAGS = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2 "
+    "--xla_backend_optimization_level=0"
+)
 PATIENCE = 400  # seconds; a process that waits for a dead one would wait for longer
 
 
