@@ -8,6 +8,8 @@ OUT ?= out
 QUICK ?= 1
 
 BIN := $(VENV)/bin
+# Python compiles what it imports: to compile all that is there takes longer than to install it.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 DEMO := $(VENV)/.ready-demo
 TEST := $(VENV)/.ready-test
 DEV := $(VENV)/.ready-dev
@@ -36,11 +38,11 @@ test-slow: $(TEST)
 	QUICK_COMPILER=$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 oracles: $(TEST)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[oracles]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3 heavyball==3.2.1
+	$(PIP) -e '.[oracles]'
+	$(PIP) --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3 heavyball==3.2.1
 
 peers: oracles
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
+	$(PIP) -e '.[peers]'
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
@@ -75,5 +77,5 @@ $(TEST): EXTRAS := test
 $(DEV): EXTRAS := dev
 $(DOCS): EXTRAS := docs
 $(DEMO) $(TEST) $(DEV) $(DOCS): $(BIN)/python pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' || { echo "pip could not install wdjax[$(EXTRAS)]: see its message above; it needs a reachable package index (PyPI)"; exit 1; }
+	@$(PIP) -e '.[$(EXTRAS)]' || { echo "pip could not install wdjax[$(EXTRAS)]: see its message above; it needs a reachable package index (PyPI)"; exit 1; }
 	@touch $@

@@ -102,7 +102,7 @@ def own_loop_of(module, params, loss_fn):
 
 def mlp():
     module = MLP()
-    params = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
 
     def loss_fn(params, batch):
         return loops.cross_entropy(module.apply({"params": params}, batch["x"]), batch["y"])
@@ -114,7 +114,7 @@ def mlp():
 
 def transformer():
     module = Transformer()
-    params = module.init(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 16), jnp.int32))["params"]
 
     def loss_fn(params, batch):
         logits = module.apply({"params": params}, batch["tokens"][:, :-1])
