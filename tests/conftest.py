@@ -16,6 +16,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from oracles import imported
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -102,3 +103,12 @@ def x64():
     """Run the test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def torch64():
+    """Some of torch's optimizers keep a number in torch's default dtype."""
+    torch = imported("torch")
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(torch.float32)

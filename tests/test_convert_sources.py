@@ -1,8 +1,4 @@
-"""`convert.from_` against the packages themselves, or NumPy where they are not installed.
-
-The gradient of step t is a fixed random one plus 0.1 θ, the same for both sides, so that a row
-costs one compiled scan here and a thousand cheap steps there.
-"""
+"""`convert.from_` against the packages themselves, or NumPy where they are not installed."""
 
 import functools
 
@@ -11,6 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from convert_runs import (
+    EVERYTHING,
+    NAMES,
+    NOISE,
+    RNG,
+    START,
+    STEPS,
+    adam_step,
+    close,
+    coupled,
+    decoupled,
+    groups_of,
+    label,
+    laprop_step,
+    lion_step,
+    momentum_step,
+    our_groups,
+    ours,
+    references,
+    scheduled,
+    slow,
+    thinc_step,
+    torchs,
+)
 from oracles import imported, timm_optim
 
 import wdjax
@@ -18,111 +38,7 @@ from wdjax import convert
 from wdjax.convert._row import REQUIRED, Row
 from wdjax.convert._sources import SOURCES
 
-STEPS = 1_000
-RNG = np.random.default_rng(3)
-START = {"bias": RNG.normal(size=3), "kernel": RNG.normal(size=(4, 3))}
-NOISE = {name: RNG.normal(size=(STEPS, *value.shape)) for name, value in START.items()}
-NAMES = tuple(START)
-EVERYTHING = (("**", 1.0),)
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
-
-
-def falling(count):
-    """The multiplier of a learning rate: half a cosine from 1 to a tenth."""
-    cos = np.cos if isinstance(count, int) else jnp.cos
-    return 0.55 + 0.45 * cos(np.pi * count / STEPS)
-
-
-def scheduled(lr):
-    return lambda count: lr * falling(count)
-
-
-def flat(params):
-    return np.concatenate([np.ravel(params[name]) for name in NAMES])
-
-
-def ours(record, steps=STEPS):
-    """Parameters after each step, as rows."""
-    optimizer = record.optimizer
-
-    def step(carry, noise):
-        params, state = carry
-        grads = jax.tree.map(lambda n, p: n + 0.1 * p, noise, params)
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), jnp.concatenate([params[name].ravel() for name in NAMES])
-
-    params = jax.tree.map(jnp.asarray, START)
-    noise = jax.tree.map(lambda n: jnp.asarray(n[:steps]), NOISE)
-    run = jax.jit(lambda p, n: jax.lax.scan(step, (p, optimizer.init(p)), n)[1])
-    return np.asarray(run(params, noise))
-
-
-def torchs(build, steps=STEPS):
-    """The same of a PyTorch optimizer under LambdaLR; build(parameters) -> optimizer."""
-    torch = imported("torch")
-    params = {name: torch.nn.Parameter(torch.tensor(START[name])) for name in NAMES}
-    noise = {name: torch.tensor(NOISE[name]) for name in NAMES}
-    optimizer = build(params)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, falling)
-    rows = []
-    for t in range(steps):
-        for name, p in params.items():
-            p.grad = noise[name][t] + 0.1 * p.detach()
-        optimizer.step()
-        schedule.step()
-        rows.append(flat({name: p.detach().numpy() for name, p in params.items()}))
-    return np.stack(rows)
-
-
-def references(steps):
-    """The same in NumPy, of step(θ, g, t, memory) -> θ by name; t = 1, 2, ..., memory a dict."""
-    params, memories, rows = dict(START), {name: {} for name in NAMES}, []
-    for t in range(1, STEPS + 1):
-        for name in NAMES:
-            grad = NOISE[name][t - 1] + 0.1 * params[name]
-            params[name] = steps[name](params[name], grad, t, memories[name])
-        rows.append(flat(params))
-    return np.stack(rows)
-
-
-def close(got, want, within=1e-9):
-    """Relative to the largest weight of the run; a run that stands still says nothing."""
-    assert got.shape == want.shape
-    assert np.abs(want[-1] - want[0]).max() > 1e-3
-    apart = np.abs(got - want).max() / np.abs(want).max()
-    print(f"{apart:.1e} apart")
-    assert apart <= within
-
-
-def groups_of(params, lr, weight_decay, **bias):
-    """PyTorch's groups: the bias has a third of the rate and twice the decay."""
-    return [
-        {"params": [params["bias"]], "lr": lr / 3, "weight_decay": 2 * weight_decay, **bias},
-        {"params": [params["kernel"]], "lr": lr, "weight_decay": weight_decay},
-    ]
-
-
-def our_groups(lr, weight_decay, **own):
-    return (("bias", {"lr": scheduled(lr / 3), "weight_decay": 2 * weight_decay, **own}),)
-
-
-def label(value):
-    if isinstance(value, type):
-        return value.__name__
-    return value if isinstance(value, str) else ",".join(map(str, value))
-
-
 # PyTorch.
-
-
-@pytest.fixture
-def torch64():
-    """ASGD's rate and timm's LaProp keep a number in torch's default dtype."""
-    torch = imported("torch")
-    torch.set_default_dtype(torch.float64)
-    yield torch
-    torch.set_default_dtype(torch.float32)
 
 
 TORCH = [
@@ -381,76 +297,6 @@ def test_a_mask_becomes_rules():
         record.optimizer.init({**params, "other": jnp.ones(2)})
 
 
-# References in NumPy, of the update rules that the packages document.
-
-
-def moments(g, t, memory, b1, b2):
-    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
-    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
-    return memory["m"] / (1 - b1**t), memory["v"] / (1 - b2**t)
-
-
-def adam_step(g, t, memory, b1=0.9, b2=0.999, eps=1e-8):
-    m, v = moments(g, t, memory, b1, b2)
-    return m / (np.sqrt(v) + eps)
-
-
-def lion_step(g, t, memory, b1=0.9, b2=0.99):
-    m = memory.get("m", 0.0)
-    memory["m"] = b2 * m + (1 - b2) * g
-    return np.sign(b1 * m + (1 - b1) * g)
-
-
-def laprop_step(g, t, memory, b1=0.9, b2=0.999, eps=1e-8):
-    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
-    step = g / (np.sqrt(memory["v"] / (1 - b2**t)) + eps)
-    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * step
-    return memory["m"] / (1 - b1**t)
-
-
-def momentum_step(g, t, memory, mu=0.9):
-    memory["b"] = mu * memory["b"] + g if memory else g
-    return memory["b"]
-
-
-def thinc_step(lr, coupled, lam):
-    """Its Adam adds ε before the bias is corrected; the norm of each array is at most 1."""
-
-    def step(theta, g, t, memory):
-        g = g + lam * theta * coupled
-        g = g / max(1.0, np.linalg.norm(g))
-        memory["m"] = 0.9 * memory.get("m", 0.0) + 0.1 * g
-        memory["v"] = 0.999 * memory.get("v", 0.0) + 0.001 * g**2
-        corrected = lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        theta = theta - corrected * memory["m"] / (np.sqrt(memory["v"]) + 1e-8)
-        return theta if coupled else theta - lr * lam * theta
-
-    return step
-
-
-def decoupled(direction, power=1.0, divided=lambda lr: 1.0):
-    """(1 − λ η^power / divided) θ − η u, with η of the schedule."""
-
-    def made(lr, lam):
-        def step(theta, g, t, memory):
-            eta = lr * falling(t - 1)
-            return theta * (1 - lam * eta**power / divided(lr)) - eta * direction(g, t, memory)
-
-        return step
-
-    return made
-
-
-def coupled(direction):
-    def made(lr, lam):
-        def step(theta, g, t, memory):
-            return theta - lr * falling(t - 1) * direction(g + lam * theta, t, memory)
-
-        return step
-
-    return made
-
-
 LR = 0.01
 OWN = {"divided": lambda lr: lr}  # the group's initial rate
 FIRST = {"divided": lambda lr: LR}  # that of the constructor
@@ -627,6 +473,10 @@ def test_decay_is_as_declared(source, name, settings, strength, power):
         (("keras", "lion"), ValueError, r"Did you mean 'Lion'\?"),
         (("torch", "Rprop"), ValueError, r"torch's Rprop has no equal here: it has no weight"),
         (("heavyball", "NAdam"), ValueError, r"multiplies the weights by 1 \+ lr·λ: they grow"),
+        (("schedulefree", "AdamWScheduleFree"), ValueError, r"at an iterate between two others"),
+        (("t5x", "Adafactor"), ValueError, r"a λ of 0 or None then counts as 1"),
+        (("mlx", "Muon"), ValueError, r"0.01 and 10 do the same"),
+        (("maxtext", "muon"), ValueError, r"everything but its matrices"),
         (("torch_optimizer", "SGDW"), ValueError, r"takes the constant lr·λ off every weight"),
         (("pytorch_optimizer", "Grams"), ValueError, r"its decay is lost, bit for bit"),
         (("timm", "madgradw"), ValueError, r"its decay stops for ever"),
@@ -689,6 +539,13 @@ def test_what_is_unknown_or_wrong_is_refused_by_name(call, error, message):
             r"give either `mask` or `rules`",
         ),
         (("optax", "adamw"), {"learning_rate": 0.1, "groups": ()}, TypeError, r"no setting 'gro"),
+        (("heavyball", "AdamW"), {"caution": True}, ValueError, r"Nothing here masks the update"),
+        (("heavyball", "AdamC"), {"lr": scheduled(0.1)}, ValueError, r"`max_lr` must be given"),
+        (("heavyball", "SGD"), {"beta": 1.0}, ValueError, r"`beta` must be in \[0, 1\)"),
+        (("mlx", "SGD"), {"learning_rate": 1.0, "dampening": 0.1}, ValueError, r"must be 0\.0"),
+        (("paddle", "AdamW"), {"apply_decay_param_fun": len}, ValueError, r"Say it in `rules`"),
+        (("maxtext", "adamw"), {"steps": 10}, ValueError, r"Give `learning_rate` the schedule"),
+        (("maxtext", "adamw"), {"adamw_mask": "bias"}, TypeError, r"Write \['bias'\]"),
     ],
 )
 def test_a_wrong_setting_is_refused(call, settings, error, message):
@@ -717,8 +574,19 @@ def with_what_it_needs(source, name, **settings):
     return convert.from_(source, name, **{**needed, **settings})
 
 
-SILENT = {  # at their defaults they are no part of the chain
-    *("mask", "maximize", "momentum", "nesterov", "dampening", "accumulator_dtype"),
+SILENT = {  # at their defaults they are no part of the chain, or they are its rules
+    *(
+        "mask",
+        "wd_mults",
+        "adamw_mask",
+        "grad_clip_norm",
+        "fixed_decay",
+        "maximize",
+        "momentum",
+        "nesterov",
+        "dampening",
+        "accumulator_dtype",
+    ),
     *("nesterovs_momentum", "decoupled_weight_decay", "initial_lr"),
 }
 
@@ -735,13 +603,15 @@ def test_every_row_builds_and_explains_its_settings(source, name):
 def changed(source, name):
     """Another rate, a schedule, and another decay, by the row's own names."""
     defaults = SOURCES[source].entries[name].defaults
-    rates = ("lr", "learning_rate_init", "learning_rate", "learn_rate")
+    rates = ("lr", "learning_rate_init", "learning_rate", "learn_rate", "alpha")
     rate = next(key for key in rates if key in defaults)
-    decay = next((key for key in ("weight_decay", "L2", "alpha") if key in defaults), None)
+    decays = ("weight_decay", "weight_decay_rate", "adam_weight_decay", "wd", "L2", "alpha")
+    decay = next((key for key in decays if key in defaults), None)
+    initial = next((key for key in ("initial_lr", "max_lr") if key in defaults), None)
     return {
         rate: scheduled(0.1),
         **({decay: 0.2} if decay else {}),
-        **({"initial_lr": 0.1} if "initial_lr" in defaults else {}),
+        **({initial: 0.1} if initial else {}),
     }
 
 

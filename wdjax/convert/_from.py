@@ -109,9 +109,12 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
     missing = [key for key, value in merged.items() if value is REQUIRED]
     if missing:
         raise TypeError(f"{name} needs `{missing[0]}`: it has no default there either.")
-    rules = _rules(merged.pop("mask", None), settings.get("rules"), package.rules)
+    default = package.rules
+    for key in merged.keys() & package.says.keys():
+        default = package.says[key](merged.pop(key))
+    rules = _rules(merged.pop("mask", None), settings.get("rules"), default)
     groups = settings.get("groups", ())
-    if groups and merged.get("max_grad_norm") is not None:
+    if groups and merged.get("max_grad_norm"):
         raise ValueError(
             f"{name} clips by the norm of all groups together, which a group here does not see. "
             "Pass max_grad_norm=None, and clip before it: "

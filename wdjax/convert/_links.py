@@ -38,8 +38,12 @@ from wdjax.schedules import (
 from wdjax.transforms import add_decayed_weights, decay_after_step, decay_weights, prox_weights
 
 _RATES = ("lr", "learning_rate_init", "learning_rate", "learn_rate")
-_DECAYS = ("weight_decay", "L2", "alpha")
-_SHARES = ("betas", "beta_1", "beta_2", "beta1", "beta2", "b1", "b2", "rho")  # all in [0, 1)
+_DECAYS = ("weight_decay", "adam_weight_decay", "wd", "L2", "alpha")
+_INITIALS = ("initial_lr", "max_lr")
+_SHARES = (  # all in [0, 1)
+    *("betas", "beta_1", "beta_2", "beta1", "beta2", "b1", "b2", "adam_b1", "adam_b2"),
+    *("beta", "rho"),
+)
 _ACTS = {
     decay_weights: "on the weights, last in the chain",
     decay_after_step: "on what the step has reached, last in the chain",
@@ -106,7 +110,7 @@ def chain(*links: Build) -> Build:
 def coupled(s: Settings, rules: Rules) -> list[Piece]:
     """Classic decay, first: g + λ θ."""
     name = _name(s, _DECAYS)
-    return in_the_gradient(given(s, name), s[name], rules)
+    return in_the_gradient(given(s, name), 0.0 if s[name] is None else s[name], rules)
 
 
 def last(law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights) -> Build:
@@ -116,7 +120,7 @@ def last(law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights) -
         decays, rates = _name(s, _DECAYS), _name(s, _RATES)
         names, values = [decays], [0.0 if s[decays] is None else s[decays], s[rates]]
         if law in (corrected, schedule_scaled):
-            names, values = [decays, "initial_lr"], [*values, initial_rate(s)]
+            names, values = [decays, _name(s, _INITIALS)], [*values, initial_rate(s)]
         code = f"wdjax.{law.__name__}({', '.join(map(shown, values))})"
         meaning = f"wdjax.{place.__name__}({code}, rules={named_rules(rules)}): {_ACTS[place]}"
         return [decay(given(s, *names), values[0], meaning, place(law(*values), rules=rules))]
@@ -126,12 +130,26 @@ def last(law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights) -
 
 def initial_rate(s: Settings) -> Any:
     """The rate that the source's constructor was given; a schedule does not tell it."""
-    if s["initial_lr"] is None and callable(s["lr"]):
+    name = _name(s, _INITIALS)
+    if s[name] is None and callable(s["lr"]):
         raise ValueError(
-            "`initial_lr` must be given where `lr` is a schedule: this decay is divided by the "
+            f"`{name}` must be given where `lr` is a schedule: this decay is divided by the "
             "rate that the original optimizer was constructed with, usually the peak."
         )
-    return s["lr"] if s["initial_lr"] is None else s["initial_lr"]
+    return s["lr"] if s[name] is None else s[name]
+
+
+def eta_times_alpha(s: Settings, rules: Rules) -> list[Piece]:
+    """−η α, and decay by η λ: the AdamW paper's law, with Chainer's names."""
+    eta, alpha, lam = s["eta"], s["alpha"], s["weight_decay_rate"]
+    by_alpha = lambda eta, n: as_schedule(alpha, "alpha")(n) * eta(n)
+    code = f"wdjax.lr_scaled({shown(lam)}, {shown(eta)})"
+    meaning = f"wdjax.decay_weights({code}, rules={named_rules(rules)}): {_ACTS[decay_weights]}"
+    return [
+        rate(given(s, "alpha", "eta"), _changed(eta, f"times {shown(alpha)}", by_alpha)),
+        decay(given(s, "weight_decay_rate"), lam, meaning,
+              decay_weights(lr_scaled(lam, eta), rules=rules)),
+    ]  # fmt: skip
 
 
 def by_batch(s: Settings, rules: Rules) -> list[Piece]:

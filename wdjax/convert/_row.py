@@ -51,6 +51,7 @@ class Source:
         rules: what decays by default.
         groups: whether it has parameter groups.
         own_initial_lr: whether a group's initial rate is its own, not that of the constructor.
+        says: settings that say what decays, and the rules that they are.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Source:
     rules: Rules = EVERYTHING
     groups: bool = True
     own_initial_lr: bool = False
+    says: Mapping[str, Callable[[Any], Rules]] = dataclasses.field(default_factory=dict)
 
 
 def row(*links: Build, left_out: tuple[str, ...] = (), **defaults: Any) -> Row:

@@ -44,7 +44,27 @@ from wdjax.convert._row import (
     lion,
     row,
 )
+from wdjax.convert._rows_jax import (
+    BIG_VISION,
+    BIG_VISION_NO_EQUAL,
+    EASYLM,
+    LEVANTER,
+    LEVANTER_NO_EQUAL,
+    LEVANTER_RULES,
+    MAXTEXT,
+    MAXTEXT_NO_EQUAL,
+    T5X,
+)
 from wdjax.convert._rows_keras import KERAS
+from wdjax.convert._rows_others import (
+    BALL_NO_EQUAL,
+    CHAINER,
+    HEAVYBALL,
+    MLX,
+    PADDLE,
+    PADDLE_NO_EQUAL,
+    PYTORCH_OPTIMIZER,
+)
 from wdjax.convert._rows_torch import TIMM, TORCH
 from wdjax.schedules import fixed, lr_squared, schedule_scaled
 from wdjax.transforms import EVERYTHING, decay_after_step
@@ -115,6 +135,7 @@ def _thinc(*direction: Build, **defaults: Any) -> Row:
     )  # fmt: skip
 
 
+_PADDLE_LEFT_OUT = ("lazy_mode", "multi_precision", "use_multi_tensor", "name")
 _OPTAX: Settings = {"learning_rate": REQUIRED, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
 _ROOT: Settings = {"eps_root": 0.0, "mu_dtype": None}
 _NAMES = ("b1", "b2", "eps", "eps_root", "mu_dtype")
@@ -221,27 +242,36 @@ SOURCES: Mapping[str, Source] = {
     "paper": Source("", {
         "AdamW": _paper.paper_adamw, "SGDW": _paper.paper_sgdw,
     }),
+    "heavyball": Source(
+        "heavyball", HEAVYBALL,
+        ("multi_tensor", "compile_step", "promote", "storage_dtype", "orig_shapes"), BALL_NO_EQUAL,
+    ),
+    "pytorch_optimizer": Source("pytorch_optimizer", PYTORCH_OPTIMIZER, ("foreach",)),
+    "mlx": Source("mlx.optimizers", MLX, groups=False),
+    "paddle": Source("paddle.optimizer", PADDLE, _PADDLE_LEFT_OUT, PADDLE_NO_EQUAL, groups=False),
+    "chainer": Source("chainer.optimizers", CHAINER, groups=False),
+    "maxtext": Source(
+        "MaxText", MAXTEXT, no_equal=MAXTEXT_NO_EQUAL, groups=False,
+        says={"adamw_mask": lambda mask: like.maxtext(adamw_mask=mask)},
+    ),
+    "levanter": Source(
+        "levanter.optim", LEVANTER, no_equal=LEVANTER_NO_EQUAL, rules=LEVANTER_RULES, groups=False
+    ),
+    "big_vision": Source(
+        "big_vision", BIG_VISION, no_equal=BIG_VISION_NO_EQUAL, groups=False,
+        says={"wd_mults": lambda pairs: like.big_vision(wd_mults=pairs)},
+    ),
+    "easylm": Source("EasyLM", EASYLM, groups=False),
     # Only what must not be converted.
-    "heavyball": Source("heavyball", {
-        "NAdam": "by default every step also multiplies the weights by 1 + lr·λ: they grow. For "
-        "what its name promises write convert.from_('torch', 'NAdam', ...).",
-    }),
+    "t5x": Source("t5x", T5X),
+    "schedulefree": Source("schedulefree", dict.fromkeys(
+        ("AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"),
+        "it decays at an iterate between two others; see optax.contrib.schedule_free with the "
+        "decay inside.",
+    )),
     "torch_optimizer": Source("torch_optimizer", {
         "SGDW": "it takes the constant lr·λ off every weight, and negative ones run away. For "
         "what its name promises write convert.from_('timm', 'sgdw', ...).",
-    }),
-    "pytorch_optimizer": Source("pytorch_optimizer", {
-        **dict.fromkeys(
-            ("AdamP", "AdamWSN", "Grams", "LaProp", "RAdam", "SGDP", "SGDSaI", "TAM"),
-            "with weight_decouple=False its decay is lost, bit for bit. Say what you want with "
-            "wdjax.decayed(...), or with optax.chain and wdjax.decay_weights last.",
-        ),
-        **dict.fromkeys(
-            ("Ranger", "MARS"),
-            "with weight_decouple=False its decay has the wrong sign, and weights grow. Say what "
-            "you want with optax.chain and wdjax.decay_weights last.",
-        ),
-        "MADGRAD": STOPS,
     }),
     "madgrad": Source("madgrad", {
         "MADGRAD": STOPS,

@@ -188,7 +188,11 @@ def adan(b1: float, b2: float, b3: float, eps: float) -> optax.GradientTransform
 
 
 def laprop(
-    b1: float, b2: float, eps: float, weight: Callable[[Any], Any]
+    b1: float,
+    b2: float,
+    eps: float,
+    weight: Callable[[Any], Any],
+    bounded: Callable[[Any, float], Any] = jnp.add,
 ) -> optax.GradientTransformation:
     """LaProp: the momentum of normalized gradients, each with a weight of its time.
 
@@ -199,12 +203,13 @@ def laprop(
         b2: β₂.
         eps: ε.
         weight: t -> w_t. Of one value, as in the paper, a is 1 − β₁^t; in timm it is the rate.
+        bounded: (√v̂, ε) -> the denominator; HeavyBall has the larger of both.
     """
 
     def step(g: Any, t: Any, m: Any, v: Any, a: Any) -> tuple[Any, ...]:
         v = b2 * v + (1 - b2) * g * g
         w = weight(t)
-        m = b1 * m + (1 - b1) * w * g / (jnp.sqrt(v / (1 - b2**t)) + eps)
+        m = b1 * m + (1 - b1) * w * g / bounded(jnp.sqrt(v / (1 - b2**t)), eps)
         a = b1 * a + (1 - b1) * w
         return ratio(m, a), m, v, a
 
@@ -212,6 +217,35 @@ def laprop(
         return jnp.zeros((), jnp.promote_types(p.dtype, jnp.float32))
 
     return lifted(step, jnp.zeros_like, jnp.zeros_like, scalar)
+
+
+def uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam without any correction of the bias, MLX's default.
+
+    u = m / (√v + ε)
+    """
+
+    def step(g: Any, t: Any, m: Any, v: Any) -> tuple[Any, ...]:
+        del t
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        return m / (jnp.sqrt(v) + eps), m, v
+
+    return lifted(step, jnp.zeros_like, jnp.zeros_like)
+
+
+def tiger(beta: float) -> optax.GradientTransformation:
+    """Lion with one β: the sign of the momentum.
+
+    m ← β m + (1 − β) g,  u = sign(m)
+    """
+
+    def step(g: Any, t: Any, m: Any) -> tuple[Any, ...]:
+        del t
+        m = beta * m + (1 - beta) * g
+        return jnp.sign(m), m
+
+    return lifted(step, jnp.zeros_like)
 
 
 def adagrad(initial_accumulator_value: float, eps: float) -> optax.GradientTransformation:
