@@ -78,13 +78,13 @@ BALL = {
 
 
 @pytest.mark.filterwarnings("ignore:Learning rate changed between steps")
-@pytest.mark.parametrize("names", [("AdamC",), slow(tuple(name for name in BALL))])
-def test_heavyball(names, torch64, x64):
+@pytest.mark.slow
+def test_heavyball(torch64, x64):
     heavyball = imported("heavyball")
     heavyball.utils.compile_mode = None
     cases = []
-    for name in names:
-        given = {"weight_decay": LAM, **BALL[name]}
+    for name, own in BALL.items():
+        given = {"weight_decay": LAM, **own}
         record = convert.from_("heavyball", name, lr=scheduled(LR), **given)
         factory = getattr(heavyball, name)
         want = torchs(
@@ -269,7 +269,7 @@ def test_chains_of_projects_in_jax(x64):
     ran = together([x for record, theirs in pairs for x in (record.optimizer, theirs)])
     for project, got, want in zip(PROJECTS, ran[::2], ran[1::2], strict=True):
         print(project.__name__, end=": ")
-        close(got, want)
+        close(got, want, 1e-7 if project is easylms_adamw else 1e-9)  # its schedule is float32
 
 
 def test_levanters_rules_go_by_the_class_that_holds_a_leaf():

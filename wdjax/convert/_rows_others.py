@@ -1,7 +1,9 @@
 """Rows of HeavyBall, pytorch_optimizer, MLX, Paddle and Chainer; see `wdjax.convert._row`."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -47,7 +49,15 @@ def _laprop(b1: float, b2: float, _: float) -> optax.GradientTransformation:
 
 
 def _sign_laprop(*moments: float) -> optax.GradientTransformation:
-    return optax.chain(_laprop(*moments), optax.scale_by_sign())
+    def signs(u: Any) -> Any:  # as long as u
+        return (
+            jnp.sign(u)
+            * jnp.linalg.norm(u.ravel())
+            / jnp.maximum(jnp.linalg.norm(jnp.sign(u).ravel()), 1e-6)
+        )
+
+    signed = optax.stateless(lambda updates, _: jax.tree.map(signs, updates))
+    return optax.chain(_laprop(*moments), signed)
 
 
 _BALL: Settings = {"lr": 2.5e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0}
@@ -58,7 +68,10 @@ HEAVYBALL: Mapping[str, Entry] = {
     "RMSprop": row(_ball_rms, rated, last(), **{**_BALL, "eps": 1e-6}),
     "LaProp": row(ours(_laprop, _LAPROP, "betas", "eps"), rated, last(), **_BALL),
     "SignLaProp": row(
-        ours(_sign_laprop, f"the sign of {_LAPROP}", "betas", "eps"), rated, last(), **_BALL
+        ours(_sign_laprop, f"the signs, as long as before, of {_LAPROP}", "betas", "eps"),
+        rated,
+        last(),
+        **_BALL,
     ),
     "NAdam": "by default every step also multiplies the weights by 1 + lr·λ: they grow. For "
     "what its name promises write convert.from_('torch', 'NAdam', ...).",
