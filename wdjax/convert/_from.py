@@ -22,15 +22,20 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
 
     Args:
         source: the package: "torch", "keras", "timm", "optax", "lion-pytorch", "mosaicml",
-            "bitsandbytes", "deepspeed", "emerging-optimizers", "scikit-learn", "thinc", "paper".
-        optimizer: its name there, such as "RAdam"; in timm that of `create_optimizer_v2`.
-        **settings: those of the original under their names; what is not given has the default of
-            the package. A learning rate may be a schedule of the step. Besides:
+            "bitsandbytes", "deepspeed", "emerging-optimizers", "heavyball", "pytorch_optimizer",
+            "mlx", "paddle", "chainer", "scikit-learn", "thinc", "maxtext", "levanter",
+            "big_vision", "easylm", "paper".
+        optimizer: its name there, such as "RAdam"; in timm that of `create_optimizer_v2`, in
+            MaxText `opt_type`, in big_vision `optax_name`.
+        **settings: those of the original under their names, such as a configuration's keys; what
+            is not given has the default of the package. A learning rate may be a schedule of the
+            step. Besides:
 
             rules: multipliers of the weight decay; by default what the package decays.
             groups: (selector, settings) pairs, as in `torch_sgd`, where the package has them.
             initial_lr: for decay that is divided by the rate at construction (timm's names that
-                end in c, lion-pytorch's decoupled form, Composer), where `lr` is a schedule.
+                end in c, lion-pytorch's decoupled form, Composer, big_vision), where `lr` is a
+                schedule.
             mask: Optax's, as a tree of booleans; it becomes rules.
 
     Returns:
@@ -56,7 +61,9 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
 
     References:
         PyTorch 2.13, Keras 3.15, timm 1.0.31, Optax 0.2.8, lion-pytorch 0.2.5, Composer 0.32,
-        bitsandbytes 0.50, DeepSpeed 0.19, Emerging-Optimizers 0.3, scikit-learn 1.9, thinc 8.3.
+        bitsandbytes 0.50, DeepSpeed 0.19, Emerging-Optimizers 0.3, HeavyBall 3.2,
+        pytorch_optimizer 4.1, MLX 0.32, Paddle 3.3, Chainer 7.8, scikit-learn 1.9, thinc 8.3;
+        MaxText 0.2.5, Levanter at 00816d0, big_vision at 11eea57, EasyLM at 134105f.
     """
     package = _found("source", source, SOURCES, "")
     entry = _found("optimizer", optimizer, package.entries, f" of {source}")

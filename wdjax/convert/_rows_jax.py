@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -124,14 +125,23 @@ def _inverse_root(s: Settings) -> Strength:
     return inverse_root
 
 
+def _in_the_dtypes(updates: Any, params: Any) -> Any:
+    return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
+
+
 def _palm(s: Settings, rules: Rules) -> list[Piece]:
     """optax.adafactor, and s = (λ / 1e-4) η²."""
     dtype = jnp.bfloat16 if s["bf16_momentum"] else jnp.float32
-    step = ours(
-        lambda b1, b2, lr, _: optax.adafactor(
+
+    def adafactor(b1: float, b2: float, lr: Any, _: bool) -> optax.GradientTransformation:
+        step = optax.adafactor(
             lr, multiply_by_parameter_scale=True, momentum=b1, decay_rate=b2, factored=False,
             clipping_threshold=None, dtype_momentum=dtype,
-        ),
+        )  # fmt: skip
+        return optax.chain(step, optax.stateless(_in_the_dtypes))
+
+    step = ours(
+        adafactor,
         "optax.adafactor(lr, momentum=b1, decay_rate=b2, factored=False, clipping_threshold=None)",
         "b1", "b2", "lr", "bf16_momentum",
     )  # fmt: skip
