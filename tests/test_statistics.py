@@ -193,6 +193,31 @@ def test_traced_sums_in_float32():
     close(linear.ridge_path(total, lams=LAMS), wanted, rtol=1e-5)
 
 
+def test_a_traced_loop_of_ten_thousand_batches_in_float32():
+    """Columns far from 0 and one shift, which must not walk away."""
+    rng = np.random.default_rng(3)
+    x = (100 + rng.normal(size=(10_000, 20, 4))).astype(np.float32)
+    noise = rng.normal(size=(10_000, 20, 1))
+    y = (x @ np.array([[1.0], [-1.0], [2.0], [0.5]]) + noise).astype(np.float32)
+    shift = np.append(x[0].mean(axis=0), y[0].mean())
+
+    @jax.jit
+    def summed(x, y):
+        def add(total, batch):
+            return total + statistics(*batch, shift=shift), None
+
+        first = statistics(x[0], y[0], shift=shift)
+        return jax.lax.scan(add, first, (x[1:], y[1:]))[0]
+
+    total = jax.device_get(summed(x, y))
+    assert total.second.dtype == jnp.float32
+    x, y = x.reshape(-1, 4).astype(np.float64), y.reshape(-1, 1).astype(np.float64)
+    got, (coef, *_) = linear.ridge_path(total, lams=LAMS), path(x, y)
+    np.testing.assert_allclose(got.coef, coef, rtol=1e-5)
+    at_the_mean = got.intercept + x.mean(axis=0) @ np.asarray(got.coef)
+    np.testing.assert_allclose(at_the_mean, np.full_like(at_the_mean, y.mean()), rtol=1e-6)
+
+
 def test_a_path_can_be_differentiated_in_the_data():
     def value(x):
         return jnp.sum(linear.ridge_path(statistics(x, Y), lams=LAMS[2:3]).coef)

@@ -72,6 +72,9 @@ def statistics(
     are far from 0. Arrays that are not traced are summed in float64 on the host, traced ones on
     the device in their own dtype. It takes O(n (p + t)²) time and O(K (p + t)²) memory.
 
+    In float32 every addition rounds. A traced loop of 10,000 batches keeps 1e-5, if all have one
+    `shift` and are added by `+`. Add what several loops have found on the host, in float64.
+
     Args:
         x: X, (n, p), finite.
         y: (n,), or (n, T) for T targets.
@@ -186,10 +189,15 @@ def around(a: Statistics, c: Any) -> Statistics:
 
 
 def _around_one(a: Statistics, b: Statistics) -> tuple[Statistics, Statistics]:
-    """Both around one c: their own, where they have the same, else the mean of the two."""
+    """Both around one c: their own, where they have the same, else the mean of the two.
+
+    Of two that differ by rounding the part with less weight has it from fewer additions: in a long
+    sum of float32 the other's would walk away.
+    """
     own, other = _divided(a.shift, a.weight), _divided(b.shift, b.weight)
+    same = other + (own - other) * (a.weight <= b.weight)[:, None]
     c = _divided(a.shift + b.shift, a.weight + b.weight)
-    c = c + (own - c) * _near(own, other)
+    c = c + (same - c) * _near(own, other)
     return around(a, c), around(b, c)
 
 
