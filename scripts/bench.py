@@ -31,6 +31,7 @@ BENCHES = {  # name -> module, in which it is the function bench_NAME
     "many": "sweeping",
     "cube": "sweeping",
     "devices": "sweeping",
+    "workers": "workers",
     "ridge": "linear_models",
     "folds": "linear_models",
     "groups": "linear_models",

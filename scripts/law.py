@@ -239,7 +239,7 @@ def rules(rows: Sequence[Any]) -> dict[str, Callable[[Any], float]]:
         return min(map(rule, values), key=lambda one: excess(rows, one)["mean"])
 
     def timescale(share: float) -> Callable[[Any], float]:
-        return lambda r: 1 / (RATE * share * r["steps"])
+        return lambda r: scaling.timescale_to_weight_decay(share * r["steps"], RATE)
 
     def others(r: Any) -> float:
         law = scaling.fit_law(results([other for other in rows if other is not r]))
@@ -248,9 +248,6 @@ def rules(rows: Sequence[Any]) -> dict[str, Callable[[Any], float]]:
     lams = np.unique([lam for r in rows for lam in r["weight_decay"]])
     return {
         "one λ for all": best(lambda lam: lambda r: lam, lams),
-        "one timescale, 1/(ηλ) in steps": best(
-            lambda steps: lambda r: 1 / (RATE * steps), 1 / (RATE * lams)
-        ),
         "one share of the run": best(timescale, SHARES),
         "the law of the other shapes": others,
     }

@@ -39,7 +39,7 @@ PARTS = {  # names -> the first words of some of their figures
         "resolve",
         "growth",
     },
-    "one many cube devices groups jaxopt": {"20", "240", "sweep"},
+    "one many cube devices workers groups jaxopt": {"20", "240", "sweep"},
     "ridge folds lasso stream": {"LOO", "5", "lasso", "stream"},
     "startup": {"startup"},
 }
