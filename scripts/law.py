@@ -247,6 +247,7 @@ def rules(rows: Sequence[Any]) -> dict[str, Callable[[Any], float]]:
 
     lams = np.unique([lam for r in rows for lam in r["weight_decay"]])
     return {
+        "the smallest λ of the grid": timescale(SHARES[0]),
         "one λ for all": best(lambda lam: lambda r: lam, lams),
         "one share of the run": best(timescale, SHARES),
         "the law of the other shapes": others,
