@@ -166,8 +166,8 @@ def row(width: int, batch: int, characters: int, shares: np.ndarray) -> dict[str
         "steps": steps,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shape)),
         "weight_decay": lams.tolist(),
-        "validation": result.val[:, 0, :, 0].astype(float).round(5).tolist(),
-        "train": result.train[:, 0, :, 0].astype(float).round(5).tolist(),
+        "validation": result.val[:, 0, :, 0].astype(float).round(4).tolist(),
+        "train": result.train[:, 0, :, 0].astype(float).round(4).tolist(),
     }
 
 
@@ -269,7 +269,8 @@ def draw(law: scaling.Law, rows: Sequence[Any]) -> Any:
         ax.plot(values, height, "k--", label="constant timescale")
         ax.set(xticks=values, xticklabels=[f"{value:,}" for value in values])
         ax.minorticks_off()
-        ax.legend(frameon=False)
+        ax.get_legend().remove()
+    ax.legend(frameon=False)
     for color, line, width in zip(plots.COLORS, plots.LINES, sorted(WIDTHS), strict=False):
         for r in (r for r in rows if r["width"] == width):
             scores = np.mean(r["validation"], axis=1)
@@ -287,9 +288,12 @@ def report(rows: Sequence[Any], out: Path) -> None:
     """Print the law, what a constant timescale would be, and what rules cost; draw the law."""
     law = scaling.fit_law(results(rows))
     print(law)
-    print("\npowers of λ*      found   constant timescale")
+    fewest = min(r["steps"] for r in rows)
+    longer = scaling.fit_law(results([r for r in rows if r["steps"] > fewest]))
+    print(f"\npowers of λ*  found          over {fewest} steps   constant timescale")
     for name, power in CONSTANT.items():
-        print(f"{name:10}  {law.exponents[name]:+.2f} ± {law.errors[name]:.2f}   {power:+.0f}")
+        one, other = (f"{f.exponents[name]:+.2f} ± {f.errors[name]:.2f}" for f in (law, longer))
+        print(f"{name:12}  {one}   {other}     {power:+.0f}")
     share = shares(law)
     middle, spread = np.exp(np.log(share).mean()), np.exp(np.log(share).std(ddof=1))
     print(f"\n1/(ηλ*) as a share of the run: {middle:.2g}, times or over {spread:.2g}; "

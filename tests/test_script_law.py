@@ -36,6 +36,7 @@ def test_the_rows_are_the_text_in_order_and_none_is_in_both_parts(script):
     assert np.array_equal(rows[128:], text[: len(rows) - 128])
 
 
+@pytest.mark.slow  # compiles the model, as do the others
 def test_no_position_sees_what_comes_after_it(script):
 
     @jax.jit
@@ -50,6 +51,7 @@ def test_no_position_sees_what_comes_after_it(script):
     assert not np.allclose(before[:, 5:], after[:, 5:])
 
 
+@pytest.mark.slow
 def test_a_score_is_the_loss_of_all_rows(script):
     rows, weights = script.text()[:128], np.arange(128) % 3
 
@@ -104,7 +106,23 @@ def test_the_kept_sweeps_are_reported_and_drawn(script, tmp_path, capsys):
     assert (tmp_path / "law.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow  # half a minute, most of it compilation
+def test_the_notebook_shows_the_kept_losses():
+    """It runs without the repository, so it has a copy."""
+    kept = json.loads((ROOT / "figures" / "law.json").read_text(encoding="utf-8"))["sweeps"]
+    notebook = (ROOT / "notebooks" / "8_lambda_at_scale.ipynb").read_text(encoding="utf-8")
+    cells = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
+    (source,) = [text for text in cells if 'LOSSES = """' in text]
+    lines = source.split('"""')[1].strip().splitlines()
+    shown = [[int(number) for number in line.split()] for line in lines]
+    names = ("width", "batch", "characters")
+    wanted = [
+        [*(row[name] for name in names), *np.round((np.ravel(row["validation"]) - 2) * 1e4)]
+        for row in kept
+    ]
+    assert shown == wanted
+
+
+@pytest.mark.slow
 def test_a_sweep_is_trained_once_and_kept(script, tmp_path, capsys):
     script.main(["--smoke", "--out", str(tmp_path)])
     script.main(["--smoke", "--out", str(tmp_path)])
