@@ -24,7 +24,7 @@ from wdjax import schedules
 from wdjax._lift.leaves import Params, needed_gradient, widened
 from wdjax._lift.method import Samples, by_leaf, lift
 from wdjax._trees import checks, paths
-from wdjax._trees.groups import Axes, along, checked_axes, norm, unit
+from wdjax._trees.groups import Axes, along, checked_axes, direction, norm, unit
 from wdjax.rules import Ruled, Rules, standard
 from wdjax.schedules import Strength
 
@@ -42,8 +42,8 @@ def _dot(x: jax.Array, y: jax.Array, axes: Axes) -> jax.Array:
 
 def _radial_part(x: jax.Array, at: jax.Array, axes: Axes) -> jax.Array:
     """N(at) ⟨N(at), x⟩; x minus this is tangent to the sphere at `at`."""
-    direction = unit(at, axes)
-    return direction * _dot(direction, x, axes)
+    outwards = unit(at, axes)
+    return outwards * _dot(outwards, x, axes)
 
 
 def _centered(x: jax.Array, axes: Axes) -> jax.Array:
@@ -53,8 +53,8 @@ def _centered(x: jax.Array, axes: Axes) -> jax.Array:
 
 def _on_sphere(x: jax.Array, radius: jax.Array, stay: jax.Array, axes: Axes) -> jax.Array:
     """R N(x), and `stay` where x = 0 has no direction."""
-    direction = unit(x, axes)
-    return jnp.where(norm(direction, axes) > 0, radius * direction, stay)
+    turned, exists = direction(x, axes)
+    return jnp.where(exists, radius * turned, stay)
 
 
 def norm_control(
@@ -450,8 +450,10 @@ def rotational(
         turn = turn - _radial_part(turn, start, axes)
         # an update along θ leaves a rounding error, which is not a direction to turn to
         rounding = float(jnp.finfo(turn.dtype).eps)  # type: ignore[no-untyped-call]
-        turn = jnp.where(norm(turn, axes) > 8 * rounding * norm(update, axes), turn, 0)
-        speed = (decay * speed + (1 - decay) * norm(turn, axes) ** 2).astype(speed.dtype)
+        length = norm(turn, axes)
+        turns = length > 8 * rounding * norm(update, axes)
+        turn, length = jnp.where(turns, turn, 0), jnp.where(turns, length, 0)
+        speed = (decay * speed + (1 - decay) * length**2).astype(speed.dtype)
         turn = r * turn / (jnp.sqrt(speed / debias) + jnp.maximum(eps, 1e-30))
         moved = _on_sphere(start + eta * m * turn, r, param, axes) - param
         return jnp.where(r > 0, moved, update), (r, speed)

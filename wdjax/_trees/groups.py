@@ -3,8 +3,9 @@
 The other axes number the groups; `axes=None` is the whole leaf. All derivatives at 0 are 0.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -68,29 +69,43 @@ def absolute(z: jax.Array) -> jax.Array:
     return jnp.where(z == 0, 0, jnp.abs(z))
 
 
+def _once(formula: Callable[..., Any]) -> Callable[[jax.Array, Axes], Any]:
+    """Trace formula(z, axes) once for each shape and dtype, and not for each leaf."""
+    traced = jax.jit(formula, static_argnums=1)
+    return functools.wraps(formula)(lambda z, axes: traced(z, checked_axes(axes, z)))
+
+
+@_once
 def norm(z: jax.Array, axes: Axes) -> jax.Array:
     """‖z‖₂ over `axes`, kept as axes of length 1; its derivative at 0 is 0, not NaN."""
-    return root(jnp.sum(abs2(z), axis=checked_axes(axes, z), keepdims=True))
+    return root(jnp.sum(abs2(z), axis=axes, keepdims=True))
 
 
+@_once
 def scaled(z: jax.Array, axes: Axes) -> jax.Array:
     """Return z / max|z|, so that squares and products neither underflow nor overflow."""
     return _scaled(z, axes)[0]
 
 
 def _scaled(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
-    """Z / t and t = max|z|, or 1 where that is 0."""
+    """Z / t and t = max|z|, or ∞ where that is 0."""
     # a quarter of it, because 1/t of the largest numbers would be subnormal and count as 0
     quarter = z / 4
-    top = jnp.max(jnp.abs(quarter), axis=checked_axes(axes, z), keepdims=True, initial=0)
-    top = jnp.where(top == 0, 1, top)
+    top = jnp.max(jnp.abs(quarter), axis=axes, keepdims=True, initial=0)
+    top = jnp.where(top == 0, jnp.inf, top)
     return quarter / top, 4 * top
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _is_longer(z: jax.Array, axes: Axes, length: Any) -> jax.Array:
+    small, top = _scaled(z, axes)
+    longer: jax.Array = norm(small, axes) > length / top
+    return longer
 
 
 def is_longer(z: jax.Array, axes: Axes, length: Any) -> jax.Array:
     """Whether ‖z‖ > length, whatever the size of z."""
-    small, top = _scaled(z, axes)
-    longer: jax.Array = norm(small, axes) > length / top
+    longer: jax.Array = _is_longer(z, checked_axes(axes, z), length)
     return longer
 
 
@@ -111,11 +126,19 @@ def deviations(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.where(largest <= noise, 0, rest)
 
 
+@_once
+def direction(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """N(z) = z/‖z‖, whatever the size of z, and whether there is one: N(0) = 0."""
+    small, top = _scaled(z, axes)
+    # the largest entry of `small` is 1, so that its length is at least that
+    square = jnp.sum(abs2(small), axis=axes, keepdims=True)
+    return small / jnp.sqrt(jnp.maximum(square, 1)), top < jnp.inf
+
+
 def unit(z: jax.Array, axes: Axes) -> jax.Array:
     """N(z) = z/‖z‖, and 0 where z = 0, whatever the size of z."""
-    z = scaled(z, axes)
-    length = norm(z, axes)
-    return jnp.where(length == 0, 0, z / jnp.where(length == 0, 1, length))
+    found: jax.Array = direction(z, axes)[0]
+    return found
 
 
 def checked_axes(axes: Axes, z: jax.Array) -> tuple[int, ...]:
