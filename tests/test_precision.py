@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -94,7 +96,12 @@ def around(dtype):
 
 
 nearest = jax.jit(precision._nearest, static_argnums=1)
-at_random = jax.jit(precision._at_random, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def at_random(x, dtype, key):
+    words = jax.random.bits(key, (2,), jnp.uint32)
+    return precision._at_random(x, dtype, precision._uniform(words, x.shape))
 
 
 @pytest.mark.parametrize("dtype", NARROW)
@@ -129,6 +136,25 @@ def test_random_rounding_is_right_on_average(dtype, share):
     got = at_random(np.full(n, x, np.float32), dtype, jax.random.key(3))
     error = np.mean(np.float64(got)) - x
     assert abs(error) < 5 * eps * np.sqrt(share * (1 - share) / n)
+
+
+def test_the_noise_is_uniform_and_no_entry_knows_another():
+    """Mean, the counts of its upper and of its lower 8 bits, and the spectrum, of 20 draws."""
+    n = 2**16
+    draw = jax.jit(lambda key: precision._uniform(jax.random.bits(key, (2,), jnp.uint32), (2, n)))
+    draws = jax.vmap(draw)(jax.random.split(jax.random.key(0), 20)).reshape(40, n)
+    units = np.int64(np.float64(draws) * 2**24)
+    for byte in (units >> 16, units & 255):
+        counts = np.stack([np.bincount(row, minlength=256) for row in byte])
+        chi2 = np.sum((counts - n / 256) ** 2 / (n / 256), axis=1)  # 255 ± 23
+        assert abs(chi2.mean() - 255) < 5 * 22.6 / np.sqrt(40)
+        assert chi2.max() < 255 + 6 * 22.6
+    centred = np.float64(draws) - 0.5
+    assert abs(centred.mean()) < 5 / np.sqrt(12 * 40 * n)
+    power = np.abs(np.fft.rfft(centred)[:, 1:]) ** 2 * 12 / n  # exponential, of mean 1
+    assert power.max() < np.log(power.size) + 8
+    between = centred @ centred.T * 12 / np.sqrt(n) - np.sqrt(n) * np.eye(40)
+    assert np.abs(between - np.diag(np.diag(between))).max() < 5.5
 
 
 def test_what_is_not_finite_stays_so():

@@ -9,6 +9,8 @@ In both, the wrapped optimizer sees float32 and keeps float32 state. Moments of 
 would hardly fall again: of its decay by 1 − β₂ = 0.001 per step nothing is left.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -104,20 +106,29 @@ def compensated(
         wide = _on_narrow(lambda g, p: widened(g), updates, params)
         changes, inner_state = inner.update(wide, state.inner, exact, **extra_args)
 
-        def rounded(change: Any, param: Any, value: Any) -> Any:
-            return _step_to(_nearest(_float32(value + change), param.dtype), param)
-
-        def left_over(change: Any, param: Any, step: Any, residual: Any) -> Any:
-            landed = _nearest(widened(param) + widened(step), param.dtype)
-            return _float32((residual + change) - (landed - widened(param)))
-
-        steps = _on_narrow(rounded, changes, params, exact)
+        steps = _on_narrow(_rounded, changes, params, exact)
         kept = _on_narrow(
-            left_over, changes, params, steps, state.residual, otherwise=state.residual
+            _left_over, changes, params, steps, state.residual, otherwise=state.residual
         )
         return steps, CompensatedState(inner_state, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+# Formulas of one leaf, each traced once for each shape and dtype.
+
+
+@jax.jit
+def _rounded(change: Any, param: Any, value: Any) -> jax.Array:
+    """The step from θ to round(θ̂ + Δ)."""
+    return _step_to(_nearest(_float32(value + change), param.dtype), param)
+
+
+@jax.jit
+def _left_over(change: Any, param: Any, step: Any, residual: Any) -> jax.Array:
+    """(r + Δ) − (θ⁺ − θ), for the θ⁺ that is reached."""
+    landed = _nearest(widened(param) + widened(step), param.dtype)
+    return _float32((residual + change) - (landed - widened(param)))
 
 
 def stochastically_rounded(
@@ -179,21 +190,43 @@ def stochastically_rounded(
         )
         later, now = jax.random.split(jax.random.wrap_key_data(state.key, impl=kind))
 
-        def rounded(change: Any, param: Any, index: int) -> Any:
-            value = widened(param)
-            key = jax.random.fold_in(now, index)
-            goal = _float32(value + change)
-            # Δ has the parameter's dtype too: beside a small goal, a long step is the coarser one
-            least = _spacing(goal - value, param.dtype)
-            landing = _at_random(goal, param.dtype, key, least)
-            return _step_to(_finite_with(goal, landing, param.dtype), param)
-
         treedef: Any = jax.tree.structure(changes, is_leaf=_is_none)
-        indices = jax.tree.unflatten(treedef, range(treedef.num_leaves))
-        steps = _on_narrow(rounded, changes, params, indices)
+        drawn = jax.random.bits(now, (treedef.num_leaves, 2), jnp.uint32)
+        # a fence: a kernel that looks up its row would not be the one of other leaves of its shape
+        words = jax.lax.optimization_barrier(list(drawn))  # type: ignore[no-untyped-call]
+        steps = _on_narrow(_rounded_at_random, changes, params, treedef.unflatten(words))
         return steps, RoundedState(inner_state, jax.random.key_data(later))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+@jax.jit  # traced once for each shape and dtype
+def _rounded_at_random(change: Any, param: Any, words: Any) -> jax.Array:
+    """The step from θ to one of the two numbers beside c."""
+    value = widened(param)
+    goal = _float32(value + change)
+    # Δ has the parameter's dtype too: beside a small goal, a long step is the coarser one
+    least = _spacing(goal - value, param.dtype)
+    landing = _at_random(goal, param.dtype, _uniform(words, param.shape), least)
+    return _step_to(_finite_with(goal, landing, param.dtype), param)
+
+
+def _uniform(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw u in [0, 1), a hash of an entry's place and of two random words.
+
+    It becomes a part of the rounding. Those of `jax.random` are kernels of their own, which take
+    longer to compile, for each leaf, than all the rest.
+    """
+    place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    bits = _mixed(_mixed(place + words[0]) ^ words[1]) >> 8  # as many as float32 can tell apart
+    return bits.astype(jnp.float32) * np.float32(2**-24)
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    """Mix 32 bits one to one: Appleby, *MurmurHash3*, 2011 (fmix32)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def _on_narrow(
@@ -245,8 +278,9 @@ def _as_key(seed: Any) -> jax.Array:
     )
 
 
-# Rounding float32 values to the grid of a narrower dtype. A pair of casts would be optimised away,
-# and jax.lax.reduce_precision knows neither subnormal numbers nor the wider range of float8_e4m3fn.
+# Rounding float32 values to the grid of a narrower dtype. A pair of casts would be optimised away;
+# jax.lax.reduce_precision rounds to bfloat16, but knows neither the subnormal numbers of narrower
+# ranges nor the wider one of float8_e4m3fn.
 
 
 def _step_to(goal: jax.Array, param: Any) -> jax.Array:
@@ -264,20 +298,29 @@ def _finite_with(goal: jax.Array, x: jax.Array, dtype: Any) -> jax.Array:
     return jnp.where(jnp.abs(_nearest(goal, dtype)) <= top, jnp.clip(x, -top, top), x)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _nearest(x: jax.Array, dtype: Any) -> jax.Array:
-    """Round to the nearest number of `dtype`, ties to even."""
+    """Round to the nearest number of `dtype`, ties to even, with the derivative of x."""
+    info: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    if info.nexp == 8:  # the range of float32: there are only digits to cut
+        return jax.lax.reduce_precision(x, info.nexp, info.nmant)
     q = _spacing(x, dtype)
-    return _straight_through(x, jnp.round(x / q) * q)
+    return jnp.where(jnp.isfinite(x), jnp.round(x / q) * q, x)
 
 
-def _at_random(x: jax.Array, dtype: Any, key: jax.Array, least: Any = 0.0) -> jax.Array:
+@_nearest.defjvp
+def _nearest_jvp(dtype: Any, x: tuple[Any], tangent: tuple[Any]) -> tuple[jax.Array, Any]:
+    return _nearest(*x, dtype), tangent[0]
+
+
+def _at_random(x: jax.Array, dtype: Any, u: jax.Array, least: Any = 0.0) -> jax.Array:
     """Round to one of the two neighbours in `dtype`, to the nearer one more often: E[·] = x.
 
-    `least` is the smallest distance between the two.
+    u is uniform in [0, 1), `least` the smallest distance between the two.
     """
     q = jnp.maximum(_spacing(x, dtype), least)
     below = jnp.floor(x / q)
-    up = (jax.random.uniform(key, x.shape) < x / q - below).astype(x.dtype)
+    up = (u < x / q - below).astype(x.dtype)
     return _straight_through(x, (below + up) * q)
 
 

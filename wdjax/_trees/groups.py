@@ -129,10 +129,10 @@ def deviations(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
 @_once
 def direction(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """N(z) = z/‖z‖, whatever the size of z, and whether there is one: N(0) = 0."""
-    small, top = _scaled(z, axes)
-    # the largest entry of `small` is 1, so that its length is at least that
+    small, _ = _scaled(z, axes)
+    # at least 1, which is the largest entry, or 0 where there is nothing but zeros
     square = jnp.sum(abs2(small), axis=axes, keepdims=True)
-    return small / jnp.sqrt(jnp.maximum(square, 1)), top < jnp.inf
+    return small / jnp.sqrt(jnp.maximum(square, 1)), square > 0
 
 
 def unit(z: jax.Array, axes: Axes) -> jax.Array:
