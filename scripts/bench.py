@@ -27,6 +27,7 @@ BENCHES = {  # name -> module, in which it is the function bench_NAME
     "import": "startup",
     "rules": "startup",
     "startup": "leaves",
+    "layers": "layers",
     "one": "sweeping",
     "many": "sweeping",
     "cube": "sweeping",

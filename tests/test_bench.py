@@ -41,7 +41,7 @@ PARTS = {  # names -> the first words of some of their figures
     },
     "one many cube devices workers groups jaxopt": {"20", "240", "sweep"},
     "ridge folds lasso stream": {"LOO", "5", "lasso", "stream"},
-    "startup": {"startup"},
+    "startup layers": {"startup", "layers"},
 }
 
 

@@ -136,14 +136,10 @@ def of_optimizer(optimizer: optax.GradientTransformation) -> Start:
     return lambda params: started(*bare(optimizer, params))
 
 
-def of_narrow(wrapper: Callable[..., Any], *args: Any) -> Start:
-    """Start `update` of a wrapper for parameters in bfloat16."""
-    optimizer = wrapper(wdjax.adamw(RATE, weight_decay=DECAY), *args)
-
-    def start(params: Any) -> Seconds:
-        return started(*bare(optimizer, jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)))
-
-    return start
+def of_narrow(optimizer: optax.GradientTransformation) -> Start:
+    """Start `update` of an optimizer for parameters in bfloat16."""
+    narrow = lambda params: jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+    return lambda params: started(*bare(optimizer, narrow(params)))
 
 
 def of_step(optimizer: Any = None, **options: Any) -> Start:
@@ -189,7 +185,11 @@ def rows() -> dict[str, tuple[Start, Start]]:
         "metrics.measured": metrics.measured(plain),
         'metrics.measured, per="leaf"': metrics.measured(plain, per="leaf"),
     }
-    adamw = of_optimizer(optax.adamw(RATE))
+    adamw, narrow = of_optimizer(optax.adamw(RATE)), of_narrow(optax.adamw(RATE))
+    rounded = {
+        "compensated, bfloat16": wdjax.compensated(plain),
+        "stochastically_rounded, bfloat16": wdjax.stochastically_rounded(plain, 0),
+    }
     by_hand = lambda params: started(*in_plain_jax(params))
     in_stacks = lambda params: started(*bare(stacking.stacked(plain), stacking.stack(params)))
     steps = {
@@ -203,8 +203,8 @@ def rows() -> dict[str, tuple[Start, Start]]:
     hand = lambda params: ran(run_by_hand, params)
     return {
         **{name: (of_optimizer(tx), adamw) for name, tx in optimizers.items()},
-        "compensated, bfloat16": (of_narrow(wdjax.compensated), adamw),
-        "stochastically_rounded, bfloat16": (of_narrow(wdjax.stochastically_rounded, 0), adamw),
+        "optax.adamw itself, bfloat16": (narrow, adamw),
+        **{name: (of_narrow(tx), narrow) for name, tx in rounded.items()},
         "stacking.stacked": (in_stacks, adamw),
         **{name: (start, by_hand) for name, start in steps.items()},
         "fit, to its end": (lambda params: ran(run_of_fit, params), hand),

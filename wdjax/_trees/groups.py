@@ -49,9 +49,16 @@ def size(x: jax.Array, axes: Axes) -> int:
     return max(1, x.size if inside is None else math.prod(x.shape[axis] for axis in inside))
 
 
+@jax.custom_jvp
 def root(x: jax.Array) -> jax.Array:
     """Return √x for x >= 0, with derivative 0 at 0."""
-    return jnp.where(x <= 0, 0, jnp.sqrt(jnp.where(x <= 0, 1, x)))
+    return jnp.sqrt(x)
+
+
+@root.defjvp
+def _root_jvp(x: tuple[Any], tangent: tuple[Any]) -> tuple[jax.Array, jax.Array]:
+    y = root(*x)
+    return y, ratio(*tangent, 2 * y)
 
 
 def ratio(a: Any, b: Any) -> jax.Array:
@@ -83,23 +90,22 @@ def norm(z: jax.Array, axes: Axes) -> jax.Array:
 
 @_once
 def scaled(z: jax.Array, axes: Axes) -> jax.Array:
-    """Return z / max|z|, so that squares and products neither underflow nor overflow."""
+    """Return z / t with t = max|z|/4, so that squares and products neither under- nor overflow."""
     return _scaled(z, axes)[0]
 
 
 def _scaled(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
-    """Z / t and t = max|z|, or ∞ where that is 0."""
-    # a quarter of it, because 1/t of the largest numbers would be subnormal and count as 0
-    quarter = z / 4
-    top = jnp.max(jnp.abs(quarter), axis=axes, keepdims=True, initial=0)
-    top = jnp.where(top == 0, jnp.inf, top)
-    return quarter / top, 4 * top
+    """Return z / t and t = max|z|/4, or ∞ where that is 0."""
+    # a quarter, because 1/max|z| of the largest numbers would be subnormal and count as 0
+    t = jnp.max(jnp.abs(z), axis=axes, keepdims=True, initial=0) / 4
+    t = jnp.where(t == 0, jnp.inf, t)
+    return z / t, t
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _is_longer(z: jax.Array, axes: Axes, length: Any) -> jax.Array:
-    small, top = _scaled(z, axes)
-    longer: jax.Array = norm(small, axes) > length / top
+    small, t = _scaled(z, axes)
+    longer: jax.Array = norm(small, axes) > length / t
     return longer
 
 
@@ -130,9 +136,9 @@ def deviations(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
 def direction(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """N(z) = z/‖z‖, whatever the size of z, and whether there is one: N(0) = 0."""
     small, _ = _scaled(z, axes)
-    # at least 1, which is the largest entry, or 0 where there is nothing but zeros
+    # at least 16, of the largest entry, or 0 where there is nothing but zeros
     square = jnp.sum(abs2(small), axis=axes, keepdims=True)
-    return small / jnp.sqrt(jnp.maximum(square, 1)), square > 0
+    return small / jnp.sqrt(jnp.maximum(square, 1)), square > 1
 
 
 def unit(z: jax.Array, axes: Axes) -> jax.Array:
