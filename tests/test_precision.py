@@ -101,7 +101,7 @@ nearest = jax.jit(precision._nearest, static_argnums=1)
 @functools.partial(jax.jit, static_argnums=1)
 def at_random(x, dtype, key):
     words = jax.random.bits(key, (2,), jnp.uint32)
-    return precision._at_random(x, dtype, precision._uniform(words, x.shape))
+    return precision._at_random(x, dtype, precision._uniform(words, np.uint32(0), x.shape))
 
 
 @pytest.mark.parametrize("dtype", NARROW)
@@ -139,10 +139,13 @@ def test_random_rounding_is_right_on_average(dtype, share):
 
 
 def test_the_noise_is_uniform_and_no_entry_knows_another():
-    """Mean, the counts of its upper and of its lower 8 bits, and the spectrum, of 20 draws."""
+    """Mean, counts of the upper and of the lower 8 bits, spectrum: 20 steps of two leaves."""
     n = 2**16
-    draw = jax.jit(lambda key: precision._uniform(jax.random.bits(key, (2,), jnp.uint32), (2, n)))
-    draws = jax.vmap(draw)(jax.random.split(jax.random.key(0), 20)).reshape(40, n)
+    words = jax.random.bits(jax.random.key(0), (20, 2), jnp.uint32)
+    draw = jax.vmap(precision._uniform, (None, 0, None))
+    draws = jax.jit(jax.vmap(draw, (0, None, None)), static_argnums=2)(
+        words, jnp.arange(2, dtype=jnp.uint32), (n,)
+    ).reshape(40, n)
     units = np.int64(np.float64(draws) * 2**24)
     for byte in (units >> 16, units & 255):
         counts = np.stack([np.bincount(row, minlength=256) for row in byte])

@@ -191,39 +191,44 @@ def stochastically_rounded(
         later, now = jax.random.split(jax.random.wrap_key_data(state.key, impl=kind))
 
         treedef: Any = jax.tree.structure(changes, is_leaf=_is_none)
-        drawn = jax.random.bits(now, (treedef.num_leaves, 2), jnp.uint32)
-        # a fence: a kernel that looks up its row would not be the one of other leaves of its shape
-        words = jax.lax.optimization_barrier(list(drawn))  # type: ignore[no-untyped-call]
-        steps = _on_narrow(_rounded_at_random, changes, params, treedef.unflatten(words))
+        words = jax.random.bits(now, (2,), jnp.uint32)
+        # A fence: a kernel with its leaf's number in it would be another one for each leaf, and
+        # take its own time to compile. So it is handed over.
+        numbers = jax.lax.optimization_barrier([np.uint32(i) for i in range(treedef.num_leaves)])  # type: ignore[no-untyped-call]
+
+        def rounded(change: Any, param: Any, number: Any) -> Any:
+            return _rounded_at_random(change, param, words, number)
+
+        steps = _on_narrow(rounded, changes, params, treedef.unflatten(numbers))
         return steps, RoundedState(inner_state, jax.random.key_data(later))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 @jax.jit  # traced once for each shape and dtype
-def _rounded_at_random(change: Any, param: Any, words: Any) -> jax.Array:
+def _rounded_at_random(change: Any, param: Any, words: Any, number: Any) -> jax.Array:
     """The step from θ to one of the two numbers beside c."""
     value = widened(param)
     goal = _float32(value + change)
     # Δ has the parameter's dtype too: beside a small goal, a long step is the coarser one
     least = _spacing(goal - value, param.dtype)
-    landing = _at_random(goal, param.dtype, _uniform(words, param.shape), least)
+    landing = _at_random(goal, param.dtype, _uniform(words, number, param.shape), least)
     return _step_to(_finite_with(goal, landing, param.dtype), param)
 
 
-def _uniform(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draw u in [0, 1), a hash of an entry's place and of two random words.
+def _uniform(words: jax.Array, number: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Draw u in [0, 1), a hash of an entry's place, its leaf's number and two random words.
 
     It becomes a part of the rounding. Those of `jax.random` are kernels of their own, which take
     longer to compile, for each leaf, than all the rest.
     """
     place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-    bits = _mixed(_mixed(place + words[0]) ^ words[1]) >> 8  # as many as float32 can tell apart
-    return bits.astype(jnp.float32) * np.float32(2**-24)
+    bits = _mixed(_mixed(place + words[0]) ^ _mixed(number + words[1]))
+    return (bits >> 8).astype(jnp.float32) * np.float32(2**-24)  # float32 tells no more apart
 
 
 def _mixed(x: jax.Array) -> jax.Array:
-    """Mix 32 bits one to one: Appleby, *MurmurHash3*, 2011 (fmix32)."""
+    """Mix 32 bits one to one: fmix32 of MurmurHash3."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

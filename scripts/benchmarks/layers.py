@@ -28,11 +28,12 @@ Program = tuple[Any, ...]  # a jitted function and its arguments
 
 def layer(width: int, *stacked: int) -> dict[str, Any]:
     """Shapes of one layer, or of several in one array."""
-    shape = lambda *size: jax.ShapeDtypeStruct((*stacked, *size), jnp.float32)
-    square = {name: shape(width, width) for name in ("query", "key", "value", "out")}
-    forward = {"up": shape(width, 4 * width), "down": shape(4 * width, width)}
-    vectors = {f"norm_{i}": shape(width) for i in range(6)}
-    return {**square, **forward, **vectors}
+    squares = dict.fromkeys(("query", "key", "value", "out"), (width, width))
+    kernels = {**squares, "up": (width, 4 * width), "down": (4 * width, width)}
+    leaves = [(name, "kernel", size) for name, size in kernels.items()]
+    leaves += [(f"norm_{i}", "scale", (width,)) for i in range(6)]
+    shape = lambda size: jax.ShapeDtypeStruct((*stacked, *size), jnp.float32)
+    return {name: {kind: shape(size)} for name, kind, size in leaves}
 
 
 def model(layers: int, width: int) -> dict[str, Any]:
