@@ -99,7 +99,7 @@ def _scaled(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     # a quarter, because 1/max|z| of the largest numbers would be subnormal and count as 0
     t = jnp.max(jnp.abs(z), axis=axes, keepdims=True, initial=0) / 4
     t = jnp.where(t == 0, jnp.inf, t)
-    return z / t, t
+    return z * (1 / t), t
 
 
 @functools.partial(jax.jit, static_argnums=1)
