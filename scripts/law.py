@@ -267,8 +267,6 @@ def draw(law: scaling.Law, rows: Sequence[Any]) -> Any:
         usual = {k: np.exp(np.mean([np.log(o.factors[k]) for o in found])) for k in CONSTANT}
         height = law.predict(**usual).value * (values / usual[name]) ** CONSTANT[name]
         ax.plot(values, height, "k--", label="constant timescale")
-        ax.set(xticks=values, xticklabels=[f"{value:,}" for value in values])
-        ax.minorticks_off()
         ax.get_legend().remove()
     ax.legend(frameon=False)
     for color, line, width in zip(plots.COLORS, plots.LINES, sorted(WIDTHS), strict=False):

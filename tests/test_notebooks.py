@@ -141,8 +141,8 @@ def test_the_committed_outputs_are_whole_clean_and_small(path):
 def test_it_runs_and_shows_what_is_committed(path, script):
     if path.stem == "6_tpu" and jax.__version_info__ < (0, 10):
         pytest.skip("its line `reshard` also takes axes of type Auto, as JAX does from 0.10 on")
-    if path.stem == "7_from_pytorch_to_jax":
-        imported("torch")
+    if path.stem in script.NEEDS:
+        imported(script.NEEDS[path.stem])
     committed = nbformat.read(path, as_version=4)
     notebook = script.executed(path)  # raises the error of a cell
     for before, after in zip(code(committed), code(notebook), strict=True):

@@ -69,5 +69,23 @@ def scaling_law(
             [at], [there.value], spread, fmt="D", color=COLORS[2], capsize=3, label="prediction"
         )
     ax.set(xscale="log", yscale="log", xlabel=factor, ylabel="best λ")
+    _tick(ax, sorted(set(ends)))
     ax.legend(frameon=False)
     return ax
+
+
+def _tick(ax: "Axes", values: list[float]) -> None:
+    """Name the factor's own values and, over less than two decades, λ at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    apart = values[:1]
+    for value in values[1:]:  # names need room
+        if value > apart[-1] * (values[-1] / values[0]) ** 0.12:
+            apart.append(value)
+    ax.set_xticks(apart, [f"{value:,g}" for value in apart])
+    ax.xaxis.set_minor_locator(NullLocator())
+    low, high = ax.get_ylim()
+    if high < 100 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
