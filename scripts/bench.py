@@ -24,6 +24,7 @@ BENCHES = {  # name -> module, in which it is the function bench_NAME
     "loop": "loops",
     "digits": "loops",
     "start": "starts",
+    "step_one": "starts",
     "import": "startup",
     "rules": "startup",
     "startup": "leaves",

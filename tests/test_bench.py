@@ -30,7 +30,7 @@ PARTS = {  # names -> the first words of some of their figures
         "metrics",
         "accelerator",
     },
-    "loop digits start import rules audit growth": {
+    "loop digits start step_one import rules audit growth": {
         "audit",
         "fit",
         "cold",

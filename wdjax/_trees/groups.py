@@ -90,16 +90,19 @@ def norm(z: jax.Array, axes: Axes) -> jax.Array:
 
 @_once
 def scaled(z: jax.Array, axes: Axes) -> jax.Array:
-    """Return z / t with t = max|z|/4, so that squares and products neither under- nor overflow."""
+    """Return z / t with t near max|z|, so that squares and products neither under- nor overflow."""
     return _scaled(z, axes)[0]
 
 
 def _scaled(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
-    """Return z / t and t = max|z|/4, or ∞ where that is 0."""
-    # a quarter, because 1/max|z| of the largest numbers would be subnormal and count as 0
-    t = jnp.max(jnp.abs(z), axis=axes, keepdims=True, initial=0) / 4
-    t = jnp.where(t == 0, jnp.inf, t)
-    return z * (1 / t), t
+    """Return z / t and t, which is max|z|, for complex z a quarter of it, or ∞ where that is 0."""
+    # a quarter, because 1/t of the largest numbers would be subnormal and count as 0
+    top = jnp.max(jnp.abs(z), axis=axes, keepdims=True, initial=0) / 4
+    top = jnp.where(top == 0, jnp.inf, top)
+    if jnp.iscomplexobj(z):  # a complex division overflows
+        return z * (1 / top), top
+    # not by 1/t: of that XLA makes z² (1/t)² later on, which is ∞ or 0
+    return z / 4 / top, 4 * top
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -136,9 +139,9 @@ def deviations(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
 def direction(z: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """N(z) = z/‖z‖, whatever the size of z, and whether there is one: N(0) = 0."""
     small, _ = _scaled(z, axes)
-    # at least 16, of the largest entry, or 0 where there is nothing but zeros
+    # at least 1, which is the largest entry, or 0 where there is nothing but zeros
     square = jnp.sum(abs2(small), axis=axes, keepdims=True)
-    return small / jnp.sqrt(jnp.maximum(square, 1)), square > 1
+    return small / jnp.sqrt(jnp.maximum(square, 1)), square > 0
 
 
 def unit(z: jax.Array, axes: Axes) -> jax.Array:
