@@ -144,7 +144,7 @@ METHODS = {
     "anchor ema": Extra(per_param=4),
     "`compensated` (counted among the state above)": Extra(per_param=4),
     "`group_lasso`, `ball`, `sphere` of neurons": Extra(sums=1),
-    "`radial.hyperball` of neurons": Extra(per_group=4, sums=5),
+    "`radial.hyperball` of neurons": Extra(per_group=4, sums=4),
     "`adaptive.cpr` of whole leaves": Extra(per_group=12, sums=1),
 }
 
