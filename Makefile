@@ -6,6 +6,9 @@ VENV ?= .venv
 OUT ?= out
 # Tests compile thousands of small programs: 1 does so without XLA's optimisations, 0 as users do.
 QUICK ?= 1
+# Each of these programs is compiled once in an environment and kept there for all later runs.
+PROGRAMS := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/programs \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 BIN := $(VENV)/bin
 # Python compiles what it imports: to compile all that is there takes longer than to install it.
@@ -32,10 +35,10 @@ demo: $(DEMO)
 	$(BIN)/python scripts/train.py --out $(OUT)
 
 test: $(TEST)
-	QUICK_COMPILER=$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+	QUICK_COMPILER=$(QUICK) $(PROGRAMS) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
 test-slow: $(TEST)
-	QUICK_COMPILER=$(QUICK) $(BIN)/python -m pytest -n auto --dist loadfile -m slow
+	QUICK_COMPILER=$(QUICK) $(PROGRAMS) $(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 oracles: $(TEST)
 	$(PIP) -e '.[oracles]'

@@ -1,6 +1,7 @@
 """The loop: the same numbers as a plain Python loop, wherever it is cut, and nothing is lost."""
 
 import _thread
+import gc
 import signal
 import sys
 import threading
@@ -398,9 +399,15 @@ def test_a_callback_that_raises_loses_no_step(error, where):
 
 @pytest.fixture
 def interruptible():
-    """Shells start jobs in the background with interrupts ignored: then a test would never end."""
+    """Interrupts arrive, whatever was set before.
+
+    Shells start jobs in the background with interrupts ignored. JAX has a hook in Python's
+    collector, and Python drops an interrupt that arrives while it runs.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()
     yield
+    gc.enable()
     signal.signal(signal.SIGINT, before)
 
 
@@ -410,7 +417,7 @@ def test_an_interrupt_in_the_middle_leaves_a_state_to_go_on_with():
     for seconds in (0.1, 0.11, 0.12, 0.13):
         threading.Timer(seconds, _thread.interrupt_main).start()
         with pytest.raises(KeyboardInterrupt) as caught:
-            fit(STEP, start(), DATA, epochs=10**8, batch_size=8)
+            fit(STEP, start(), DATA, epochs=10**6, batch_size=8)
         state, history = caught.value.state, caught.value.history
         assert int(state.step) == len(history.steps) == len(history.metrics["loss"]) > 0
         assert np.isfinite(state.params["w"]).all()
