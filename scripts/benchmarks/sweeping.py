@@ -78,6 +78,42 @@ def parts() -> list[tuple[np.ndarray, np.ndarray]]:
 # Peers. Each returns the validation scores, or what has taken the time that is counted.
 
 
+def program_by_hand(lams: np.ndarray, epochs: int) -> Any:
+    """The same job, optimizer and folds in one JAX program of its own, and nothing else: cold."""
+    train, val = (np.stack(rows) for rows in zip(*parts(), strict=True))
+    table = data()
+    order = np.broadcast_to(train, (epochs, *train.shape))
+    order = np.random.default_rng(0).permuted(order, axis=2).astype(np.int32)
+    rows = order.reshape(epochs, FOLDS, -1, BATCH).swapaxes(1, 2).reshape(-1, FOLDS, BATCH)
+    held_out = np.zeros((FOLDS, len(table["y"])), np.float32)
+    np.put_along_axis(held_out, val, 1, axis=1)
+
+    def begin(lam: Any, _: Any) -> Any:
+        params = start(None)
+        return params, optimizer(lam).init(params)
+
+    def step(carry: Any, batch: Any, lam: Any) -> Any:
+        params, state = carry
+        grads = jax.grad(loss)(params, batch, jnp.ones(BATCH))
+        updates, state = optimizer(lam).update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def score(carry: Any, weights: Any) -> Any:
+        return loss(carry[0], table, weights)
+
+    @jax.jit
+    def everything(lams: Any, table: Any, rows: Any, held_out: Any) -> Any:
+        def advance(t: Any, carry: Any) -> Any:
+            batch = jax.tree.map(lambda x: x[rows[t]], table)
+            return jax.vmap(jax.vmap(step, (0, None, 0)), (0, 0, None))(carry, batch, lams)
+
+        carry = jax.vmap(jax.vmap(begin, (0, None)), (None, 0))(lams, held_out)
+        carry = jax.lax.fori_loop(0, len(rows), advance, carry)
+        return jax.vmap(jax.vmap(score, (0, None)), (0, 0))(carry, held_out)
+
+    return np.asarray(everything(lams.astype(np.float32), table, rows, held_out))
+
+
 def torch_by_hand(lams: np.ndarray, epochs: int) -> Any:
     """All models as the rows of two tensors, autograd of the summed losses, one Python loop."""
     import torch
@@ -255,6 +291,9 @@ def bench_many(repeats: int, smoke: bool) -> list[Figure]:
         limited(f"{fits:,} fits, cold", cold, repeats=repeats, most_ms=250),
         limited(f"{fits:,} fits, warm", functools.partial(swept, lams, epochs, cold=False),
                 repeats=repeats, most_ms=100),
+        paired(f"{fits:,} fits, cold, against a program by hand", cold,
+               lambda: program_by_hand(lams, epochs), repeats=repeats,
+               goal=None if smoke else 1.15),
     ]  # fmt: skip
     peers: list[tuple[str, tuple[str, ...], Callable[[], Any], float]] = [
         ("scikit-learn's GridSearchCV(Ridge)", ("sklearn",), lambda: grid_search(lams), 5),
