@@ -106,10 +106,16 @@ def test_decay_before_a_line_search_is_refused_with_the_loss_to_write(search, pa
         searched(optax.chain(part(), SEARCHES[search]()), lambda p: 0.0, 1)
 
 
-def test_a_finished_step_with_decay_is_not_searched():
-    search = optax.scale_by_backtracking_linesearch(15)
-    chain = optax.chain(optax.sgd(1.0), wdjax.decay_weights(0.1, rules=(("**", 1.0),)), search)
-    with pytest.raises(TypeError, match="`decay_weights` comes before a line search"):
+@pytest.mark.parametrize("method", ["decay_weights", "hyper_decay"])
+def test_a_finished_step_with_decay_is_not_searched(method):
+    decay = {
+        "decay_weights": lambda: wdjax.decay_weights(0.1, rules=(("**", 1.0),)),
+        "hyper_decay": lambda: wdjax.tuning.hyper_decay(
+            0.1, lambda p, batch: jnp.sum(batch @ p["kernel"]), X, rules=(("**", 1.0),)
+        ),
+    }[method]()
+    chain = optax.chain(optax.sgd(1.0), decay, optax.scale_by_backtracking_linesearch(15))
+    with pytest.raises(TypeError, match=f"`{method}` comes before a line search"):
         searched(chain, lambda p: 0.0, 1)
 
 

@@ -20,7 +20,7 @@ from jax.scipy.sparse.linalg import cg
 
 from wdjax import schedules
 from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, moved_params, widened
-from wdjax._lift.method import check_last
+from wdjax._lift.method import check_last, check_no_search
 from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import check_data
 from wdjax._trees.paths import distinct, has_holes, listed, nodes, stands_for_all
@@ -168,6 +168,7 @@ def hyper_decay(
         del extra_args
         params = moved_params("hyper_decay", updates, params)
         check_last("hyper_decay")
+        check_no_search("hyper_decay")
         s = schedules.at_step(schedule, state.count)
         entries = _entries(rules, state)
         decay = jnp.exp(state.log_weight_decay)[entries]

@@ -92,6 +92,16 @@ def check_last(name: str) -> None:
         )
 
 
+def check_no_search(name: str) -> None:
+    """Raise where a line search comes later."""
+    if comes_later(lambda update: "_linesearch." in name_of(update)):
+        raise TypeError(
+            f"`{name}` comes before a line search, which compares losses without it. Put the "
+            "penalty into the loss that the search is given, and take it out of the chain: "
+            "loss(params) + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
+        )
+
+
 def _is_traced_scale(update: Callable[..., Any]) -> bool:
     is_scale = name_of(update) == "scale.<locals>.update_fn"
     return is_scale and isinstance(held(update, "step_size"), jax.core.Tracer)
@@ -156,12 +166,7 @@ def lift(
     ) -> tuple[Params, Memory]:
         params = leaves.moved_params(name, updates, params)
         check_order(name)
-        if comes_later(lambda update: "_linesearch." in name_of(update)):
-            raise TypeError(
-                f"`{name}` comes before a line search, which compares losses without it. Put the "
-                "penalty into the loss that the search is given, and take it out of the chain: "
-                "loss(params) + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
-            )
+        check_no_search(name)
         multipliers = restrict(ruled(rules, params)[1], params)
         if exact:
             leaves.check_widths(name, updates, params, multipliers)
