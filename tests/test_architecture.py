@@ -114,6 +114,7 @@ def test_importing_the_package_imports_no_extra():
         "torch",
         "keras",
         "tqdm",
+        "jax.extend",  # with it Pallas, longer to import than all of wdjax
     )
     check = f"import sys, wdjax; print([m for m in {extras} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

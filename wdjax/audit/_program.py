@@ -6,11 +6,13 @@ left is small: quick to compile, and small to run.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jax import lax
-from jax.extend import core
+
+if TYPE_CHECKING:
+    from jax.extend import core  # brings Pallas: half the time of importing wdjax
 
 Value: TypeAlias = int  # a number for each value that a program computes
 
@@ -72,12 +74,14 @@ class Graph:
         consts = getattr(program, "consts", ())
         return self._add(getattr(program, "jaxpr", program), map(self.constant, consts), ins)
 
-    def _add(self, jaxpr: core.Jaxpr, consts: Iterable[Value], ins: Iterable[Value]) -> list[Value]:
+    def _add(
+        self, jaxpr: "core.Jaxpr", consts: Iterable[Value], ins: Iterable[Value]
+    ) -> list[Value]:
         values = dict(zip(jaxpr.constvars, consts, strict=True))
         values.update(zip(jaxpr.invars, ins, strict=True))
 
         def read(atom: Any) -> Value:
-            if isinstance(atom, core.Literal):
+            if hasattr(atom, "val"):  # a literal
                 aval: Any = atom.aval
                 return self.constant(np.asarray(atom.val, aval.dtype))
             return values[atom]
@@ -87,7 +91,7 @@ class Graph:
             values.update(zip(equation.outvars, outs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _result(self, equation: core.JaxprEqn, ins: tuple[Value, ...]) -> Sequence[Value]:
+    def _result(self, equation: "core.JaxprEqn", ins: tuple[Value, ...]) -> Sequence[Value]:
         """Return what an equation computes, as values."""
         body = equation.params.get(_CALLS.get(equation.primitive.name, ""))
         if body is not None:
@@ -100,7 +104,7 @@ class Graph:
             equation.primitive, equation.params, ins, len(equation.outvars), bool(equation.effects)
         )
 
-    def _either(self, equation: core.JaxprEqn, ins: tuple[Value, ...]) -> Sequence[Value]:
+    def _either(self, equation: "core.JaxprEqn", ins: tuple[Value, ...]) -> Sequence[Value]:
         """Run all branches and select: leaves inside stay apart, as `vmap` does it."""
         index, *operands = ins
         results = [self.add(branch, operands) for branch in equation.params["branches"]]
