@@ -38,7 +38,7 @@ test: $(TEST)
 	QUICK_COMPILER=$(QUICK) $(PROGRAMS) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
 test-slow: $(TEST)
-	QUICK_COMPILER=$(QUICK) $(PROGRAMS) $(BIN)/python -m pytest -n auto --dist loadfile -m slow
+	QUICK_COMPILER=$(QUICK) $(PROGRAMS) $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 oracles: $(TEST)
 	$(PIP) -e '.[oracles]'

@@ -12,6 +12,7 @@ import importlib
 import json
 from collections.abc import Sequence
 
+import jax
 from benchmarks import curves
 from benchmarks.timing import PEERS, Figure, table
 from options import new_file, whole_number
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.figure.suffix not in FORMATS:
         parser.error(f"--figure must end in one of {', '.join(FORMATS)}; got {options.figure}")
     PEERS["wanted"] = not options.alone
+    if not options.smoke:
+        jax.config.update("jax_enable_compilation_cache", False)  # what is cold is compiled
     repeats = 1 if options.smoke else options.repeats
     figures: list[Figure] = []
     for name in options.names or BENCHES:

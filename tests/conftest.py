@@ -36,6 +36,7 @@ if QUICK:  # read when the first program is compiled
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile("repeatable")
 
+LONGEST = {"test_notebooks", "test_bench", "test_visible", "test_devices"}
 ORACLES = pathlib.Path(__file__).parent / "oracles.json"
 DIFFERENCES = pytest.StashKey[dict[tuple[str, str], float]]()
 
@@ -50,6 +51,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
+
+
+def pytest_collection_modifyitems(items):
+    """Files whose slow tests start other processes begin first: a worker takes a whole file."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_sessionfinish(session):
