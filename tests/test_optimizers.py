@@ -184,6 +184,7 @@ def test_the_signature_shows_both_argument_lists():
     assert list(parameters)[:3] == ["learning_rate", "b1", "b2"]
     assert {"weight_decay", "law", "penalty", "rules", "gate", "anchor"} <= set(parameters)
     assert "mask" not in parameters
+    assert parameters["weight_decay"].default is inspect.Parameter.empty
     assert "see `wdjax.decayed`" in wdjax.decayed(optax.lion).__doc__
 
 
@@ -192,7 +193,11 @@ def test_the_signature_shows_both_argument_lists():
     [
         (lambda: wdjax.decayed(optax.adam(1e-3)), r"`factory` must be a function that builds an"),
         (lambda: wdjax.decayed("adam"), r"`factory` must be a function that builds an optimizer"),
-        (lambda: wdjax.adamw(1e-3), r"missing 1 required keyword-only argument: 'weight_decay'"),
+        (
+            lambda: wdjax.adamw(1e-3),
+            r"`weight_decay` must be given by its name, as in wdjax.adamw\(1e-3, .*; got none",
+        ),
+        (lambda: wdjax.adamw(1e-3, 0.1), r"`weight_decay` must be given by its name"),
         (
             lambda: wdjax.lionw(1e-3, weight_decay=0.1, mask=None),
             r"`mask` is replaced by `rules`",
@@ -217,7 +222,7 @@ def test_the_signature_shows_both_argument_lists():
         ),
         (
             lambda: wdjax.lionw(1e-3, 0.9, 0.99, None, 0.1, weight_decay=0.1),
-            r"`weight_decay` would decay a second time. Pass `weight_decay=` alone, by",
+            r"`weight_decay` was also given by position. Pass decay once, as weight_decay=\.\.\.",
         ),
         (
             lambda: wdjax.muonw(1e-3, weight_decay=0.1, adam_weight_decay=0.1),

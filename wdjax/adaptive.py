@@ -19,11 +19,9 @@ from wdjax._lift.place import check_is_early
 from wdjax._trees import checks, groups, paths
 from wdjax._trees.groups import Axes
 from wdjax.bounds import Bound, Measure, sum_squares
-from wdjax.rules import Ruled, Rules, standard
+from wdjax.rules import STANDARD, Ruled, Rules
 from wdjax.schedules import Strength
 from wdjax.transforms import Anchor
-
-STANDARD: Rules = standard()
 
 # The pull of one step never takes off more than this part of the way to its minimum.
 MOST_PER_STEP = 0.9

@@ -49,6 +49,7 @@ def sum_squares(z: jax.Array, axes: Axes = None) -> Measured:
         >>> sum_squares(jnp.array([1.0, 2.0])).gradient
         Array([2., 4.], dtype=float32)
     """
+    groups.check_axes(axes)
     return Measured(groups.total(z * z, axes), 2 * z, groups.size(z, axes), 0.5)
 
 
@@ -68,6 +69,7 @@ def deviation(z: jax.Array, axes: Axes = None) -> Measured:
         >>> deviation(jnp.array([1.0, 2.0, 3.0])).value
         Array([1.], dtype=float32)
     """
+    groups.check_axes(axes)
     n = groups.size(z, axes)
     _, centred = groups.deviations(z, groups.along(axes, z.ndim))
     value = groups.root(groups.total(centred * centred, axes) / max(1, n - 1))

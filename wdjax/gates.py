@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from wdjax._lift.leaves import needed_gradient
 from wdjax._trees import checks
-from wdjax._trees.groups import Axes, checked_axes, norm, scaled
+from wdjax._trees.groups import Axes, check_axes, checked_axes, inner, norm, product, scaled
 
 Gate = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
@@ -43,7 +43,7 @@ def cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         Chen et al., *Cautious Weight Decay*, 2025, arXiv:2510.12402, Algorithm 1.
     """
     del grad
-    return _product(jnp.sign(z), jnp.sign(update)) <= 0
+    return product(jnp.sign(z), jnp.sign(update)) <= 0
 
 
 def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
@@ -71,7 +71,7 @@ def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.
         inequality.
     """
     del grad
-    return _product(jnp.sign(z), jnp.sign(update)) < 0
+    return product(jnp.sign(z), jnp.sign(update)) < 0
 
 
 def descent(axes: Axes = None) -> Gate:
@@ -103,10 +103,11 @@ def descent(axes: Axes = None) -> Gate:
         Tian et al., *Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models*, 2024,
         arXiv:2411.01713, the selection condition c.
     """
+    check_axes(axes)
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
-        return _inner(scaled(needed_gradient("descent", grad), axes), scaled(z, axes), axes) > 0
+        return inner(scaled(needed_gradient("descent", grad), axes), scaled(z, axes), axes) > 0
 
     return gate
 
@@ -143,6 +144,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
         Heo et al., *AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-Invariant
         Weights*, 2021, arXiv:2006.08217, Algorithm 2.
     """
+    check_axes(axes)
     checks.number("delta", delta, above=0)
     checks.number("factor", factor, least=0, most=1)
 
@@ -151,7 +153,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
         a, b = scaled(needed_gradient("cosine", grad), axes), scaled(z, axes)
         lengths = norm(a, axes) * norm(b, axes)
         n = z.size / max(lengths.size, 1)
-        orthogonal = jnp.abs(_inner(a, b, axes)) * n**0.5 < delta * lengths
+        orthogonal = jnp.abs(inner(a, b, axes)) * n**0.5 < delta * lengths
         return jnp.where(orthogonal | (lengths == 0), jnp.asarray(factor, lengths.dtype), 1)
 
     return gate
@@ -185,6 +187,7 @@ def touched_rows(axes: Axes = -1) -> Gate:
         The dense form of lazy regularisation: Carpenter, *Lazy Sparse Stochastic Gradient
         Descent for Regularized Multinomial Logistic Regression*, 2008.
     """
+    check_axes(axes)
 
     def gate(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
         del update
@@ -192,12 +195,3 @@ def touched_rows(axes: Axes = -1) -> Gate:
         return jnp.any(touched, axis=checked_axes(axes, z), keepdims=True)
 
     return gate
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Re(āb), the product of real numbers and the inner product of complex ones in the plane."""
-    return jnp.real(jnp.conj(a) * b)
-
-
-def _inner(a: jax.Array, b: jax.Array, axes: Axes) -> jax.Array:
-    return jnp.sum(_product(a, b), axis=checked_axes(axes, a), keepdims=True)

@@ -9,8 +9,8 @@ settings under their own names and its quirks kept. `wdjax.standard()` is what w
 import fnmatch
 import re
 from collections.abc import Sequence
-from typing import Any
 
+from wdjax._trees import checks
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
 from wdjax.rules import Rules, Selector, check_rules
@@ -47,7 +47,8 @@ def hugging_face(*, layer_norms: Sequence[Selector] = ()) -> Rules:
     References:
         transformers 4.57.1, `Trainer.get_decay_parameter_names`.
     """
-    further: Rules = tuple((selector, 0.0) for selector in _list("layer_norms", layer_norms))
+    checks.names("layer_norms", layer_norms)
+    further: Rules = tuple((selector, 0.0) for selector in layer_norms)
     kind = Kind("transformers: bias or norm", _is_bias_or_norm)
     return check_rules((*further, (kind, 0.0), *_EVERYTHING))
 
@@ -106,8 +107,8 @@ def timm(
     References:
         timm 1.0.31, `timm/optim/_param_groups.py`.
     """
-    names = _list("no_weight_decay_list", no_weight_decay_list)
-    listed: Rules = tuple((_timm_name(name), 0.0) for name in names)
+    checks.names("no_weight_decay_list", no_weight_decay_list)
+    listed: Rules = tuple((_timm_name(name), 0.0) for name in no_weight_decay_list)
     flat: Rules = ((Kind("timm: ndim ≤ 1 or bias", _is_flat_or_bias), 0.0),)
     return check_rules((*listed, *(flat if weight_decay_exclude_1d else ()), *_EVERYTHING))
 
@@ -168,7 +169,8 @@ def maxtext(*, adamw_mask: Sequence[str] = ()) -> Rules:
     References:
         AI-Hypercomputer/maxtext at e591f30, `get_adamw_mask` in `optimizers/optimizers.py`.
     """
-    masked: Rules = tuple((re.compile(p), 0.0) for p in _list("adamw_mask", adamw_mask))
+    checks.names("adamw_mask", adamw_mask)
+    masked: Rules = tuple((re.compile(p), 0.0) for p in adamw_mask)
     return check_rules((*masked, *_EVERYTHING))
 
 
@@ -242,10 +244,3 @@ def _timm_name(name: str) -> Selector:
     if not re.search(r"[*?\[]", path):
         return f"/{path}"
     return re.compile(rf"\A{fnmatch.translate(path)}")
-
-
-def _list(name: str, value: Any) -> Any:
-    """A list of names, and not one name: that would be taken letter by letter."""
-    if isinstance(value, str):
-        raise TypeError(f"`{name}` must be a list of names; got {value!r}. Write [{value!r}].")
-    return value

@@ -18,8 +18,9 @@ from jax import lax
 from wdjax import stacking
 from wdjax._lift.leaves import Params, lined_up, moved_params, widened
 from wdjax._trees import checks, paths
-from wdjax.optimizers import STANDARD, Decayed
-from wdjax.rules import Rules, check_rules, label, owners, resolve
+from wdjax._trees.groups import product, ratio
+from wdjax.optimizers import Decayed
+from wdjax.rules import STANDARD, Rules, check_rules, label, owners, resolve
 
 Readings: TypeAlias = dict[str, dict[str, Any]]
 
@@ -224,11 +225,11 @@ def series(history: Any) -> Readings:
         >>> series(history)["weight"]["rotation"]
         array([0.1, 0.2])
     """
-    has = "measured" in history.metrics
+    known: dict[str, Readings] = getattr(history, "metrics", {})
     advice = "Train with metrics.measured(optimizer), in make_train_step and TrainState.create."
-    checks.must("history", has, "have metrics['measured']", sorted(history.metrics), advice)
-    found: Readings = history.metrics["measured"]
-    return found
+    got = sorted(known) or checks.kind_of(history)
+    checks.must("history", "measured" in known, "have metrics['measured']", got, advice)
+    return known["measured"]
 
 
 # Groups of leaves, by name.
@@ -307,7 +308,7 @@ def _sums(param: Any, update: Any, before: Any, shrink: Any) -> jax.Array:
     u = jnp.zeros_like(w) if update is None else widened(update)
     # without the pull to zero, which is along θ and may be much the larger part of Δ
     v = u if shrink is None else u + shrink * w
-    terms = [_product(w, w), _product(u, u), _product(w, v), _product(v, v)]
+    terms = [product(w, w), product(u, u), product(w, v), product(v, v)]
     if shrink is None:
         return _sums_in_one_pass(terms)
     b = u if before is None else widened(before)
@@ -317,7 +318,7 @@ def _sums(param: Any, update: Any, before: Any, shrink: Any) -> jax.Array:
         & (shrink > 0)
         & (update is not None)
     )
-    of_decay = [_product(b, b), _product(u - b, u - b), shrink * terms[0]]
+    of_decay = [product(b, b), product(u - b, u - b), shrink * terms[0]]
     return _sums_in_one_pass([*terms, *of_decay, held.astype(terms[0].dtype)])
 
 
@@ -335,10 +336,6 @@ def _rounded(x: Any, wide: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(wide):
         return lax.complex(part(wide.real), part(wide.imag))
     return part(wide)
-
-
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.real(jnp.conj(x) * y)
 
 
 def _sums_in_one_pass(terms: list[jax.Array]) -> jax.Array:
@@ -362,27 +359,22 @@ def _reading(s: Any, leaves: list[_Leaf]) -> jax.Array:
     n = max(sum(leaf.size for leaf in leaves), 1)
     weight, update = jnp.sqrt(jnp.sum(ww)), jnp.sqrt(jnp.sum(uu))
     # of each leaf: the part of ν along θ is slope · θ, that of Δ is tilt · θ
-    slope = _ratio(wv, ww)
+    slope = ratio(wv, ww)
     across, tilt = jnp.maximum(vv - slope * wv, 0), slope
     if decay:
-        tilt = slope - _ratio(decay[2], ww)
-    mean = _ratio(jnp.sum(ww * tilt), weight * weight)
+        tilt = slope - ratio(decay[2], ww)
+    mean = ratio(jnp.sum(ww * tilt), weight * weight)
     # the angle from the parts of Δ across θ and along it; its cosine would have no digits left
     across = jnp.sqrt(jnp.sum(across + ww * (tilt - mean) ** 2))
     angle = jnp.where(weight > 0, jnp.arctan2(across, weight * (1 + mean)), 0)
-    values = [weight, weight / math.sqrt(n), update, angle, _ratio(update, weight)]
+    values = [weight, weight / math.sqrt(n), update, angle, ratio(update, weight)]
     if decay:
         bb, part, _, held = (jnp.sum(x) for x in decay)
         before = jnp.sqrt(bb)
-        values[-1] = _ratio(before, weight)
+        values[-1] = ratio(before, weight)
         strength = s * sum(leaf.size / n * leaf.m for leaf in leaves)
-        values += [_ratio(jnp.sqrt(part), before), held / n, strength]
+        values += [ratio(jnp.sqrt(part), before), held / n, strength]
     return jnp.stack(values).astype(jnp.float32)
-
-
-def _ratio(x: Any, y: Any) -> jax.Array:
-    """Divide; anything over 0 is 0."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
 
 
 # When to read.

@@ -13,13 +13,14 @@ from wdjax._lift.place import wrapper_in
 from wdjax._trees import checks
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
-from wdjax.rules import Rules, standard
+from wdjax.rules import STANDARD, Rules
 from wdjax.schedules import Schedule, Strength, lr_scaled
 from wdjax.transforms import Anchor, decay_weights, prox_weights
 
 Factory = Callable[..., optax.GradientTransformation]
 Law = Callable[[Strength, Strength], Schedule]
-STANDARD: Rules = standard()
+
+_REQUIRED: Any = inspect.Parameter.empty  # so that signatures show no default
 
 # What Optax's factories call decay of their own, and the value that switches it off.
 _OWN_DECAY = {"weight_decay": 0.0, "weight_decay_rate": None, "adam_weight_decay": 0.0}
@@ -86,7 +87,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
     def decayed_factory(
         learning_rate: Any,
         *args: Any,
-        weight_decay: Strength,
+        weight_decay: Strength = _REQUIRED,
         law: Law | None = None,
         penalty: Penalty = penalties.l2,
         implicit: bool = False,
@@ -96,6 +97,10 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         anchor: Anchor = None,
         **kwargs: Any,
     ) -> optax.GradientTransformationExtraArgs:
+        is_given = weight_decay is not _REQUIRED
+        rule = "be given by its name, as in wdjax.adamw(1e-3, weight_decay=0.1)"
+        got = f"none for a decayed {_name(factory)}"
+        checks.must("weight_decay", is_given, rule, got, error=TypeError)
         _check_arguments(own, [*list(own)[1 : 1 + len(args)], *kwargs], kwargs)
         inner = factory(learning_rate, *args, **switched_off, **kwargs)
         if not (hasattr(inner, "init") and hasattr(inner, "update")):
@@ -246,9 +251,9 @@ def _check_arguments(
                 "matrices decay, and biases, norms and embeddings do not."
             )
         if name in _OWN_DECAY:
-            raise TypeError(
-                f"`{name}` would decay a second time. Pass `weight_decay=` alone, by its name."
-            )
+            is_named = name in kwargs
+            why = "would decay a second time" if is_named else "was also given by position"
+            raise TypeError(f"`{name}` {why}. Pass decay once, as weight_decay=...")
         if name in _OWN_RATE and kwargs.get(name) is not None:
             raise TypeError(
                 f"`{name}` would leave decay at the strength of `learning_rate` where steps have "

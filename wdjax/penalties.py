@@ -22,16 +22,16 @@ from wdjax._trees.groups import (
     Axes,
     abs2,
     absolute,
+    check_axes,
     checked_axes,
     deviations,
     is_longer,
     norm,
     size,
+    soft_threshold,
     unit,
 )
-from wdjax.rules import Rules, check_rules, ruled, standard
-
-STANDARD = standard()
+from wdjax.rules import STANDARD, Rules, check_rules, ruled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +77,6 @@ def _shrink_factor(length: jax.Array, s: Any) -> jax.Array:
     return jnp.where((length <= s) & (s > 0), 0, 1 - s / jnp.where(length == 0, 1, length))
 
 
-def _soft_threshold(z: jax.Array, s: Any) -> jax.Array:
-    """sign(z) max(|z| − s, 0), for complex z too."""
-    return jnp.sign(z) * jnp.maximum(jnp.abs(z) - s, 0)
-
-
 l2 = Penalty(
     name="l2",
     value=lambda z: jnp.sum(abs2(z)) / 2,
@@ -103,7 +98,7 @@ l1 = Penalty(
     name="l1",
     value=lambda z: jnp.sum(absolute(z)),
     gradient=jnp.sign,
-    prox=_soft_threshold,
+    prox=soft_threshold,
     separable=True,
 )
 """Lasso: ‖z‖₁. Its prox sets small entries to exactly zero; its gradient step does not.
@@ -144,7 +139,7 @@ def elastic_net(l1_ratio: float) -> Penalty:
         name=f"elastic_net({r:g})",
         value=lambda z: r * jnp.sum(absolute(z)) + (1 - r) * jnp.sum(abs2(z)) / 2,
         gradient=lambda z: r * jnp.sign(z) + (1 - r) * z,
-        prox=lambda z, s: _soft_threshold(z, s * r) / (1 + s * (1 - r)),
+        prox=lambda z, s: soft_threshold(z, s * r) / (1 + s * (1 - r)),
         curvature=1 - r,
         separable=True,
     )
@@ -177,6 +172,7 @@ def group_lasso(axes: Axes = None) -> Penalty:
     References:
         Yuan and Lin, *Model Selection and Estimation in Regression with Grouped Variables*, 2006.
     """
+    check_axes(axes)
     return Penalty(
         name=f"group_lasso(axes={axes})",
         value=lambda z: jnp.sum(norm(z, axes)),
@@ -215,6 +211,7 @@ def cubic(axes: Axes = None, *, least: float = 0.0) -> Penalty:
         arXiv:1804.04235, section 8 (relative steps, ε₂); Nesterov and Polyak, *Cubic
         Regularization of Newton Method and its Global Performance*, 2006 (the penalty).
     """
+    check_axes(axes)
     checks.number("least", least, least=0)
 
     def rms(z: jax.Array) -> jax.Array:
@@ -265,6 +262,7 @@ def spread(axes: Axes = None) -> Penalty:
         Franke et al., *Improving Deep Learning Optimization through Constrained Parameter
         Regularization*, 2024, arXiv:2311.09058.
     """
+    check_axes(axes)
 
     def parts(z: jax.Array) -> tuple[jax.Array, jax.Array, float]:
         n = math.prod(z.shape[axis] for axis in checked_axes(axes, z))
@@ -507,7 +505,7 @@ def mcp(gamma: float) -> Penalty:
 
     def prox(z: jax.Array, s: Any) -> jax.Array:
         steeper = 1 - s / gamma
-        firm = _soft_threshold(z, s) / jnp.where(steeper > 0, steeper, 1)
+        firm = soft_threshold(z, s) / jnp.where(steeper > 0, steeper, 1)
         firm = jnp.where(jnp.abs(z) <= gamma, firm, z)
         return jnp.where(steeper > 0, firm, _hard_threshold(z, jnp.sqrt(s * gamma)))
 
@@ -559,7 +557,7 @@ def scad(knee: float, a: float = 3.7) -> Penalty:
         return jnp.sum(jnp.where(size <= k, size, jnp.where(size > end, (end + k) / 2, fading)))
 
     def prox(z: jax.Array, s: Any) -> jax.Array:
-        size, soft = jnp.abs(z), _soft_threshold(z, s)
+        size, soft = jnp.abs(z), soft_threshold(z, s)
         steeper = 1 - s / (end - k)
         fading = (z - s * end / (end - k) * jnp.sign(z)) / jnp.where(steeper > 0, steeper, 1)
         smooth = jnp.where(size <= k + s, soft, jnp.where(size <= end, fading, z))
@@ -601,6 +599,7 @@ def ball(radius: float, axes: Axes = None) -> Penalty:
     References:
         Srivastava et al., *Dropout*, 2014, section 5.1 (max-norm regularization).
     """
+    check_axes(axes)
     checks.number("radius", radius, above=0)
 
     def project(z: jax.Array) -> jax.Array:
@@ -635,6 +634,7 @@ def sphere(radius: float, axes: Axes = None) -> Penalty:
         Salimans and Kingma, *Weight Normalization*, 2016, arXiv:1602.07868, equation 2 with
         fixed g.
     """
+    check_axes(axes)
     checks.number("radius", radius, above=0)
 
     def project(z: jax.Array) -> jax.Array:

@@ -275,8 +275,9 @@ def _as_key(seed: Any) -> jax.Array:
     if isinstance(seed, jax.Array) and seed.dtype == jnp.uint32 and seed.ndim == 1:
         key: jax.Array = jax.random.wrap_key_data(seed)  # from jax.random.PRNGKey
         return key
-    is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if is_integer or (isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jnp.integer)):
+    if checks.is_whole(seed) or (
+        isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jnp.integer)
+    ):
         return jax.random.key(seed)
     raise TypeError(
         f"`seed` must be an integer or a random key; got {seed!r}. Pass 0 or jax.random.key(0)."

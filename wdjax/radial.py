@@ -24,26 +24,17 @@ from wdjax import schedules
 from wdjax._lift.leaves import Params, needed_gradient, widened
 from wdjax._lift.method import Samples, by_leaf, lift
 from wdjax._trees import checks, paths
-from wdjax._trees.groups import Axes, along, checked_axes, direction, norm, unit
-from wdjax.rules import Ruled, Rules, standard
+from wdjax._trees.groups import Axes, along, checked_axes, direction, inner, norm, unit
+from wdjax.rules import STANDARD, Ruled, Rules
 from wdjax.schedules import Strength
 
-STANDARD: Rules = standard()
-
-
 # Geometry of one leaf, group by group. Every norm is safe at zero: N(0) = 0.
-
-
-def _dot(x: jax.Array, y: jax.Array, axes: Axes) -> jax.Array:
-    """⟨x, y⟩, real also for complex leaves."""
-    axis = checked_axes(axes, x)
-    return jnp.sum(jnp.real(jnp.conj(x) * y), axis=axis, keepdims=True)
 
 
 def _radial_part(x: jax.Array, at: jax.Array, axes: Axes) -> jax.Array:
     """N(at) ⟨N(at), x⟩; x minus this is tangent to the sphere at `at`."""
     outwards = unit(at, axes)
-    return outwards * _dot(outwards, x, axes)
+    return outwards * inner(outwards, x, axes)
 
 
 def _centered(x: jax.Array, axes: Axes) -> jax.Array:
@@ -287,7 +278,7 @@ def project_radial(
         if cosine is None:
             return jnp.array(True)
         raw = needed_gradient("project_radial", grad)
-        cosines = _dot(unit(param, view), unit(raw, view), view)
+        cosines = inner(unit(param, view), unit(raw, view), view)
         threshold = cosine * math.sqrt(cosines.size / max(param.size, 1))  # δ/√n
         return jnp.max(jnp.abs(cosines), initial=0) < threshold
 

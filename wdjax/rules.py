@@ -133,10 +133,10 @@ def ruled(rules: Rules, tree: Any) -> tuple[tuple[Ruled, ...], Any]:
 
 
 def owners(rules: Rules, tree: Any) -> tuple[int, ...]:
-    """Tell which rule decides each leaf.
+    """Tell which rule decides each leaf, of rules that were checked.
 
     Args:
-        rules: as in `resolve`.
+        rules: from `check_rules`.
         tree: as in `resolve`.
 
     Returns:
@@ -151,7 +151,6 @@ def owners(rules: Rules, tree: Any) -> tuple[int, ...]:
         >>> owners((("bias", 0.0), ("**", 1.0)), {"bias": jnp.ones(3), "kernel": jnp.ones((2, 3))})
         (0, 1)
     """
-    rules = check_rules(rules)
     return _decide(rules, tree, *jax.tree.flatten(tree)).owners
 
 
@@ -532,3 +531,6 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, jax.Array | np.ndarray):
         return value.ndim == 0
     return isinstance(value, numbers.Real | np.bool_)
+
+
+STANDARD: Rules = standard()  # the default of `rules` nearly everywhere

@@ -15,12 +15,10 @@ import numpy as np
 
 from wdjax._trees import checks, html, paths
 from wdjax._trees.kinds import Kind
-from wdjax.rules import Rules, owners, resolve, standard
+from wdjax.rules import STANDARD, Rules, check_rules, owners, resolve, ruled
 from wdjax.sweeps import SweepResult, validation_curve
 
 _NEAR = math.log(4)  # how far from the best λ a cubic in ln λ is trusted
-
-STANDARD: Rules = standard()
 
 
 def timescale_to_weight_decay(timescale: Any, learning_rate: Any) -> Any:
@@ -240,16 +238,15 @@ def width_rules(widths: Rules, params: Any, *, power: float, rules: Rules = STAN
         Scaling Rules by Proper Weight Decay Tuning*, 2025, arXiv:2510.15262 (√(η/λ) d^0.75 is held
         fixed). The rules disagree on what to hold fixed, so the power has no default.
     """
-    leaves = paths.leaves(params)
-    own = owners(rules, params)
+    rules = check_rules(rules)
+    own, (rows, _) = owners(rules, params), ruled(rules, params)
     factors = [m**power for m in jax.tree.leaves(resolve(widths, params))]
-    multipliers = jax.tree.leaves(resolve(rules, params))
     changed = [
-        not (_is(factor, 1.0) or _is(multiplier, 0.0))
-        for factor, multiplier in zip(factors, multipliers, strict=True)
+        not (_is(factor, 1.0) or _is(row.multiplier, 0.0))
+        for row, factor in zip(rows, factors, strict=True)
     ]
-    rows = zip(leaves, multipliers, factors, changed, strict=True)
-    pairs = tuple((_exactly(leaf.path), m * factor) for leaf, m, factor, new in rows if new)
+    of_each = zip(rows, factors, changed, strict=True)
+    pairs = tuple((_exactly(r.leaf.path), r.multiplier * x) for r, x, new in of_each if new)
     emptied = set(own) - {i for i, new in zip(own, changed, strict=True) if not new}
     rest = (rule for i, rule in enumerate(rules) if i not in emptied or isinstance(rule[0], Kind))
     return (*pairs, *rest)

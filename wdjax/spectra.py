@@ -9,9 +9,7 @@ import numpy as np
 
 from wdjax._lift.leaves import Params, is_off
 from wdjax._trees import checks
-from wdjax.rules import Ruled, Rules, check_rules, ruled, standard
-
-STANDARD: Rules = standard()
+from wdjax.rules import STANDARD, Ruled, Rules, check_rules, ruled
 
 
 def hill_exponent(matrix: Any) -> float:

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from wdjax import anchors, penalties
@@ -25,13 +24,12 @@ from wdjax._lift.place import check_is_early
 from wdjax._trees import checks, paths
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
-from wdjax.rules import Ruled, Rules, standard
+from wdjax.rules import STANDARD, Ruled, Rules
 from wdjax.schedules import Strength
 
 Anchor: TypeAlias = anchors.Anchor | Params | str | None
 
 EVERYTHING: Rules = (("**", 1.0),)
-STANDARD: Rules = standard()
 
 
 def add_decayed_weights(
@@ -347,9 +345,7 @@ def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
         return multipliers
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])  # not a callable module
     keep = mask(params) if is_function else mask
-    wrong = [x for x in jax.tree.leaves(keep) if not isinstance(x, bool | np.bool_)]
-    first, advice = repr(next(iter(wrong), None)), "Multipliers go into `rules`."
-    checks.must("mask", not wrong, "hold booleans", first, advice, TypeError)
+    checks.flags("mask", keep, "Multipliers go into `rules`.")
     return jax.tree.map(
         lambda flag, part: jax.tree.map(lambda m: m if flag else 0.0, part), keep, multipliers
     )

@@ -25,12 +25,11 @@ from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import check_data
 from wdjax._trees.paths import distinct, has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
-from wdjax.rules import Rules, check_rules, label, owners, resolve, ruled, standard, warn_of_guesses
+from wdjax.rules import STANDARD, Rules, check_rules, label, owners, ruled, warn_of_guesses
 from wdjax.schedules import Strength
 
 ValLoss = Callable[[Params, PyTree], jax.Array]
 
-STANDARD: Rules = standard()
 _WHOLE = "be of the whole model, which `val_loss` needs"
 _OUTSIDE = (
     "Put `hyper_decay` outside optax.masked and optax.partition, and give the multiplier 0 in "
@@ -175,7 +174,7 @@ def hyper_decay(
         scaled = [
             (selector, m if is_off(m) else m * decay[r]) for r, (selector, m) in enumerate(rules)
         ]
-        multipliers = resolve(tuple(scaled), params)
+        multipliers = ruled(tuple(scaled), params)[1]
         step = lambda update, param, m: update - s * m * pull(param)
         updates = map_leaves("hyper_decay", step, updates, params, multipliers)
 

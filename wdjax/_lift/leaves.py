@@ -227,11 +227,17 @@ def lined_up(
             [None] * len(leaves) if tree is None else treedef.flatten_up_to(tree)
             for tree in (params, *trees)
         ]
+        # an array lines up with a whole container, too
+        fits = all(
+            update is None or param is None or jax.tree_util.all_leaves([param])
+            for update, param in zip(leaves, columns[0], strict=True)
+        )
     except ValueError:
-        raise ValueError(
-            f"{wrong}{paths.structure_difference(updates, params)}. "
-            "Pass the gradients of these params."
-        ) from None
+        fits = False
+    if not fits:
+        found = paths.structure_difference(updates, params)
+        found = found.replace("the first", of).replace("the second", "params")
+        raise ValueError(f"{wrong}{found}. Pass the gradients of these params.")
     rows = list(zip(leaves, *columns, strict=True))
     for i, (update, param, *_) in enumerate(rows):
         if update is None or (param is not None and jnp.shape(update) == jnp.shape(param)):

@@ -89,8 +89,7 @@ def number(
     fits = is_number and np.all(np.isfinite(x)) and _is_within(x, limits)
     rule = f"be {_wanted('a finite number', limits)}{', or None' * optional}"
     rule += f", or {also}" * bool(also)
-    got = repr(x.item() if isinstance(x, np.generic) else x)  # 0.5, not np.float64(0.5)
-    must(name, fits, rule, got, advice, ValueError if is_number else TypeError)
+    must(name, fits, rule, shown(x), advice, ValueError if is_number else TypeError)
 
 
 def whole(
@@ -122,13 +121,22 @@ def whole(
         ValueError: `every` must be a whole number >= 1; got 0.
     """
     limits = {"least": least} if most is None else {"least": least, "most": most}
-    is_whole = isinstance(x, int | np.integer) and not isinstance(x, bool)
     if isinstance(x, jax.Array):
         advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
-    fits = (optional and x is None) or (is_whole and _is_within(x, limits))
+    fits = (optional and x is None) or (is_whole(x) and _is_within(x, limits))
     rule = f"be {_wanted('a whole number', limits)}{', or None' * optional}"
-    got = repr(x.item() if isinstance(x, np.generic) else x)  # 0.5, not np.float64(0.5)
-    must(name, fits, rule, got, advice, ValueError if is_whole else TypeError)
+    must(name, fits, rule, shown(x), advice, ValueError if is_whole(x) else TypeError)
+
+
+def is_whole(x: Any) -> bool:
+    """Whether a value is an int of Python or NumPy, and not a truth value."""
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
+def shown(x: Any) -> str:
+    """A value as one would write it; of what takes more than a line its kind alone."""
+    text = repr(x.item() if isinstance(x, np.generic) else x)  # 0.5, not np.float64(0.5)
+    return text if len(text) <= 100 and "\n" not in text else kind_of(x)
 
 
 def _is_within(x: Any, limits: Mapping[str, float]) -> bool:
@@ -164,7 +172,7 @@ def choice(name: str, x: Any, choices: Iterable[Any], advice: str = "") -> None:
     """
     choices = list(choices)
     is_one = isinstance(x, str | None) and x in choices
-    must(name, is_one, f"be one of {listed(map(repr, choices))}", repr(x), advice)
+    must(name, is_one, f"be one of {listed(map(repr, choices))}", shown(x), advice)
 
 
 def flag(name: str, x: Any) -> None:
@@ -178,7 +186,40 @@ def flag(name: str, x: Any) -> None:
         Traceback (most recent call last):
         TypeError: `intercept` must be True or False; got 'no'.
     """
-    must(name, isinstance(x, bool | np.bool_), "be True or False", repr(x), error=TypeError)
+    must(name, is_flag(x), "be True or False", shown(x), error=TypeError)
+
+
+def flags(name: str, tree: PyTree, advice: str = "") -> None:
+    """Refuse a tree, such as a mask, that holds anything but True and False.
+
+    Raises:
+        TypeError: it does.
+
+    Example:
+        >>> flags("mask", {"bias": False, "kernel": 1.0})
+        Traceback (most recent call last):
+        TypeError: `mask` must hold booleans; got float at 'kernel'.
+    """
+    leaves(name, tree, is_flag, "booleans", advice)
+
+
+def is_flag(x: Any) -> bool:
+    """Whether a value is True or False, of Python or NumPy."""
+    return isinstance(x, bool | np.bool_)
+
+
+def names(name: str, x: Any) -> None:
+    """Refuse one name where a list of names is expected: it would be split into letters.
+
+    Raises:
+        TypeError: it is one name.
+
+    Example:
+        >>> names("layers", "head")
+        Traceback (most recent call last):
+        TypeError: `layers` must be a list of names; got 'head'. Write ['head'].
+    """
+    must(name, not isinstance(x, str), "be a list of names", repr(x), f"Write [{x!r}].", TypeError)
 
 
 def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> None:
@@ -193,10 +234,12 @@ def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> 
         TypeError: `loss_fn` must be a function; got 3.
     """
     fits = callable(x) or (optional and x is None)
-    must(name, fits, f"be a function{' or None' * optional}", repr(x), advice, TypeError)
+    must(name, fits, f"be a function{' or None' * optional}", shown(x), advice, TypeError)
 
 
-def optimizer(name: str, x: Any) -> None:
+def optimizer(
+    name: str, x: Any, advice: str = "For instance wdjax.adamw(1e-3, weight_decay=0.1)."
+) -> None:
     """Refuse anything but an Optax optimizer or transformation.
 
     Raises:
@@ -212,8 +255,8 @@ def optimizer(name: str, x: Any) -> None:
     fits = all(callable(getattr(x, method, None)) for method in ("init", "update"))
     title = getattr(x, "__name__", "")
     is_factory = callable(x) and title.isidentifier()
-    got = f"the function {title}" if is_factory else repr(x)
-    advice = f"Call it: {title}(...)." if is_factory else "For instance wdjax.adamw(1e-3)."
+    got = f"the function {title}" if is_factory else shown(x)
+    advice = f"Call it: {title}(...)." if is_factory else advice
     must(name, fits, "be an Optax optimizer", got, advice, TypeError)
 
 

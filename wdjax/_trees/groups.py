@@ -43,6 +43,11 @@ def total(x: jax.Array, axes: Axes) -> jax.Array:
     return jnp.sum(x, axis=along(axes, x.ndim), keepdims=True)
 
 
+def inner(a: jax.Array, b: jax.Array, axes: Axes) -> jax.Array:
+    """⟨a, b⟩ of each group, real also for complex leaves."""
+    return jnp.sum(product(a, b), axis=checked_axes(axes, a), keepdims=True)
+
+
 def size(x: jax.Array, axes: Axes) -> int:
     """Count the entries of one group, at least 1 so that it can divide."""
     inside = along(axes, x.ndim)
@@ -69,6 +74,16 @@ def ratio(a: Any, b: Any) -> jax.Array:
 def abs2(z: jax.Array) -> jax.Array:
     """|z|², real also for complex z."""
     return jnp.real(z * jnp.conj(z))
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Re(āb): the product of real numbers, the inner product of complex ones in the plane."""
+    return jnp.real(jnp.conj(a) * b)
+
+
+def soft_threshold(z: jax.Array, s: Any) -> jax.Array:
+    """sign(z) max(|z| − s, 0), for complex z too."""
+    return jnp.sign(z) * jnp.maximum(jnp.abs(z) - s, 0)
 
 
 def absolute(z: jax.Array) -> jax.Array:

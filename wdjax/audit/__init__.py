@@ -9,12 +9,10 @@ from typing import Any
 
 from wdjax.audit._compare import Difference, check_decay, same_decay
 from wdjax.audit._declared import declared
-from wdjax.audit._measured import measured
-from wdjax.audit._strengths import Taken, strengths
+from wdjax.audit._measured import Taken, measured, strengths
 from wdjax.audit._table import Audit
-from wdjax.rules import Rules
+from wdjax.rules import STANDARD, Rules
 from wdjax.schedules import Strength
-from wdjax.transforms import STANDARD
 
 __all__ = [
     "Audit",

@@ -10,9 +10,8 @@ from wdjax._trees import paths
 from wdjax.audit._course import Finding
 from wdjax.audit._measured import Measurement, measure
 from wdjax.audit._verdicts import Leaf
-from wdjax.rules import Rules
+from wdjax.rules import STANDARD, Rules
 from wdjax.schedules import Strength
-from wdjax.transforms import STANDARD
 
 _UNFIT = ("gradient", "both", "constant", "point", "unknown")  # no fraction of the weights
 _ROUNDING = 5e-7  # of a schedule's largest value: what float32 may leave of a cosine at its end

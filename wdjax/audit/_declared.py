@@ -7,21 +7,21 @@ With the strength s(t), a multiplier m and T steps, an untouched weight shrinks 
 
 import dataclasses
 import math
-import numbers
 from typing import Any
 
 import jax
 import numpy as np
 
 from wdjax import schedules, stacking
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax._trees.paths import Leaf
 from wdjax.audit._table import Audit, Row, merged
-from wdjax.rules import RuleError, Rules, Selector, check_rules, is_guess, label, owners
+from wdjax.rules import RuleError, Rules, Selector, check_rules, is_guess, label, ruled
 from wdjax.schedules import Schedule, Strength
-from wdjax.transforms import STANDARD, swallowed_below
+from wdjax.transforms import swallowed_below
 
 _MOST_COUNTS = 2**20  # steps looked at
+STEPS = "Count optimizer steps."
 _LAST_COUNT = np.iinfo(np.int32).max
 
 
@@ -31,13 +31,14 @@ def declared(tree: Any, strength: Strength, rules: Rules, steps: int | None) -> 
     shrink = max_t s(t) m;  half-life = ln 2 / −ln(1 − shrink);  left = Π_{t<T} (1 − s(t) m)
     """
     schedule = schedules.as_schedule(strength)
-    steps = None if steps is None else checked_steps(steps)
+    checks.whole("steps", steps, optional=True, advice=STEPS)
     counts = _counts(schedule, steps)
     strengths = _strengths(schedule, counts)
     peak = int(strengths.argmax())
     top = float(strengths[peak])
-    decisions = _decisions(stacking.unstack(tree), _concrete(check_rules(rules)))
-    _check_signs(decisions, top)
+    decisions = decisions_of(stacking.unstack(tree), rules)
+    taken = [(leaf.path, top * m) for leaf, _, m in decisions]
+    checks.fractions("`strength` times multiplier", taken)
     multipliers = {m for _, _, m in decisions}
     left = {m: None if steps is None else _left(strengths * m, steps) for m in multipliers}
     rows = [_row(leaf, selector, m, top * m, left[m]) for leaf, selector, m in decisions]
@@ -52,9 +53,10 @@ def declared(tree: Any, strength: Strength, rules: Rules, steps: int | None) -> 
     return dataclasses.replace(found, warnings=tuple(_notes(found, merged(rows))))
 
 
-def decisions_of(tree: Any, rules: Rules | None) -> list[tuple[Leaf, Selector, float]]:
-    """Each leaf, what decides it, and its multiplier; by `standard()` if there are no rules."""
-    return _decisions(tree, _concrete(check_rules(STANDARD if rules is None else rules)))
+def decisions_of(tree: Any, rules: Rules) -> list[tuple[Leaf, Selector, float]]:
+    """Each leaf, what decides it, and its multiplier."""
+    rows, _ = ruled(_concrete(rules), tree)
+    return [(leaf, "not float" if by is None else by, float(m)) for leaf, by, m in rows]
 
 
 # The numbers.
@@ -72,16 +74,6 @@ def _left(shrinks: np.ndarray, steps: int) -> float:
     return math.exp(steps * float(np.log1p(-shrinks).mean()))
 
 
-def _decisions(tree: Any, rules: Rules) -> list[tuple[Leaf, Selector, float]]:
-    """Each leaf, what decides it, and its multiplier."""
-    decided = [(selector, float(m)) for selector, m in rules]
-    decided.append(("not float", 0.0))  # index -1
-    leaves = paths.leaves(tree)
-    return [
-        (leaf, *decided[owner]) for leaf, owner in zip(leaves, owners(rules, tree), strict=True)
-    ]
-
-
 def _row(leaf: Leaf, selector: Selector, m: float, shrink: float, left: float | None) -> Row:
     shape = [int(size) for size in leaf.shape]
     return {
@@ -96,13 +88,6 @@ def _row(leaf: Leaf, selector: Selector, m: float, shrink: float, left: float | 
         "half_life": half_life_of(shrink),
         "left": left,
     }
-
-
-def checked_steps(steps: Any) -> int:
-    """An integer >= 1, of Python."""
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
-        raise ValueError(f"`steps` must be an integer >= 1; got {steps!r}. Count optimizer steps.")
-    return int(steps)
 
 
 def _counts(schedule: Schedule, steps: int | None) -> np.ndarray:
@@ -137,25 +122,15 @@ def _strengths(schedule: Schedule, counts: np.ndarray) -> np.ndarray:
 
 
 def _concrete(rules: Rules) -> Rules:
-    """Rules with multipliers as floats."""
+    """Rules, checked, with multipliers as floats."""
+    rules = check_rules(rules)
     for selector, m in rules:
         if isinstance(m, jax.core.Tracer):
             raise RuleError(
                 f"the multiplier of rule {label(selector)!r} must be known before training; got a "
                 "traced value. Call `audit` outside jit, vmap and grad."
             )
-    return check_rules(tuple((selector, float(m)) for selector, m in rules))
-
-
-def _check_signs(decisions: list[tuple[Leaf, Selector, float]], top: float) -> None:
-    """Refuse decay that flips signs."""
-    flipped = [repr(leaf.path) for leaf, _, m in decisions if top * m >= 1]
-    if flipped:
-        raise ValueError(
-            "`strength` times multiplier must be < 1, the fraction taken off in a step; it reaches "
-            f"{top:g} times the multiplier for {paths.listed(flipped)} and would flip signs. "
-            "Lower λ, check the law's units, or use wdjax.prox_weights."
-        )
+    return check_rules(tuple((selector, float(m)) for selector, m in rules))  # of arrays, as well
 
 
 # What is certainly wrong.

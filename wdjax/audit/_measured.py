@@ -1,4 +1,4 @@
-"""The audit of an optimizer: run on stand-ins, and put into rows."""
+"""The audit of an optimizer: run on stand-ins, and put into rows, or into what each step takes."""
 
 import dataclasses
 import inspect
@@ -11,19 +11,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax._trees.reach import unreached
 from wdjax.audit import _course, _trials, _verdicts
 from wdjax.audit._compiled import Compiled, machine
 from wdjax.audit._course import Finding
-from wdjax.audit._declared import checked_steps, decisions_of, half_life_of
-from wdjax.audit._machine import Machine
+from wdjax.audit._declared import STEPS, decisions_of, half_life_of
+from wdjax.audit._machine import Machine, on_leaves, slow_weights_of
 from wdjax.audit._standins import Measured, prepared, resized
 from wdjax.audit._table import Audit, Row
-from wdjax.audit._wrapped import on_leaves, slow_weights_of
-from wdjax.rules import Rules, is_guess, label
+from wdjax.rules import STANDARD, Rules, is_guess, label
 
 _RATES = (1e-3, 2e-3)  # at which a factory of the rate is tried
+_PLACES = (
+    "Parameters and optimizer may have changed places: audit(params, optimizer), "
+    "check_decay(optimizer, params)."
+)
 _LAWS = {0: "fixed", 1: "lr_scaled", 2: "lr_squared"}
 
 
@@ -43,6 +46,23 @@ class Measurement(NamedTuple):
     laws: list[str | None]
 
 
+class Taken(NamedTuple):
+    """What is taken off one leaf.
+
+    Attributes:
+        path: of the leaf; empty for a bare array.
+        acts: as in the rows of an `Audit`.
+        why: what could not be measured, and why; empty if everything was.
+        fractions: (T,) the part that each step takes off; NaN where it is no fraction. Through
+            momentum, what is taken off once it has settled.
+    """
+
+    path: str
+    acts: str
+    why: str
+    fractions: np.ndarray
+
+
 def measured(
     tree: Any,
     optimizer: Any,
@@ -52,7 +72,6 @@ def measured(
     loss: Callable[[Any], Any] | None = None,
 ) -> Audit:
     """Run an optimizer on stand-ins of a tree and report what it does to each leaf."""
-    steps = None if steps is None else checked_steps(steps)
     found = measure(tree, optimizer, rules, steps, extra)
     still = frozenset() if loss is None else unreached(loss, tree)
     facts = _verdicts.Facts(found.leaves, steps, rules is not None, found.search, still)
@@ -74,6 +93,43 @@ def measured(
     )
 
 
+def strengths(params: Any, optimizer: Any, *, steps: int, extra: dict[str, Any]) -> list[Taken]:
+    """Measure what an optimizer takes off each leaf in each step.
+
+    Of a long run of an optimizer whose decay depends on the size of large leaves, some steps are
+    visited, 4,096 at least, and a line is drawn between them.
+
+    Args:
+        params: a pytree of arrays or ShapeDtypeStructs.
+        optimizer: any Optax optimizer.
+        steps: T >= 1, in real steps.
+        extra: as in `audit`.
+
+    Returns:
+        One for each leaf, in the order of `jax.tree.leaves`.
+
+    Raises:
+        TypeError, ValueError: as in `audit`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> optimizer = optax.adamw(0.1, weight_decay=0.1)
+        >>> (found,) = strengths({"w": jnp.ones(3)}, optimizer, steps=2, extra={})
+        >>> found.acts, found.fractions.round(6).tolist()
+        ('weights', [0.01, 0.01])
+    """
+    found = measure(params, optimizer, None, steps, extra, every=True)
+    at = np.arange(steps)
+
+    def taken(leaf: Any) -> Taken:
+        acts, counts, curve = leaf.found.acts, leaf.found.counts, leaf.found.curve
+        of_steps = np.interp(at, counts, curve) if counts and acts != "none" else 0.0 * at
+        return Taken(leaf.path, acts, leaf.found.why, of_steps)
+
+    return [taken(leaf) for leaf in found.leaves]
+
+
 def measure(
     tree: Any,
     optimizer: Any,
@@ -84,6 +140,7 @@ def measure(
     every: bool = False,
 ) -> Measurement:
     """Return what is found of every leaf, before it is put into rows; at `every` step or some."""
+    checks.whole("steps", steps, optional=True, advice=STEPS)
     tree, optimizers = on_leaves(tree, _checked(optimizer))
     paths.leaves(tree)  # raises where a leaf is no array
     tried = None
@@ -95,7 +152,7 @@ def measure(
     with _silence():
         findings = _with_narrow(findings, optimizer, tree, extra)
         findings = _with_ends(findings, optimizer, tree, steps, extra, asked)
-    decided = decisions_of(tree, rules)
+    decided = decisions_of(tree, STANDARD if rules is None else rules)
     leaves = [
         _verdicts.Leaf(leaf.path, str(leaf.dtype), label(selector), is_guess(selector), m, finding)
         for (leaf, selector, m), finding in zip(decided, findings, strict=True)
@@ -128,22 +185,12 @@ def _tried(
 
 def _checked(optimizer: Any) -> list[Any]:
     """Return the optimizer, or two of a factory of the rate."""
-    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
-        return [optimizer]
-    name = getattr(optimizer, "__name__", type(optimizer).__name__)
-    if callable(optimizer) and _takes_a_rate_only(optimizer):
+    if not hasattr(optimizer, "update") and _takes_a_rate_only(optimizer):
         made = [optimizer(rate) for rate in _RATES]
         if all(hasattr(each, "update") for each in made):
             return made
-    if callable(optimizer):
-        raise TypeError(
-            f"`optimizer` must be an optimizer; got the function {name}. Call it, as in "
-            f"{name}(learning_rate); or, to learn the law as well, pass a function of the rate "
-            f"alone, as in lambda lr: {name}(lr)."
-        )
-    raise TypeError(
-        f"`optimizer` must have `init` and `update`, as Optax's have; got {name}: {optimizer!r}."
-    )
+    checks.optimizer("optimizer", optimizer, _PLACES)
+    return [optimizer]
 
 
 def _takes_a_rate_only(factory: Callable[..., Any]) -> bool:

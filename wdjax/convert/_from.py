@@ -155,11 +155,8 @@ def _rules(mask: Any, rules: Rules | None, default: Rules) -> Rules:
         raise TypeError("give either `mask` or `rules`: both say what decays.")
     if callable(mask):
         raise TypeError("`mask` must be a tree of booleans here. Write mask=mask(params).")
-    flat = list(paths.entries(mask))
-    for parts, _, keeps in flat:
-        is_flag = isinstance(keeps, bool)
-        checks.must("mask", is_flag, "hold booleans", f"{keeps!r} at {'/'.join(parts)!r}", "",
-                    TypeError)  # fmt: skip
+    checks.flags("mask", mask)
+    flat = paths.entries(mask)
     return tuple((_Under(parts), float(keeps)) for parts, _, keeps in flat) or EVERYTHING
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import optax
 
+from wdjax._trees import checks
 from wdjax._trees.paths import Leaf
 from wdjax.convert import _update_rules
 from wdjax.convert._pieces import (
@@ -15,7 +16,6 @@ from wdjax.convert._pieces import (
     Piece,
     Settings,
     check_known,
-    check_list,
     check_numbers,
     converted,
     given,
@@ -415,7 +415,7 @@ def from_keras(name: str, build: Build, arguments: Settings) -> Converted:
     names = ("exclude_from_weight_decay", "rules", "common")
     excluded, rules, common = (settings.pop(key) for key in names)
     source = f"keras.optimizers.{name}"
-    check_list("exclude_from_weight_decay", excluded)
+    checks.names("exclude_from_weight_decay", excluded)
     # what is None, False or 0 is switched off
     unknown = [key for key in common if key not in (*_CLIPS, *_LEFT_OUT)]
     known = [*settings, *_CLIPS, *_LEFT_OUT, *_NO_EQUAL, *names[:2]]

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from wdjax._lift.leaves import Params
-from wdjax._trees import paths
+from wdjax._trees import checks, paths
 from wdjax.convert import _update_rules
 from wdjax.convert._pieces import (
     Piece,
     Settings,
-    check_list,
     check_numbers,
     given,
     on_the_weights,
@@ -31,7 +30,7 @@ def muon(s: Settings, rules: Rules) -> list[Piece]:
     """
     check_numbers(s, "momentum", "adam_beta_1", "adam_beta_2", below=1)
     check_numbers(s, "epsilon", "adam_lr_ratio")
-    check_list("exclude_layers", s["exclude_layers"])
+    checks.names("exclude_layers", s["exclude_layers"])
 
     def for_adam(tree: Params) -> Params:
         """Whether Adam has a leaf."""

@@ -14,7 +14,7 @@ from wdjax._trees import checks, html, paths
 from wdjax.penalties import Penalty, l2
 from wdjax.rules import Rules, Selector, check_rules, label, owners
 from wdjax.schedules import Strength, as_schedule, lr_scaled
-from wdjax.transforms import add_decayed_weights, decay_weights
+from wdjax.transforms import EVERYTHING, add_decayed_weights, decay_weights
 
 Settings: TypeAlias = Mapping[str, Any]
 Groups: TypeAlias = Sequence[tuple[Selector, Settings]]
@@ -139,8 +139,8 @@ def converted(
     ]
     parts.append(("every other parameter" if groups else "", build(settings, rules)))
     chains = [optax.chain(*(piece.link for piece in part if piece.link)) for _, part in parts]
-    selectors = tuple((selector, 1.0) for selector, _ in groups)
-    optimizer = _routed(chains, (*selectors, ("**", 1.0))) if groups else chains[0]
+    selectors: Rules = (*((selector, 1.0) for selector, _ in groups), *EVERYTHING)
+    optimizer = _routed(chains, selectors) if groups else chains[0]
     optimizer = _checked(source, optimizer, rules, selectors)
     if left_out:
         parts[-1][1].append(Piece(_given(left_out), "left out: it changes no step"))
@@ -232,12 +232,6 @@ def check_numbers(settings: Settings, *names: str, **limits: Any) -> None:
             checks.number(name, number, least=0, **limits)
 
 
-def check_list(name: str, value: Any) -> None:
-    """Refuse one name where a list of names is expected: it would be split into letters."""
-    if isinstance(value, str):
-        raise TypeError(f"`{name}` must be a list of names; got {value!r}. Write [{value!r}].")
-
-
 def check_known(
     source: str, unknown: Iterable[str], known: Sequence[str], no_equal: Mapping[str, str] = _NONE
 ) -> None:
@@ -257,7 +251,7 @@ def _given(settings: Settings) -> str:
 
 def named_rules(rules: Rules) -> str:
     """Short for rules in an explanation: each selector with its multiplier."""
-    if rules == (("**", 1.0),):
+    if rules == EVERYTHING:
         return "everything"
     pairs = [f"{label(selector)!r}: {shown(m)}" for selector, m in rules]
     return f"({paths.listed(pairs)})"
@@ -273,7 +267,7 @@ def _checked_group(source: str, group: Any, settings: Settings) -> tuple[Selecto
             "chosen by path here, such as ('bias', {'weight_decay': 0.0})."
         )
     selector, own = group
-    check_rules(((selector, 1.0),))
+    ((selector, _),) = check_rules(((selector, 1.0),))
     unknown = [name for name in own if name not in (*settings, "lr_scale")]
     check_known(f"A group of {source}", unknown, [*settings, "lr_scale"])
     return selector, own
@@ -328,7 +322,7 @@ def _checked(
                 f"{source} treats a complex parameter as two real ones; got "
                 f"{paths.listed(complexes)}. Keep real and imaginary parts apart."
             )
-        owners((*selectors, ("**", 1.0)), params)
+        owners(selectors, params)
         owners(rules, params)
         return optimizer.init(params)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wdjax._trees import checks
-from wdjax.convert._pieces import Groups, check_known, check_list
+from wdjax.convert._pieces import Groups, check_known
 from wdjax.rules import Selector
 
 _FALLBACK = "Give those parameters an optimizer of their own with optax.partition."
@@ -52,7 +52,7 @@ def timm_layer_decay(
     """
     known = ["layers", "layer_decay", "min_scale"]
     check_known("timm.optim.param_groups_layer_decay", unknown, known, _NO_EQUAL)
-    check_list("layers", layers)
+    checks.names("layers", layers)
     checks.number("layer_decay", layer_decay, least=0, most=1)
     checks.number("min_scale", min_scale, least=0)
     top = len(layers)

@@ -12,8 +12,8 @@ from wdjax._trees import checks, html, paths
 from wdjax.audit import Taken, strengths
 from wdjax.dynamics._predict import Prediction, at_steps, passes, predict, predicted
 from wdjax.dynamics._theory import Direction, Number
-from wdjax.optimizers import STANDARD, Decayed
-from wdjax.rules import Rules, resolve
+from wdjax.optimizers import Decayed
+from wdjax.rules import STANDARD, Rules, resolve
 from wdjax.schedules import Strength
 
 Groups = dict[str, list[int]]  # group -> which leaves

@@ -186,8 +186,9 @@ def array(name: str, value: Any) -> Any:
     is_kept = isinstance(value, jax.Array | np.ma.MaskedArray)
     numbers = value if is_kept else np.asarray(value)
     is_real = checks.is_plain(numbers) and jnp.isrealobj(numbers)
-    advice = "Fill in what is masked, or drop these rows."
-    checks.must(name, is_real, "be an array of real numbers", kind_of(numbers), advice, TypeError)
+    got = "None" if value is None else kind_of(numbers)
+    advice = "Fill in what is masked, or drop these rows." * isinstance(value, np.ma.MaskedArray)
+    checks.must(name, is_real, "be an array of real numbers", got, advice, TypeError)
     whole = not jnp.issubdtype(numbers.dtype, jnp.floating)
     narrow = whole or numbers.dtype.itemsize < 4
     return _as(numbers, np.float64) if narrow or numbers.dtype.itemsize > 8 else numbers
@@ -200,38 +201,40 @@ def _as(numbers: Any, dtype: Any) -> Any:
     return numbers.astype(dtype, copy=False)
 
 
-def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
-    """X (n, p), y (n,) or (n, T), and weights (n,), checked and of one dtype."""
-    checks.flag("intercept", intercept)
+def examples(x: Any, y: Any, weights: Any, *, least: int) -> tuple[Any, Any, Any]:
+    """X (n, p), y (n,) or (n, T), and weights (n,) or None, of finite numbers and a row each."""
     x, y = array("x", x), array("y", y)
-    fits = x.ndim == 2 and x.shape[0] >= 2 and x.shape[1] > 0
-    rule = "have shape (n, p), two examples or more by features"
+    fits = x.ndim == 2 and x.shape[0] >= least and x.shape[1] > 0
+    rule = f"have shape (n, p), examples by features, n >= {least} and p >= 1"
     checks.must("x", fits, rule, x.shape, "For one feature pass x[:, None].")
     n = x.shape[0]
     fits = y.ndim in (1, 2) and y.shape[0] == n and y.size > 0
     checks.must("y", fits, f"have shape ({n},) or ({n}, T), one row for each of x", y.shape)
     check_finite("x", x)
     check_finite("y", y)
-    s = _weights(weights, n)
-    is_flat = known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and bool((x == x[:1]).all())
-    got = "constant ones, which only an intercept fits"
-    checks.must("x", not (intercept and is_flat), "have a feature that varies", got)
-    dtype = np.result_type(*(array.dtype for array in ((x, y) if weights is None else (x, y, s))))
-    return tuple(_as(array, dtype) for array in (x, y, s))
-
-
-def _weights(weights: Any, n: int) -> Any:
     if weights is None:
-        return np.ones(n, np.float32)
+        return x, y, None
     s = array("weights", weights)
     checks.must("weights", s.shape == (n,), f"have shape ({n},), one for each row of x", s.shape)
     check_finite("weights", s)
-    values = np.asarray(s) if known(s) else np.ones(n)
+    return x, y, s
+
+
+def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
+    """X (n, p), y (n,) or (n, T), and weights (n,), checked and of one dtype."""
+    checks.flag("intercept", intercept)
+    x, y, s = examples(x, y, weights, least=2)
+    dtype = np.result_type(*(array.dtype for array in (x, y, s) if array is not None))
+    s = np.ones(len(x), dtype) if s is None else s
+    values = np.asarray(s) if known(s) else np.ones(len(x))
     above = (values > 0).sum()
     got = f"{values.min()} as the smallest, and {above} above 0"
     fits = values.min() >= 0 and above >= 2
     checks.must("weights", fits, "be >= 0, and > 0 for at least two examples", got)
-    return s
+    is_flat = known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and bool((x == x[:1]).all())
+    got = "constant ones, which only an intercept fits"
+    checks.must("x", not (intercept and is_flat), "have a feature that varies", got)
+    return tuple(_as(array, dtype) for array in (x, y, s))
 
 
 def check_fold_weights(folds: Any, weights: Any) -> None:
@@ -268,6 +271,8 @@ def check_score(score: jax.Array) -> None:
 
 def grid(lams: Any, x: Any, *, width: int | None = None, zero: bool) -> Any:
     """The grid, (L,) or with groups (L, width), in the dtype of x."""
+    rule = "be the grid of λ, such as np.geomspace(0.1, 1000, 41)"
+    checks.must("lams", lams is not None, rule, "None", error=TypeError)
     values = _as(array("lams", lams), x.dtype)
     shape = "(L,)" if width is None else f"(L, {width})"
     inner = () if width is None else (width,)

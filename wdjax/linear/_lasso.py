@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wdjax._trees.groups import soft_threshold
+
 _CHECK_EVERY = 2  # sweeps between two looks at the gap
 _BLOCK = 64  # features that enter the working set at once
 
@@ -56,11 +58,6 @@ class Strength(NamedTuple):
 
     l1: jax.Array
     l2: jax.Array
-
-
-def soft_threshold(z: jax.Array, s: jax.Array) -> jax.Array:
-    """S(z, s) = sign(z) max(|z| − s, 0)."""
-    return jnp.sign(z) * jnp.maximum(jnp.abs(z) - s, 0)
 
 
 def duality_gap(

@@ -230,12 +230,12 @@ def ridge_cv(
         Choosing a Good Ridge Parameter*, 1979, eq. 1.4; MacKay, *Bayesian Interpolation*, 1992,
         section 4; Rifkin, Lippert, *Notes on Regularized Least Squares*, 2007.
     """
+    checks.flag("per_target", per_target)
     if isinstance(x, Statistics):
         _check_sums(y, weights)
         return RidgeCV(*_ridge_by_sums.ridge_cv(x, lams, method, per_target, intercept))
     x, y, weights = _data.prepared(x, y, weights, intercept)
     lams = _data.grid(lams, x, zero=False)
-    checks.flag("per_target", per_target)
     name, folds = (method, None) if isinstance(method, str) else ("folds", method)
     if folds is None:
         checks.choice("method", name, _ridge.CRITERIA, "Or give Folds.")
@@ -328,14 +328,14 @@ def group_ridge(
         the Relevance Vector Machine*, 2001; Dupré la Tour et al., *Feature-space selection with
         banded ridge regression*, 2022.
     """
+    checks.must("groups", groups is not None, "give the group of every feature", "None")
+    checks.whole("steps", steps)
     if isinstance(x, Statistics):
         _check_sums(y, weights)
         return GroupRidge(*_ridge_by_sums.group_ridge(x, groups, method, steps, intercept))
     x, y, weights = _data.prepared(x, y, weights, intercept)
     labels, count = _data.numbered(groups, x.shape[1])
-    checks.must("groups", groups is not None, "give the group of every feature", "None")
     checks.choice("method", method, ("evidence", "loo", "gcv"))
-    checks.whole("steps", steps)
     found: GroupRidge = _data.in_float64(
         _group_ridge, x, y, labels, weights,
         count=count, method=method, steps=steps, intercept=intercept,

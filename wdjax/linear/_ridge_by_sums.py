@@ -103,7 +103,6 @@ def ridge_cv(
 ) -> tuple[jax.Array, ...]:
     """Score, λ, coefficients, intercept and edge."""
     _check(total)
-    checks.flag("per_target", per_target)
     advice = "Sums do not show single examples, nor which of them were in other folds."
     checks.choice("method", method, CRITERIA, advice)
     lams = _data.grid(lams, total.second, zero=False)
@@ -167,9 +166,7 @@ def group_ridge(
     """λ of every group, coefficients, intercept, score and edge."""
     _check(total)
     labels, count = _data.numbered(groups, _features(total))
-    checks.must("groups", groups is not None, "give the group of every feature", "None")
     checks.choice("method", method, ("evidence", "gcv"), "Sums do not show single examples.")
-    checks.whole("steps", steps)
     found: tuple[jax.Array, ...] = _data.in_float64(
         _groups, total, labels, count=count, method=method, steps=steps, intercept=intercept
     )

@@ -103,17 +103,9 @@ def statistics(
         Chan, Golub, LeVeque, *Updating Formulae and a Pairwise Algorithm for Computing Sample
         Variances*, 1979, eq. 2.1, here for covariances.
     """
-    x, y = _data.array("x", x), _data.array("y", y)
-    rule = "have shape (n, p), examples by features, n >= 1 and p >= 1"
-    checks.must("x", x.ndim == 2 and x.size > 0, rule, x.shape)
-    n = x.shape[0]
-    fits = y.ndim in (1, 2) and y.shape[0] == n and y.size > 0
-    checks.must("y", fits, f"have shape ({n},) or ({n}, T), one row for each of x", y.shape)
-    checks.check_finite("x", x)
-    checks.check_finite("y", y)
-    s = np.ones(n) if weights is None else _data.array("weights", weights)
-    checks.must("weights", s.shape == (n,), f"have shape ({n},), one for each row of x", s.shape)
-    checks.check_finite("weights", s)
+    x, y, s = _data.examples(x, y, weights, least=1)
+    n = len(x)
+    s = np.ones(n) if s is None else s
     fits = not _data.known(s) or np.asarray(s).min() >= 0
     checks.must("weights", fits, "be >= 0", "a negative one")
     labels, count = _labels(fold, folds, n)

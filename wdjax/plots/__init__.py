@@ -12,11 +12,11 @@ from wdjax.plots._figures import (
     heat_map,
     loss_curve,
     rotations,
+    scaling_law,
     validation_curve,
     weight_histogram,
     weight_norms,
 )
-from wdjax.plots._laws import scaling_law
 
 __all__ = [
     "COLORS",

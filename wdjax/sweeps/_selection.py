@@ -252,8 +252,7 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
     finite = np.isfinite(mean)
     if callable(rule):
         index = rule(scores)
-        is_whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
-        fits = is_whole and index in np.flatnonzero(finite)
+        fits = checks.is_whole(index) and index in np.flatnonzero(finite)
         wanted = f"return a row in [0, {len(mean)}) that did not diverge"
         checks.must("rule", fits, wanted, repr(index))
         return np.asarray(np.arange(len(mean)) == index)

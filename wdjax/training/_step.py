@@ -190,6 +190,7 @@ def make_train_step(
     gradient = _differentiated(functools.partial(_evaluate, loss_fn, extras), optimizer)
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        check_state(state)
         _check_batch(batch, batch_spec, accumulate)
         for name in extras:
             has = getattr(state, name) is not None
@@ -230,6 +231,13 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **metrics}
 
     return jax.jit(train_step, donate_argnums=0 if donate else ())
+
+
+def check_state(state: Any) -> None:
+    """Refuse what is not a `TrainState`, such as the state of an optimizer."""
+    is_state = isinstance(state, TrainState)
+    advice = "Use TrainState.create(params, optimizer)."
+    checks.must("state", is_state, "be a TrainState", kind_of(state), advice, TypeError)
 
 
 def _differentiated(
