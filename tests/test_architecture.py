@@ -2,8 +2,10 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -44,6 +46,39 @@ def imports(path, *, top_level_only):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: use absolute imports"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_table_for_contributors_is_that_of_the_floors():
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| \d+ \| ([^|]*) \|", page, flags=re.MULTILINE)
+    assert [{*re.findall(r"`(\w+)`", row)} for row in table] == [*FLOORS]
+
+
+def test_the_address_is_that_of_the_project_everywhere():
+    """So that a move is one line in pyproject.toml and one command for the rest."""
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name = project["urls"]["Repository"].removeprefix("https://github.com/")
+    files = [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "CITATION.cff",
+        "mkdocs.yml",
+        "pyproject.toml",
+    ]
+    for path in [*(root / file for file in files), *sorted((root / "notebooks").glob("*.ipynb"))]:
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"github(?:\.com)?/([\w.-]+/wdjax)\b", text)
+        assert {*found} == {name}, path.name
+
+
+def test_the_formatter_is_the_same_before_a_commit_and_after():
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    hooks = (root / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (version,) = re.findall(r"ruff-pre-commit\n +rev: v(.*)", hooks)
+    assert f"ruff=={version}" in project["optional-dependencies"]["dev"]
 
 
 def test_every_room_has_its_floor():

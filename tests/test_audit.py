@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from wdjax import schedules
-from wdjax.audit import Audit, audit, check_decay
+from wdjax.audit import Audit, audit, check_decay, same_decay
 from wdjax.rules import RuleError, resolve, standard
 
 
@@ -442,11 +442,9 @@ def test_decay_of_nothing_is_noted(tree, strength, why):
         (lambda t: jnp.where(t == 7, jnp.nan, 0.1), 10, "got nan at step 7"),
         (lambda t: jnp.where(t == 7, jnp.inf, 0.1), 10, "got inf at step 7"),
         (lambda t: 0.1, None, r"`steps` must be given where .* is a schedule; got None\. Pass"),
-        (0.1, 0, "`steps` must be an integer >= 1; got 0"),
-        (0.1, 1e5, r"`steps` must be an integer >= 1; got 100000\.0"),
-        (0.1, True, "`steps` must be an integer >= 1; got True"),
-        (1.0, 10, r"must be < 1, .* reaches 1 times the multiplier for 'kernel' and would flip"),
-        (lambda t: 0.5 * t, 4, r"reaches 1\.5 times the multiplier for 'kernel'"),
+        (0.1, 0, "`steps` must be a whole number >= 1, or None; got 0"),
+        (1.0, 10, r"must be < 1, .* reaches 1 for 'kernel' and would flip"),
+        (lambda t: 0.5 * t, 4, r"reaches 1\.5 for 'kernel'"),
     ],
 )
 def test_wrong_strengths_and_steps_are_errors(strength, steps, message):
@@ -454,10 +452,27 @@ def test_wrong_strengths_and_steps_are_errors(strength, steps, message):
         audit(SMALL, strength=strength, steps=steps)
 
 
+@pytest.mark.parametrize("steps", [1e5, True, "a"])
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda steps: audit(SMALL, strength=0.1, steps=steps),
+        lambda steps: audit(SMALL, optax.sgd(0.1), steps=steps),
+        lambda steps: check_decay(optax.sgd(0.1), SMALL, strength=0.1, steps=steps),
+        lambda steps: same_decay(SMALL, optax.sgd(0.1), optax.sgd(0.1), steps=steps),
+    ],
+)
+def test_steps_of_another_kind_are_type_errors_at_every_door(look, steps):
+    with pytest.raises(
+        TypeError, match=f"`steps` must be a whole number >= 1.*; got {steps!r}. Cou"
+    ):
+        look(steps)
+
+
 def test_a_multiplier_can_make_the_strength_flip_signs():
     tree = {"a": shape(2, 2), "b": shape(2, 2)}
     rules = (("b", 20.0), ("**", 1.0))
-    with pytest.raises(ValueError, match=r"reaches 0\.05 times the multiplier for 'b' and"):
+    with pytest.raises(ValueError, match=r"reaches 1 for 'b' and"):
         audit(tree, strength=0.05, rules=rules)
     audit(tree, strength=0.0499, rules=rules)
 

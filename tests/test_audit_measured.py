@@ -504,10 +504,16 @@ def _of_rate(law):
 
 
 def test_an_optimizer_factory_in_place_of_an_optimizer():
-    with pytest.raises(TypeError, match=r"got the function adamw. Call it, as in adamw\(learning"):
+    with pytest.raises(
+        TypeError, match=r"Optax optimizer; got the function adamw. Call it: adamw\("
+    ):
         audit(PARAMS, optax.adamw)
-    with pytest.raises(TypeError, match="must have `init` and `update`, as Optax's have; got int"):
+    with pytest.raises(
+        TypeError, match=r"must be an Optax optimizer; got 3\. .*changed places: aud"
+    ):
         audit(PARAMS, 3)
+    with pytest.raises(TypeError, match=r"must be an Optax optimizer; got dict\. Parameters and"):
+        audit(sgd(), {"w": jnp.ones(1000)})
     with pytest.raises(TypeError, match="got both"):
         audit(PARAMS, sgd(), strength=0.1)
 

@@ -1,10 +1,13 @@
 """Lengths and directions of groups against float64, at every size that float32 has."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wdjax import adaptive, bounds, gates, penalties, radial
 from wdjax._trees import groups
 
 SIZES = [1e-35, 1e-25, 1e-12, 1.0, 1e19, 1e30, 6e37]
@@ -73,3 +76,25 @@ def test_a_formula_is_traced_once_for_each_shape():
     program = jax.make_jaxpr(lambda leaves: [groups.unit(z, 0) for z in leaves])(leaves).jaxpr
     assert len(program.eqns) == len(leaves)
     assert len({id(line.params["jaxpr"].jaxpr) for line in program.eqns}) == 2
+
+
+OF_GROUPS = {
+    name: function
+    for module in (adaptive, bounds, gates, penalties, radial)
+    for name, function in vars(module).items()
+    if inspect.isfunction(function)
+    and function.__module__ == module.__name__
+    and not name.startswith("_")
+    and "axes" in inspect.signature(function).parameters
+}
+
+
+@pytest.mark.parametrize("name", OF_GROUPS)
+@pytest.mark.parametrize("axes", ["a", 1.0, [0, "a"]])
+def test_axes_of_another_kind_are_refused_when_a_function_is_built(name, axes):
+    parameters = inspect.signature(OF_GROUPS[name]).parameters.values()
+    others = {p.name: 0.5 for p in parameters if p.default is p.empty}
+    others |= {"bound": bounds.dependent(0.5)} if "bound" in others else {}
+    message = r"`axes` must be None, an axis or several axes; got .*static_args"
+    with pytest.raises(TypeError, match=message):
+        OF_GROUPS[name](**others | {"axes": axes})

@@ -1024,10 +1024,11 @@ DATA_FUNCTIONS = FUNCTIONS | {
         ({"x": X[:, :0]}, ValueError, r"`x` must have shape \(n, p\)"),
         ({"x": BAD_NAN}, ValueError, r"`x` must be finite; got nan at \[2, 1\], and 1 in all"),
         ({"x": np.ones((10, 3))}, ValueError, "`x` must have a feature that varies"),
-        ({"x": X[:1], "y": Y[:1]}, ValueError, r"`x` must .* two examples or more .*\(1, 3\)"),
+        ({"x": X[:1], "y": Y[:1]}, ValueError, r"`x` must .* n >= 2 and p >= 1; .*\(1, 3\)"),
         ({"x": X * 1j}, TypeError, "`x` must be an array of real numbers; got complex"),
         ({"x": "data"}, TypeError, "`x` must be an array of real numbers; got <U4"),
         ({"x": np.ma.masked_less(X, 0)}, TypeError, "`x` must .*; got masked float64.* masked"),
+        ({"y": None}, TypeError, "`y` must be an array of real numbers; got None.$"),
         ({"y": np.ma.masked_less(Y, 0)}, TypeError, "`y` must .*; got masked float64"),
         ({"y": Y[:4]}, ValueError, r"`y` must have shape \(10,\).*got \(4,\)"),
         ({"y": np.where(Y > 0, np.inf, Y)}, ValueError, "`y` must be finite; got inf"),
@@ -1055,6 +1056,13 @@ def test_a_bad_grid_is_an_error(function):
         function(lams=[1.0, -1.0])
     with pytest.raises(ValueError, match="`lams` must be finite; got nan"):
         function(lams=[1.0, np.nan])
+
+
+@pytest.mark.parametrize("function", [linear.ridge_path, linear.ridge_cv])
+def test_a_grid_that_was_left_out_is_asked_for(function):
+    for data in ((X, Y), (linear.statistics(X, Y),)):
+        with pytest.raises(TypeError, match=r"`lams` must be the grid of λ, such as .*; got None"):
+            function(*data)
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

@@ -682,6 +682,10 @@ def test_a_state_without_readings_is_refused():
 def test_a_history_without_readings_is_refused():
     step, state = regression(sgd())
     _, history = wdjax.fit(step, state, BATCH, epochs=1, batch_size=8, progress=False)
+    with pytest.raises(
+        ValueError, match=r"`history` must have metrics\['measured'\]; got int. Train"
+    ):
+        metrics.series(3)
     with pytest.raises(ValueError, match=r"`history` must have metrics\['measured'\]; got \['fin"):
         series(history)
 

@@ -189,6 +189,24 @@ def test_the_signature_shows_both_argument_lists():
 
 
 @pytest.mark.parametrize(
+    "tx",
+    [
+        wdjax.adamw(0.1, weight_decay=0.1),
+        wdjax.decay_weights(0.1),
+        wdjax.add_decayed_weights(0.1),
+        wdjax.metrics.measured(wdjax.sgdw(0.1, weight_decay=0.1)),
+    ],
+    ids=["adamw", "decay_weights", "add_decayed_weights", "measured"],
+)
+def test_an_array_in_place_of_a_container_is_named(tx):
+    """JAX lines the two up, and goes on with the shape of a dict."""
+    params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    message = r"only in updates: 'dense'; only in params: 'dense/bias', 'dense/kernel'\. Pass the"
+    with pytest.raises(ValueError, match=message):
+        tx.update({"dense": jnp.ones(2)}, tx.init(params), params)
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: wdjax.decayed(optax.adam(1e-3)), r"`factory` must be a function that builds an"),

@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 import re
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +30,10 @@ def stripped(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_blocks_run_in_order_and_print_what_the_page_shows(page, capsys):
+def test_the_blocks_run_in_order_and_print_what_the_page_shows(page, capsys, monkeypatch):
     """The blocks of a page share their names, as cells of a notebook do."""
+    # it takes part in the tests of workers only; here a page may define what it decorates
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(remote=lambda function: function))
     text, names, missing, printed = page.read_text(encoding="utf-8"), {}, set(), None
     for block in BLOCK.finditer(text):
         kind, content = block.groups()
@@ -45,6 +49,12 @@ def test_the_blocks_run_in_order_and_print_what_the_page_shows(page, capsys):
         printed = capsys.readouterr().out
     if missing:
         pytest.skip(f"the other blocks ran; these need {missing}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_one_that_the_test_above_runs_or_compares(page):
+    text = page.read_text(encoding="utf-8")
+    assert len(BLOCK.findall(text)) * 2 == len(re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE))
 
 
 def test_a_block_for_every_library_is_on_the_page_of_loops():

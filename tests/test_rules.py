@@ -350,7 +350,6 @@ def test_malformed_rules_are_errors_before_any_tree_is_seen(given_rules, message
         rules.check_rules,
         mask,
         lambda r: resolve(r, tree_of("bias")),
-        lambda r: owners(r, tree_of("bias")),
     ):
         with pytest.raises(RuleError, match=message):
             function(given_rules)

@@ -422,6 +422,20 @@ def test_leaves_that_act_on_each_other_are_refused(optimizer, leaves):
         jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
 
 
+def test_an_error_of_the_optimizer_itself_is_passed_on():
+    calls = []
+
+    def update(updates, state, params=None):
+        calls.append(0)
+        if len(calls) > 1:  # once to see what comes out, once to compute it
+            raise ValueError("its own")
+        return updates, state
+
+    tx = stacked(optax.GradientTransformation(optax.sgd(0.1).init, update))
+    with pytest.raises(ValueError, match="its own"):
+        jax.eval_shape(tx.update, STACKS, jax.eval_shape(tx.init, STACKS), STACKS)
+
+
 def test_random_numbers_are_refused():
     params = STACKS
     tx = stacked(optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)))

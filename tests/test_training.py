@@ -668,6 +668,19 @@ def test_what_is_no_function_or_optimizer_is_refused_when_built():
             build(None)
 
 
+def test_arguments_that_changed_places_are_named_and_not_printed():
+    params = {"w": jnp.ones(1000)}
+    step, optimizer = make_train_step(squared_error, optax.sgd(0.1)), optax.sgd(0.1)
+    with pytest.raises(TypeError, match=r"`loss_fn` must be a function; got dict\.$"):
+        make_train_step(params, optimizer)
+    with pytest.raises(TypeError, match=r"`optimizer` must be an Optax optimizer; got dict\. For"):
+        TrainState.create(optimizer, params)
+    with pytest.raises(
+        TypeError, match=r"`state` must be a TrainState; got tuple\. Use TrainState"
+    ):
+        step(optimizer.init(params), BATCH)
+
+
 def test_a_key_that_partial_has_set_stays():
     def loss_fn(params, batch, key):
         return jnp.sum(params["w"]) * jax.random.uniform(key)

@@ -152,7 +152,9 @@ def test_a_mask_that_is_a_callable_module_is_a_tree():
 
 def test_mask_leaves_must_be_booleans():
     tx = wdjax.add_decayed_weights(0.1, mask={"kernel": 0.01, "bias": 0.0})
-    with pytest.raises(TypeError, match=r"`mask` must hold booleans; got 0.\d+. Multipliers go"):
+    with pytest.raises(
+        TypeError, match=r"`mask` must hold booleans; got float at '.*'. Multipliers go"
+    ):
         tx.init(KERNEL)
 
 

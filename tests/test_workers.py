@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent import futures
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -153,9 +156,27 @@ def test_processes_give_the_same_bits(alone):
         same(swept(pool), alone)
 
 
+@pytest.mark.parametrize("name", ["Ray", "Slurm"])
+def test_the_adapters_of_the_page_give_the_same_bits(alone, name, monkeypatch):
+    page = pathlib.Path(__file__).parents[1] / "docs/clusters.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (block,) = (block for block in blocks if "class Ray" in block)
+    with futures.ThreadPoolExecutor(2) as cluster:
+
+        def remote(function):  # what Ray's own decorator gives, as far as the page uses it
+            return SimpleNamespace(
+                remote=lambda *args: SimpleNamespace(future=lambda: cluster.submit(function, *args))
+            )
+
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(remote=remote))
+        exec(block, names := {})  # the page is ours
+        executor = names["Ray"]() if name == "Ray" else names["Slurm"](cluster)
+        same(swept(executor), alone)
+
+
 @pytest.mark.slow
 def test_closures_travel_to_processes(alone):
-    pytest.importorskip("cloudpickle", reason="pip install wdjax[cluster]")
+    pytest.importorskip("cloudpickle", reason="pip install -e '.[cluster]'")
     scale = 1.0
     context = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -177,7 +198,7 @@ def test_a_broken_pool_says_so_and_its_folder_goes_on(alone, tmp_path):
 
 @pytest.mark.slow
 def test_dask_goes_on_when_a_worker_started_by_hand_is_killed(alone):
-    distributed = pytest.importorskip("distributed", reason="pip install wdjax[cluster]")
+    distributed = pytest.importorskip("distributed", reason="pip install -e '.[cluster]'")
     scheduler = distributed.LocalCluster(
         n_workers=0, processes=False, dashboard_address=None, protocol="tcp", host="127.0.0.1"
     )

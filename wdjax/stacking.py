@@ -234,7 +234,9 @@ def _mapped(function: Callable[..., Any], args: tuple[Any, ...], sizes: dict[int
     )
     try:
         return jax.tree.unflatten(jax.tree.structure(result), leaves(*flat))
-    except ValueError as error:  # a result of one stack depends on another
+    except ValueError as error:
+        if "out_axes" not in str(error):  # which say that a result of one stack depends on another
+            raise
         raise TypeError(
             "`stacked` treats leaves one by one, and this optimizer lets them act on each other, "
             "as a clip by the global norm does. Put that part outside: "
