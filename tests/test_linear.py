@@ -1,5 +1,6 @@
 """Exact linear models: against scikit-learn, brute force in NumPy, and optimality conditions."""
 
+import functools
 import warnings
 
 import jax
@@ -1058,7 +1059,9 @@ def test_a_bad_grid_is_an_error(function):
         function(lams=[1.0, np.nan])
 
 
-@pytest.mark.parametrize("function", [linear.ridge_path, linear.ridge_cv])
+@pytest.mark.parametrize(
+    "function", [linear.ridge_path, functools.partial(linear.ridge_cv, method="gcv")]
+)
 def test_a_grid_that_was_left_out_is_asked_for(function):
     for data in ((X, Y), (linear.statistics(X, Y),)):
         with pytest.raises(TypeError, match=r"`lams` must be the grid of λ, such as .*; got None"):

@@ -188,6 +188,14 @@ def test_the_signature_shows_both_argument_lists():
     assert "see `wdjax.decayed`" in wdjax.decayed(optax.lion).__doc__
 
 
+@pytest.mark.parametrize("wrap", [wdjax.stacking.stacked, wdjax.adaptive.with_grad])
+def test_what_wraps_an_optimizer_asks_for_one(wrap):
+    with pytest.raises(
+        TypeError, match="`optimizer` must be an Optax optimizer; got the function a"
+    ):
+        wrap(optax.adam)
+
+
 @pytest.mark.parametrize(
     "tx",
     [
@@ -215,6 +223,7 @@ def test_an_array_in_place_of_a_container_is_named(tx):
             lambda: wdjax.adamw(1e-3),
             r"`weight_decay` must be given by its name, as in wdjax.adamw\(1e-3, .*; got none",
         ),
+        (lambda: wdjax.adamw(weight_decay=0.1), r"^decayed_adam\(\) missing .* 'learning_rate'"),
         (lambda: wdjax.adamw(1e-3, 0.1), r"`weight_decay` must be given by its name"),
         (
             lambda: wdjax.lionw(1e-3, weight_decay=0.1, mask=None),

@@ -88,7 +88,11 @@ def refused(optimizer, direction, message):
 
 def test_what_is_no_optimizer_no_direction_or_no_decay_is_refused():
     refused(optax.adamw, dynamics.adam(), "got the function adamw. Call it: adamw")
-    refused(adamw(), "adam", "`direction` must be a Direction; got 'adam'. Say what moves")
+    refused(adamw(), "adam", "`direction` must be a Direction; got str. Say what moves")
+    with pytest.raises(TypeError, match=r"`direction` must be a Direction; got int\. Say what"):
+        dynamics.predict(3, 1e-3, steps=9, weight_decay=0.1)
+    with pytest.raises(TypeError, match=r"`prediction` must be a Prediction; got int\. It comes"):
+        dynamics.expected_rms(3, 1.0)
     refused(optax.sgd(LR), dynamics.adam(), "`optimizer` decays nothing: no step")
 
 

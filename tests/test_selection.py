@@ -249,8 +249,10 @@ def test_unknown_names_are_refused_with_the_known_ones():
     ids=["select", "table", "validation_curve", "heatmap"],
 )
 def test_what_is_no_result_is_refused(look):
-    with pytest.raises(TypeError, match=r"`result` must be a SweepResult, from sweep; got dict.$"):
+    with pytest.raises(TypeError, match=r"`result` must be a SweepResult; got dict\. It comes"):
         look({})
+    with pytest.raises(TypeError, match=r"`selection` must be a Selection; got dict\. It comes"):
+        sweeps.refit(None, {}, np.ones(4), init=None, loss=None, batch_size=None)
 
 
 GRID = sweeps.grid(weight_decay=[1.0, 0.1], learning_rate=[0.5, 0.1, 0.2])

@@ -44,6 +44,7 @@ def with_grad(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
         >>> optimizer.update(params, optimizer.init(params), params)[0]["kernel"].round(2)
         Array([[-0.11]], dtype=float32)
     """
+    checks.optimizer("optimizer", optimizer)
     inner = optax.with_extra_args_support(optimizer)
 
     def update(

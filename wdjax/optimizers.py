@@ -130,10 +130,11 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
             decay = decay_weights(strength, penalty, rules=rules, gate=gate, anchor=anchor)
         given = signature.bind(learning_rate, *args, **switched_off, **kwargs)
         given.apply_defaults()
-        measure = _measure(metric, factory, given.arguments)
-        return _followed_by(inner, decay, measure, strength, rules)
+        reading = _metric(metric, factory, given.arguments)
+        return _followed_by(inner, decay, reading, strength, rules)
 
-    decayed_factory.__name__ = f"decayed_{_name(factory)}"
+    title = f"decayed_{_name(factory)}"
+    decayed_factory.__name__ = decayed_factory.__qualname__ = title  # Python's errors say it
     decayed_factory.__doc__ = f"`{_name(factory)}` with decoupled decay: see `wdjax.decayed`."
     decayed_factory.__signature__ = _merged(own, decayed_factory)  # type: ignore[attr-defined]
     return decayed_factory
@@ -153,13 +154,13 @@ class Decayed(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # A
     rules: Rules
 
 
-Measure = Callable[[Any], dict[str, Any]]
+Metric = Callable[[Any], dict[str, Any]]  # of the inner state
 
 
 def _followed_by(
     inner: optax.GradientTransformation,
     decay: optax.GradientTransformationExtraArgs,
-    measure: Measure,
+    metric: Metric,
     strength: Schedule,
     rules: Rules,
 ) -> Decayed:
@@ -184,7 +185,7 @@ def _followed_by(
         except (TypeError, ValueError):
             lined_up("decayed", updates, params)  # a clearer error, if the trees do not fit
             raise
-        after, decay_state = decay.update(before, state[1], params, **own, **measure(inner_state))
+        after, decay_state = decay.update(before, state[1], params, **own, **metric(inner_state))
         return before, after, (inner_state, decay_state)
 
     def update(*args: Any, **extra_args: Any) -> tuple[Params, tuple[Any, Any]]:
@@ -196,7 +197,7 @@ def _followed_by(
     return built
 
 
-def _measure(metric: str | None, factory: Factory, arguments: dict[str, Any]) -> Measure:
+def _metric(metric: str | None, factory: Factory, arguments: dict[str, Any]) -> Metric:
     """Return what reads the preconditioner from the inner state, where a metric needs it."""
     if metric is None:
         return lambda inner_state: {}

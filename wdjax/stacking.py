@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from wdjax._trees import paths, stacks
+from wdjax._trees import checks, paths, stacks
 from wdjax._trees.stacks import Layout, Stacked, is_stacked
 
 __all__ = ["Stacked", "stack", "stack_like", "stacked", "unstack"]
@@ -148,6 +148,7 @@ def stacked(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         >>> [x.shape for x in jax.tree.leaves(unstack(updates))]
         [(2, 3), (2, 3)]
     """
+    checks.optimizer("optimizer", optimizer)
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> Any:

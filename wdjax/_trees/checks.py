@@ -237,6 +237,20 @@ def function(name: str, x: Any, *, optional: bool = False, advice: str = "") -> 
     must(name, fits, f"be a function{' or None' * optional}", shown(x), advice, TypeError)
 
 
+def record(name: str, x: Any, kind: type, advice: str = "") -> None:
+    """Refuse anything but a record of one class.
+
+    Raises:
+        TypeError: it is something else.
+
+    Example:
+        >>> record("chosen", 3, dict)
+        Traceback (most recent call last):
+        TypeError: `chosen` must be a dict; got int.
+    """
+    must(name, isinstance(x, kind), f"be a {kind.__name__}", kind_of(x), advice, TypeError)
+
+
 def optimizer(
     name: str, x: Any, advice: str = "For instance wdjax.adamw(1e-3, weight_decay=0.1)."
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wdjax.audit._compare import Difference, check_decay, same_decay
-from wdjax.audit._declared import declared
+from wdjax.audit._declared import checked_steps, declared
 from wdjax.audit._measured import Taken, measured, strengths
 from wdjax.audit._table import Audit
 from wdjax.rules import STANDARD, Rules
@@ -102,6 +102,7 @@ def audit(
             f"`audit` takes an optimizer, or a strength for want of one; got {got}. Write "
             "audit(params, optimizer) or audit(params, strength=..., rules=...)."
         )
+    steps = checked_steps(steps)
     if strength is not None:
         return declared(params, strength, STANDARD if rules is None else rules, steps)
     return measured(params, optimizer, rules, steps, extra or {}, loss)

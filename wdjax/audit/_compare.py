@@ -8,6 +8,7 @@ import numpy as np
 from wdjax import schedules
 from wdjax._trees import paths
 from wdjax.audit._course import Finding
+from wdjax.audit._declared import checked_steps
 from wdjax.audit._measured import Measurement, measure
 from wdjax.audit._verdicts import Leaf
 from wdjax.rules import STANDARD, Rules
@@ -82,7 +83,7 @@ def check_decay(
         AssertionError: measured decay is not the declared one:
         bias: 0.01 is taken off in a step, and 0 is declared
     """
-    found = measure(params, optimizer, rules, steps, extra or {})
+    found = measure(params, optimizer, rules, checked_steps(steps), extra or {})
     schedule = schedules.as_schedule(strength)
     texts = [(leaf.path, _unlike(leaf, schedule, rtol)) for leaf in found.leaves]
     sentences = _joined([(path, text) for path, text in texts if text])
@@ -158,6 +159,7 @@ def same_decay(
         >>> print(same_decay(params, optax.adamw(0.1), wdjax.adamw(0.1, weight_decay=1e-4)))
         bias: 1e-05 is taken off in a step by the first, nothing by the second
     """
+    steps = checked_steps(steps)
     first, second = (measure(params, each, None, steps, extra or {}) for each in (theirs, ours))
     return Difference(_joined(_differences(first, second, rtol)))
 

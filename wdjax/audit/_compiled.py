@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from wdjax._trees.checks import named_leaves
 from wdjax.audit._machine import (
     Arrays,
     Machine,
@@ -24,7 +25,6 @@ from wdjax.audit._machine import (
     is_count,
     needed_arguments,
     shape_of,
-    words_of,
 )
 from wdjax.audit._program import Equation, Graph, Value, evaluate
 
@@ -83,20 +83,19 @@ class Compiled:
         self.init_graph = Graph()
         self.init_inputs = _inputs(self.init_graph, self._theta)
         self.started = started = self.init_graph.add(traced.init, self.init_inputs)
-        named = jax.tree_util.tree_flatten_with_path(traced.state)[0]
-        words = [tuple(k.name for k in path if hasattr(k, "name")) for path, _ in named]
+        named = named_leaves(traced.state)
+        keyed = jax.tree.leaves_with_path(traced.state)
+        words = [tuple(k.name for k in path if hasattr(k, "name")) for path, _ in keyed]
         self._state = _ranks(list(zip(started, words, strict=True)))
         self._refine(traced)
         first = dict(zip(reversed(self._state), reversed(range(len(named))), strict=True))
         firsts = [first[kind] for kind in range(len(first))]
         self._started = [started[i] for i in firsts]
-        self._counts = tuple(
-            kind for kind, i in enumerate(firsts) if is_count(words_of(named[i][0]), named[i][1])
-        )
+        self._counts = tuple(kind for kind, i in enumerate(firsts) if is_count(*named[i]))
         self._rates = tuple(
             kind
             for kind, i in enumerate(firsts)
-            if words_of(named[i][0])[-2:] == ["hyperparams", "learning_rate"]
+            if named[i][0].split("/")[-2:] == ["hyperparams", "learning_rate"]
         )
         self.kinds = tuple(self._theta)
         leaf = {kind: leaves[i] for i, kind in reversed(list(enumerate(self.kinds)))}

@@ -21,7 +21,6 @@ from wdjax.schedules import Schedule, Strength
 from wdjax.transforms import swallowed_below
 
 _MOST_COUNTS = 2**20  # steps looked at
-STEPS = "Count optimizer steps."
 _LAST_COUNT = np.iinfo(np.int32).max
 
 
@@ -31,7 +30,6 @@ def declared(tree: Any, strength: Strength, rules: Rules, steps: int | None) -> 
     shrink = max_t s(t) m;  half-life = ln 2 / −ln(1 − shrink);  left = Π_{t<T} (1 − s(t) m)
     """
     schedule = schedules.as_schedule(strength)
-    checks.whole("steps", steps, optional=True, advice=STEPS)
     counts = _counts(schedule, steps)
     strengths = _strengths(schedule, counts)
     peak = int(strengths.argmax())
@@ -51,6 +49,12 @@ def declared(tree: Any, strength: Strength, rules: Rules, steps: int | None) -> 
         steps=steps,
     )
     return dataclasses.replace(found, warnings=tuple(_notes(found, merged(rows))))
+
+
+def checked_steps(steps: Any) -> int | None:
+    """The length of a run as an int of Python, or None."""
+    checks.whole("steps", steps, optional=True, advice="Count optimizer steps.")
+    return None if steps is None else int(steps)
 
 
 def decisions_of(tree: Any, rules: Rules) -> list[tuple[Leaf, Selector, float]]:

@@ -15,6 +15,7 @@ import optax
 
 from wdjax import stacking
 from wdjax._trees import stacks
+from wdjax._trees.checks import named_leaves
 
 Arrays = list[Any]
 shape_of: Any = jax.ShapeDtypeStruct  # which has no types
@@ -191,19 +192,10 @@ def slow_weights_of(inner: Any) -> optax.GradientTransformationExtraArgs:
 # What a state tells.
 
 
-def words_of(path: Any) -> list[str]:
-    """The words of a path in a state: fields and keys."""
-    return [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
-
-
-def is_count(words: list[str], leaf: Any) -> bool:
+def is_count(path: str, leaf: Any) -> bool:
     """Tell a counter of real steps by its name."""
-    return (
-        bool(words)
-        and words[-1] in COUNTS
-        and leaf.shape == ()
-        and jnp.issubdtype(leaf.dtype, jnp.integer)
-    )
+    is_named = path.split("/")[-1] in COUNTS
+    return is_named and leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def class_names(state: Any) -> frozenset[str]:
@@ -253,15 +245,15 @@ class Plain:
 
     def at(self, state: Any, count: int) -> Any | None:
         """Return the state with its step counts set, or None if it names no counts."""
-        named, treedef = jax.tree_util.tree_flatten_with_path(state)
-        hits = [is_count(words_of(path), jnp.asarray(x)) for path, x in named]
+        named = named_leaves(state)
+        hits = [is_count(path, jnp.asarray(x)) for path, x in named]
         if not any(hits):
             return None
         leaves = [
             jnp.asarray(count, jnp.asarray(x).dtype) if hit else x
             for hit, (_, x) in zip(hits, named, strict=True)
         ]
-        return jax.tree.unflatten(treedef, leaves)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
     def run(
         self,
@@ -293,10 +285,6 @@ class Plain:
 
 
 def _with_counts_of(before: Any, after: Any) -> Any:
-    named, treedef = jax.tree_util.tree_flatten_with_path(after)
-    old = jax.tree.leaves(before)
-    leaves = [
-        was if is_count(words_of(path), jnp.asarray(now)) else now
-        for (path, now), was in zip(named, old, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, leaves)
+    rows = zip(named_leaves(after), jax.tree.leaves(before), strict=True)
+    leaves = [was if is_count(path, jnp.asarray(now)) else now for (path, now), was in rows]
+    return jax.tree.unflatten(jax.tree.structure(after), leaves)

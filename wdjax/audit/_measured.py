@@ -16,9 +16,9 @@ from wdjax._trees.reach import unreached
 from wdjax.audit import _course, _trials, _verdicts
 from wdjax.audit._compiled import Compiled, machine
 from wdjax.audit._course import Finding
-from wdjax.audit._declared import STEPS, decisions_of, half_life_of
+from wdjax.audit._declared import decisions_of, half_life_of
 from wdjax.audit._machine import Machine, on_leaves, slow_weights_of
-from wdjax.audit._standins import Measured, prepared, resized
+from wdjax.audit._standins import Standin, prepared, resized
 from wdjax.audit._table import Audit, Row
 from wdjax.rules import STANDARD, Rules, is_guess, label
 
@@ -140,7 +140,6 @@ def measure(
     every: bool = False,
 ) -> Measurement:
     """Return what is found of every leaf, before it is put into rows; at `every` step or some."""
-    checks.whole("steps", steps, optional=True, advice=STEPS)
     tree, optimizers = on_leaves(tree, _checked(optimizer))
     paths.leaves(tree)  # raises where a leaf is no array
     tried = None
@@ -229,7 +228,7 @@ def _asked(tree: Any) -> Iterator[None]:
 # What is found.
 
 
-def _found(on: list[Measured], steps: int | None, every: bool = False) -> list[Finding]:
+def _found(on: list[Standin], steps: int | None, every: bool = False) -> list[Finding]:
     """Follow each machine once; look up each leaf in its own."""
     done: dict[int, list[Finding]] = {}
 
@@ -305,7 +304,7 @@ def _with_ends(
 
 
 def _laws(
-    on: list[Measured],
+    on: list[Standin],
     findings: list[Finding],
     optimizers: list[Any],
     tree: Any,

@@ -30,7 +30,7 @@ _SIZED = {  # parameters of primitives that speak of sizes
 }
 
 
-class Measured(NamedTuple):
+class Standin(NamedTuple):
     """On what a leaf is measured.
 
     Attributes:
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
     twin: Machine | None = None
 
 
-def prepared(optimizer: Any, tree: Any, extra: dict[str, Any]) -> list[Measured]:
+def prepared(optimizer: Any, tree: Any, extra: dict[str, Any]) -> list[Standin]:
     """Say on what each leaf is to be measured."""
     real = resized(tree, None)
     shapes = {(x.shape, x.dtype): math.prod(x.shape) for x in jax.tree.leaves(real)}
@@ -56,7 +56,7 @@ def prepared(optimizer: Any, tree: Any, extra: dict[str, Any]) -> list[Measured]
     if isinstance(large, Plain):
         return _all_on(machine(optimizer, resized(tree, _CAPS[0]), extra))
     assert isinstance(large, Compiled)
-    found: dict[int, Measured] = {}
+    found: dict[int, Standin] = {}
     for cap in (*_CAPS, None):
         rest = [i for i in range(len(large.kinds)) if i not in found]
         if not rest:
@@ -71,7 +71,7 @@ def prepared(optimizer: Any, tree: Any, extra: dict[str, Any]) -> list[Measured]
         if rest:
             found.update(_proven(large, optimizer, stand_ins, extra, rest))
     shape = [x.shape for x in jax.tree.leaves(real)]
-    return [found.get(i, Measured(None, 0, shape[i])) for i in range(len(large.kinds))]
+    return [found.get(i, Standin(None, 0, shape[i])) for i in range(len(large.kinds))]
 
 
 def resized(
@@ -114,8 +114,8 @@ def widened(dtype: Any) -> Any:
     return dtype
 
 
-def _all_on(found: Machine) -> list[Measured]:
-    return [Measured(found, kind, found.shapes[kind].shape) for kind in found.kinds]
+def _all_on(found: Machine) -> list[Standin]:
+    return [Standin(found, kind, found.shapes[kind].shape) for kind in found.kinds]
 
 
 def _one_of_each(large: Compiled, leaves: Iterable[int]) -> Iterator[int]:
@@ -126,7 +126,7 @@ def _one_of_each(large: Compiled, leaves: Iterable[int]) -> Iterator[int]:
 
 def _proven(
     large: Compiled, optimizer: Any, tree: Any, extra: dict[str, Any], leaves: list[int]
-) -> dict[int, Measured]:
+) -> dict[int, Standin]:
     """Return those of the leaves whose program on stand-ins is that on real sizes."""
     small = Compiled(optimizer, tree, extra, apart=large.kinds)
     compared = _Comparison(large, small)
@@ -136,7 +136,7 @@ def _proven(
         if same != "other":
             twin = small.with_literals(compared.literals) if same == "literals" else None
             kind = small.kinds[i]
-            found[i] = Measured(small, kind, small.shapes[kind].shape, twin)
+            found[i] = Standin(small, kind, small.shapes[kind].shape, twin)
     return found
 
 

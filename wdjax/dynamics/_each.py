@@ -10,7 +10,7 @@ import numpy as np
 from wdjax import metrics, stacking
 from wdjax._trees import checks, html, paths
 from wdjax.audit import Taken, strengths
-from wdjax.dynamics._predict import Prediction, at_steps, passes, predict, predicted
+from wdjax.dynamics._predict import SAY, Prediction, at_steps, passes, predict, predicted
 from wdjax.dynamics._theory import Direction, Number
 from wdjax.optimizers import Decayed
 from wdjax.rules import STANDARD, Rules, resolve
@@ -115,9 +115,7 @@ def predict_each(
         {'bias': 0.01, 'weight': 0.01}
     """
     checks.optimizer("optimizer", optimizer)
-    is_direction = isinstance(direction, Direction)
-    advice = "Say what moves the weights, such as dynamics.adam(b1=0.9)."
-    checks.must("direction", is_direction, "be a Direction", repr(direction), advice, TypeError)
+    checks.record("direction", direction, Direction, SAY)
     checks.whole("steps", steps)
     per_epoch = passes(batch_size, examples)
     bare = optimizer.optimizer if isinstance(optimizer, metrics.Measured) else optimizer

@@ -15,7 +15,7 @@ from wdjax.dynamics._reasons import RULES, Seen
 from wdjax.dynamics._theory import decay_kept
 
 Row = dict[str, Any]
-Measured = Mapping[str, Any]
+Readings = Mapping[str, Any]
 
 _WINDOW = 0.1  # the last part of the run, over which numbers are averaged
 _WIDTH = 100  # of the report
@@ -80,7 +80,7 @@ class Explanation:
 
 def explain(
     predictions: Prediction | Mapping[str, Prediction],
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, Readings],
     *,
     steps: Any = None,
     dtype: str | None = None,
@@ -134,7 +134,7 @@ def explain(
 
 
 def _compare(
-    group: str, p: Prediction, values: Measured, steps: Any, dtype: str | None
+    group: str, p: Prediction, values: Readings, steps: Any, dtype: str | None
 ) -> tuple[list[Row], Seen]:
     """Average both sides over the last tenth of the run."""
     where, first, rms = _checked(group, p, values, steps)
@@ -185,7 +185,7 @@ def _compare(
     return rows, seen
 
 
-def _read(values: Measured, count: int) -> np.ndarray:
+def _read(values: Readings, count: int) -> np.ndarray:
     """Which values are readings: where one is held, nothing changes.
 
     Readings belong to their own step. Until the next one, η may have changed.
@@ -198,7 +198,7 @@ def _read(values: Measured, count: int) -> np.ndarray:
 
 
 def _kept(
-    dtype: str, p: Prediction, path: np.ndarray, where: np.ndarray, values: Measured
+    dtype: str, p: Prediction, path: np.ndarray, where: np.ndarray, values: Readings
 ) -> float:
     """What rounding leaves of the decay, from some steps of the run, measured if they were."""
     length = _quotient(p.step_rms[where], path[where] if p.power == 4 else 1.0)
@@ -219,7 +219,7 @@ def _path(p: Prediction, first: int, rms: float) -> np.ndarray:
 
 
 def _checked(
-    group: str, p: Prediction, values: Measured, steps: Any
+    group: str, p: Prediction, values: Readings, steps: Any
 ) -> tuple[np.ndarray, int, float]:
     """The step of each value; the first step whose RMS is finite, and that RMS."""
     rms = np.asarray(values.get("weight_rms", ()), np.float64)

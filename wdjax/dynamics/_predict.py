@@ -26,6 +26,7 @@ from wdjax.dynamics._theory import (
 )
 from wdjax.schedules import Schedule, Strength, lr_scaled
 
+SAY = "Say what moves the weights, such as dynamics.adam(b1=0.9)."
 _STILL = 1e-3  # of the largest η
 
 
@@ -143,6 +144,7 @@ def predict(
     References:
         The functions above.
     """
+    checks.record("direction", direction, Direction, SAY)
     checks.whole("steps", steps)
     per_epoch = passes(batch_size, examples)
     eta = at_steps("learning_rate", learning_rate, steps)
@@ -223,6 +225,7 @@ def expected_rms(prediction: Prediction, start_rms: Number) -> Number:
     References:
         `equilibrium_rms` is its fixed point.
     """
+    checks.record("prediction", prediction, Prediction, "It comes from dynamics.predict.")
     sizes = (prediction.shrink, prediction.step_rms, prediction.memory)
     dtype = jnp.result_type(*sizes)
     invariant = prediction.power == 4

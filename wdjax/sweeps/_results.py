@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wdjax._trees import PyTree, checks, html
-from wdjax._trees.checks import kind_of
 from wdjax.sweeps._grids import columns
 
 Array = np.ndarray[Any, Any]
@@ -96,9 +95,7 @@ def table(result: SweepResult, *, at: str = "last") -> list[dict[str, Any]]:
 
 def scores_of(result: Any, at: str) -> tuple[Array, Array]:
     """(C, K) validation scores, ∞ in every fold of what diverged, and (C,) epochs of judgement."""
-    is_result = isinstance(result, SweepResult)
-    rule = "be a SweepResult, from sweep"
-    checks.must("result", is_result, rule, kind_of(result), error=TypeError)
+    checks.record("result", result, SweepResult, "It comes from sweep.")
     checks.choice("at", at, ("last", "best"))
     val = np.asarray(result.val, np.float64).mean(axis=2)
     val = np.where(np.isfinite(val).all(axis=1, keepdims=True), val, np.inf)

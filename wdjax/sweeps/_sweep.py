@@ -205,6 +205,7 @@ def refit(
         >>> float(refit(optax.sgd, chosen, np.ones(4), init=init, loss=loss, batch_size=None))
         0.75
     """
+    checks.record("selection", selection, Selection, "It comes from select.")
     hparams = jax.tree.map(lambda x: np.asarray(x)[None], selection.hparams)
     check_hparams(hparams)
     checks.whole("seed", seed, least=0)

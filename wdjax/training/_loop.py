@@ -23,7 +23,7 @@ from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import checked_readings, require_global
 from wdjax._trees.devices import cut_rows, spans_processes, take_rows
 from wdjax.training._batches import Draw, Stream, from_memory, from_stream, is_stream
-from wdjax.training._step import Metrics, Step, TrainState, check_state
+from wdjax.training._step import CREATE, Metrics, Step, TrainState
 
 _SECONDS = 0.5  # per chunk: often enough for a moving bar, rare enough to cost nothing
 
@@ -331,7 +331,7 @@ def _check(step: Any, state: Any, evaluate: Any, on_chunk: Any, counts: dict[str
         checks.whole(name, count, optional=True)
     is_lone = evaluate is None and counts["eval_every"] is not None
     checks.must("eval_every", not is_lone, "come with `evaluate`", "`evaluate=None`")
-    check_state(state)
+    checks.record("state", state, TrainState, CREATE)
     used_up = any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(state))
     advice = "Give that step state.copy(), or build it by make_train_step(..., donate=False)."
     got = "one that was donated to an earlier step"

@@ -29,6 +29,7 @@ from wdjax.training._states import check_kept, check_made_by
 Metrics = dict[str, Any]
 Step = Callable[["TrainState", PyTree], tuple["TrainState", Metrics]]
 
+CREATE = "Use TrainState.create(params, optimizer)."
 _ADDED = ("loss", "grad_norm", "finite", "measured")  # metrics that the step adds itself
 
 
@@ -190,7 +191,7 @@ def make_train_step(
     gradient = _differentiated(functools.partial(_evaluate, loss_fn, extras), optimizer)
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        check_state(state)
+        checks.record("state", state, TrainState, CREATE)
         _check_batch(batch, batch_spec, accumulate)
         for name in extras:
             has = getattr(state, name) is not None
@@ -231,13 +232,6 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **metrics}
 
     return jax.jit(train_step, donate_argnums=0 if donate else ())
-
-
-def check_state(state: Any) -> None:
-    """Refuse what is not a `TrainState`, such as the state of an optimizer."""
-    is_state = isinstance(state, TrainState)
-    advice = "Use TrainState.create(params, optimizer)."
-    checks.must("state", is_state, "be a TrainState", kind_of(state), advice, TypeError)
 
 
 def _differentiated(
