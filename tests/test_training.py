@@ -673,6 +673,8 @@ def test_arguments_that_changed_places_are_named_and_not_printed():
     step, optimizer = make_train_step(squared_error, optax.sgd(0.1)), optax.sgd(0.1)
     with pytest.raises(TypeError, match=r"`loss_fn` must be a function; got dict\.$"):
         make_train_step(params, optimizer)
+    with pytest.raises(TypeError, match=r"`penalty` must be .*penalties\.l2.*; got dict\.$"):
+        wdjax.decay_weights(0.1, params)
     with pytest.raises(TypeError, match=r"`optimizer` must be an Optax optimizer; got dict\. For"):
         TrainState.create(optimizer, params)
     with pytest.raises(

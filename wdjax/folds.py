@@ -64,7 +64,9 @@ class Folds(NamedTuple):
         pairs = cv.split(x, y, groups) if has_splits else cv
         rule = "be a splitter such as sklearn.model_selection.KFold(5), or pairs of row numbers"
         fits = isinstance(pairs, Iterable) and not isinstance(pairs, str)
-        checks.must("cv", fits, rule, repr(cv), "For plain K-fold use kfold(n, k).", TypeError)
+        checks.must(
+            "cv", fits, rule, checks.shown(cv), "For plain K-fold use kfold(n, k).", TypeError
+        )
         rows = [(np.asarray(train), np.asarray(val)) for train, val in pairs]
         folds = cls(*_table("cv", [a for a, _ in rows]), *_table("cv", [b for _, b in rows]))
         check_folds(folds, len(x), "cv")
@@ -213,7 +215,9 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
     """
     advice = "Use kfold, holdout, time_folds or Folds.from_sklearn."
     is_folds = isinstance(folds, Folds)
-    checks.must(name, is_folds, "be Folds, such as kfold(n, 5)", repr(folds), error=TypeError)
+    checks.must(
+        name, is_folds, "be Folds, such as kfold(n, 5)", checks.shown(folds), error=TypeError
+    )
     shapes = [np.shape(x) for x in folds]
     lengths = {shape[:1] for shape in shapes}
     fits = shapes[0] == shapes[1] and shapes[2] == shapes[3] and len(lengths) == 1

@@ -92,6 +92,7 @@ def descent(axes: Axes = None) -> Gate:
     Raises:
         ValueError: at trace, the raw gradient is missing, or the leaf has no such
             axis.
+        TypeError: `axes` is not an axis or several.
 
     Example:
         >>> z, grad = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[1.0, 0.0], [0.0, -1.0]])
@@ -133,6 +134,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
     Raises:
         ValueError: δ is not > 0, f is outside [0, 1]; at trace, the raw gradient is missing, or
             the leaf has no such axis.
+        TypeError: `axes` is not an axis or several.
 
     Example:
         >>> z, grad = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[2.0, -1.0], [1.0, 1.0]])
@@ -176,6 +178,7 @@ def touched_rows(axes: Axes = -1) -> Gate:
     Raises:
         ValueError: at trace, the raw gradient is missing, or the leaf has no such
             axis.
+        TypeError: `axes` is not an axis or several.
 
     Example:
         >>> table, grad = jnp.ones((2, 2)), jnp.array([[0.0, 0.5], [0.0, 0.0]])

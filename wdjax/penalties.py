@@ -163,6 +163,7 @@ def group_lasso(axes: Axes = None) -> Penalty:
 
     Raises:
         ValueError: at trace, a penalized leaf has no such axis.
+        TypeError: `axes` is not an axis or several.
 
     Example:
         >>> group_lasso(axes=1).prox(jnp.array([[3.0, 4.0], [0.3, 0.4]]), 1.0)
@@ -200,7 +201,7 @@ def cubic(axes: Axes = None, *, least: float = 0.0) -> Penalty:
 
     Raises:
         ValueError: ε is negative or not finite; at trace, a penalized leaf has no such axis.
-        TypeError: ε is not a number.
+        TypeError: ε is not a number, or `axes` not an axis or several.
 
     Example:
         >>> cubic().gradient(jnp.array([0.2, -0.2]))
@@ -253,6 +254,7 @@ def spread(axes: Axes = None) -> Penalty:
 
     Raises:
         ValueError: at trace, a penalized leaf has no such axis.
+        TypeError: `axes` is not an axis or several.
 
     Example:
         >>> spread().prox(jnp.array([1.0, 2.0, 3.0]), 1.0)
@@ -590,6 +592,7 @@ def ball(radius: float, axes: Axes = None) -> Penalty:
 
     Raises:
         ValueError: r <= 0, or at trace, a leaf has no such axis.
+        TypeError: `axes` is not an axis or several.
 
     Example:
         >>> ball(1.0, axes=1).prox(jnp.array([[3.0, 4.0], [0.3, 0.4]]), 1.0)
@@ -624,6 +627,7 @@ def sphere(radius: float, axes: Axes = None) -> Penalty:
 
     Raises:
         ValueError: r <= 0, or at trace, a leaf has no such axis.
+        TypeError: `axes` is not an axis or several.
 
     Example:
         >>> sphere(1.0, axes=1).prox(jnp.array([[3.0, 4.0], [0.0, 0.0]]), 1.0)
@@ -675,7 +679,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
     value: Any = getattr(penalty, "value", None)
     fits = isinstance(penalty, Penalty) and value is not None
     rule = "be a penalty with a value, such as wdjax.penalties.l2; constraints have none"
-    checks.must("penalty", fits, rule, repr(penalty), error=TypeError)
+    checks.must("penalty", fits, rule, checks.shown(penalty), error=TypeError)
     params = stacking.unstack(params)
     rows, _ = ruled(check_rules(rules), params)
     values: list[jax.Array] = [

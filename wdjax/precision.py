@@ -275,13 +275,11 @@ def _as_key(seed: Any) -> jax.Array:
     if isinstance(seed, jax.Array) and seed.dtype == jnp.uint32 and seed.ndim == 1:
         key: jax.Array = jax.random.wrap_key_data(seed)  # from jax.random.PRNGKey
         return key
-    if checks.is_whole(seed) or (
-        isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jnp.integer)
-    ):
-        return jax.random.key(seed)
-    raise TypeError(
-        f"`seed` must be an integer or a random key; got {seed!r}. Pass 0 or jax.random.key(0)."
-    )
+    is_integer = isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jnp.integer)
+    fits, advice = is_integer or checks.is_whole(seed), "Pass 0 or jax.random.key(0)."
+    rule = "be an integer or a random key"
+    checks.must("seed", fits, rule, checks.shown(seed), advice, TypeError)
+    return jax.random.key(seed)
 
 
 # Rounding float32 values to the grid of a narrower dtype. A pair of casts would be optimised away;

@@ -522,7 +522,7 @@ def _checked_multiplier(multiplier: Any, selector: Selector) -> Multiplier:
             return number
     raise RuleError(
         f"the multiplier of rule {_shown(selector)} must be a finite number >= 0 or a scalar "
-        f"array; got {multiplier!r}."
+        f"array; got {checks.shown(multiplier)}."
     )
 
 

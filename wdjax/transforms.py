@@ -354,7 +354,9 @@ def _masked(multipliers: Params, mask: Any, params: Params) -> Params:
 def _needed(name: str, penalty: Penalty, part: str) -> Callable[..., Any]:
     """Return the penalty's gradient or prox, or say why there is none."""
     rule = "be a wdjax.penalties.Penalty, such as wdjax.penalties.l2"
-    checks.must("penalty", isinstance(penalty, Penalty), rule, repr(penalty), error=TypeError)
+    checks.must(
+        "penalty", isinstance(penalty, Penalty), rule, checks.shown(penalty), error=TypeError
+    )
     function: Callable[..., Any] | None = getattr(penalty, part)
     if function is None:
         other = "wdjax.prox_weights" if part == "gradient" else "wdjax.decay_weights"

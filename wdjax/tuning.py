@@ -142,7 +142,11 @@ def hyper_decay(
     val_data, examples = _checked_data(val_loss, val_data, batch_size)
     has_gradient = isinstance(penalty, Penalty) and penalty.gradient is not None
     checks.must(
-        "penalty", has_gradient, "be a penalty with a gradient", repr(penalty), error=TypeError
+        "penalty",
+        has_gradient,
+        "be a penalty with a gradient",
+        checks.shown(penalty),
+        error=TypeError,
     )
     pull: Any = penalty.gradient
     adapt = optax.adam(0.2) if hyper_optimizer is None else hyper_optimizer

@@ -272,7 +272,7 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     distinct = set(chosen.tolist()) if is_list else set()
     fits = distinct and len(distinct) == chosen.size and 0 <= min(distinct) <= max(distinct) < 2**32
     rule = "be a number >= 1, or different whole numbers in [0, 2**32)"
-    checks.must("seeds", fits, rule, repr(seeds))
+    checks.must("seeds", fits, rule, checks.shown(seeds))
     return list(map(int, chosen))
 
 

@@ -96,7 +96,7 @@ class TrainState(NamedTuple):
         # jax.random.PRNGKey makes uint32, and so does saving a key
         is_key = key is None or dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)
         rule = "be a random key, such as jax.random.key(0)"
-        checks.must("key", is_key, rule, repr(key), error=TypeError)
+        checks.must("key", is_key, rule, checks.shown(key), error=TypeError)
         checks.leaves(
             "params", params, _is_inexact, "floating-point arrays only",
             "Keep other leaves in `model_state` or outside the state (equinox: `eqx.partition`).",
