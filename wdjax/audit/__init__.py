@@ -77,7 +77,8 @@ def audit(
         ValueError: `steps` is missing or < 1; the strength is negative, not finite, or so large
             that signs would flip.
         TypeError: a leaf is not an array; `steps` is not a whole number; `optimizer` is none, or
-            needs arguments that are not in `extra`; both or neither of `optimizer` and `strength` are given.
+            needs arguments that are not in `extra`; both or neither of `optimizer` and `strength`
+            are given.
 
     Example:
         >>> import jax.numpy as jnp
