@@ -105,7 +105,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Read a page as GitHub does: links to other files, and | in the code of tables."""
     here = posixpath.dirname(page.file.src_uri)
-    if not page.parent:  # without neighbours there is nothing to list beside it
+    if not page.parent:  # without neighbors there is nothing to list beside it
         page.meta["hide"] = ["navigation"]
 
     def target(link: re.Match[str]) -> str:

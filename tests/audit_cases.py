@@ -184,7 +184,7 @@ OPTAX = {
         lambda: optax.adafactor(ETA, weight_decay_rate=LAM, weight_decay_mask=KERNELS),
         ("weights", LAM),
     ),
-    # λθ is added to the normalised gradient, and momentum 0.9 sums it up
+    # λθ is added to the normalized gradient, and momentum 0.9 sums it up
     "novograd, decay": Case(
         lambda: optax.novograd(ETA, weight_decay=LAM),
         ("gradient", BOTH / (1 - 0.9)),
@@ -252,7 +252,7 @@ OPTAX = {
         lambda: contrib.split_real_and_imaginary(masked_adamw(KERNELS)), ("weights", BOTH)
     ),
     "normalize": Case(lambda: optax.chain(contrib.normalize(), sgd()), NONE, says=_NOTHING),
-    # four steps between two synchronisations, half of the way
+    # four steps between two synchronizations, half of the way
     "lookahead": Case(
         lambda: optax.lookahead(masked_adamw(KERNELS), 4, 0.5),
         ("weights", 0.5 * (1 - (1 - BOTH) ** 4)),

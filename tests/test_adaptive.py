@@ -189,7 +189,7 @@ def test_cprs_multiplier_is_never_negative_and_grows_while_the_bound_is_broken(s
 
 
 def test_cpr_settles_on_the_constrained_minimum(x64):
-    """Minimise ½‖θ − c‖² under ‖θ‖² <= κ: θ = c √κ / ‖c‖, and μ (R − κ) = 0."""
+    """Minimize ½‖θ − c‖² under ‖θ‖² <= κ: θ = c √κ / ‖c‖, and μ (R − κ) = 0."""
     target = np.array([[3.0, 4.0]])
     optimizer = optax.chain(optax.sgd(0.1), adaptive.cpr(bounds.uniform(4.0), strength=0.02))
     params = leaf(3.0, 4.0, dtype=np.float64)

@@ -461,7 +461,7 @@ def test_check_decay_passes_what_is_declared():
             lambda: optax.chain(
                 wdjax.add_decayed_weights(0.1, rules=wdjax.standard()), optax.adam(0.1)
             ),
-            r"acts otherwise \(gradient: the optimizer normalises it\)",
+            r"acts otherwise \(gradient: the optimizer normalizes it\)",
         ),
     ],
     ids=["bias", "twice", "none", "schedule", "gradient"],

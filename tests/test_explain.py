@@ -435,13 +435,13 @@ def test_a_group_without_decay_is_explained_also_where_epochs_are_known():
 # Real runs.
 
 
-def normalised(x):
+def normalized(x):
     x = x - x.mean(-1, keepdims=True)
     return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
 
 def digits_run(shuffled, examples=None):
-    """A network on digits, each layer normalised; `shuffled` is the share of random labels."""
+    """A network on digits, each layer normalized; `shuffled` is the share of random labels."""
     train, _ = wdjax.datasets.digits()
     rng = np.random.default_rng(0)
     random = rng.random(len(train["y"])) < shuffled
@@ -453,9 +453,9 @@ def digits_run(shuffled, examples=None):
     }
 
     def loss_fn(params, batch):
-        x = jax.nn.relu(normalised(batch["x"] @ params["first"]["kernel"]))
-        x = jax.nn.relu(normalised(x @ params["second"]["kernel"]))
-        logits = 3 * normalised(x @ params["head"]["kernel"])
+        x = jax.nn.relu(normalized(batch["x"] @ params["first"]["kernel"]))
+        x = jax.nn.relu(normalized(x @ params["second"]["kernel"]))
+        logits = 3 * normalized(x @ params["head"]["kernel"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
 
     optimizer = metrics.measured(wdjax.adamw(3e-3, weight_decay=0.3), per="leaf")
@@ -508,12 +508,12 @@ def transformer_loss(params, tokens):
     x = params["embed"]["embedding"][inputs]
     mask = np.tril(np.ones((inputs.shape[1],) * 2, bool))[None]
     p = {name: leaf["kernel"] for name, leaf in params["block"].items()}
-    query, key, value = (normalised(normalised(x) @ p[name]) for name in "qkv")
+    query, key, value = (normalized(normalized(x) @ p[name]) for name in "qkv")
     weights = jnp.einsum("bld,bmd->blm", query, key) / x.shape[-1] ** 0.5
     mixed = jax.nn.softmax(jnp.where(mask, 4 * weights, -1e9)) @ value
-    x = x + normalised(mixed @ p["out"])
-    x = x + normalised(jax.nn.relu(normalised(normalised(x) @ p["up"])) @ p["down"])
-    logits = 4 * normalised(normalised(x) @ params["head"]["kernel"])
+    x = x + normalized(mixed @ p["out"])
+    x = x + normalized(jax.nn.relu(normalized(normalized(x) @ p["up"])) @ p["down"])
+    logits = 4 * normalized(normalized(x) @ params["head"]["kernel"])
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
 

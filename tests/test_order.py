@@ -247,7 +247,7 @@ def test_a_factor_that_only_training_knows_is_warned_of_where_decay_comes_before
         update()
 
 
-# Neighbours that are somebody else's functions.
+# Neighbors that are somebody else's functions.
 
 
 class Held:

@@ -62,7 +62,7 @@ def test_prox_equals_the_reference(case, x64):
 @joint
 @pytest.mark.parametrize("s", [0.1, 1.0])
 def test_prox_minimises_its_objective(case, s, x64):
-    """No reference at all: the definition, against a general-purpose minimiser."""
+    """No reference at all: the definition, against a general-purpose minimizer."""
     z = np.random.default_rng(0).normal(size=(3, 2))
 
     def objective(x):

@@ -96,7 +96,7 @@ def test_what_is_no_optimizer_no_direction_or_no_decay_is_refused():
 @pytest.mark.parametrize(
     ("optimizer", "direction", "message"),
     [
-        (coupled(optax.adam(LR)), dynamics.adam(), "the optimizer normalises it, follows no dir"),
+        (coupled(optax.adam(LR)), dynamics.adam(), "the optimizer normalizes it, follows no dir"),
         (coupled(optax.sgd(LR, 0.9)), HEAVY_BALL(), "dense/kernel, head/kernel: decay in the grad"),
         (wdjax.sgdw(0.1, weight_decay=0.1), HEAVY_BALL(coupled=True), "drop coupled"),
         (adamw(penalty=wdjax.penalties.l1), dynamics.adam(), r"another kind \(constant: it takes"),

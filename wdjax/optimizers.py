@@ -43,7 +43,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         implicit: True takes the proximal form, for exact zeros.
         rules: which parameters; default `standard()`: matrices, not biases, norms, embeddings.
         metric: None, or "preconditioner" for the proximal step in the metric of optax.adam, adamw,
-            nadam, nadamw, rmsprop (not centred, no bias correction) or adagrad, which solves the
+            nadam, nadamw, rmsprop (not centered, no bias correction) or adagrad, which solves the
             penalized problem as written; implicit form only.
         gate: φ, such as `gates.cautious`, which also gets the raw gradient; explicit form only.
         anchor: a: None, "init" or a pytree.

@@ -294,7 +294,7 @@ def _decays(row: Ruled) -> bool:
     return not (isinstance(row.multiplier, float) and row.multiplier == 0)
 
 
-# Deciding, memoised: selectors are hashed, multipliers are not (they may be traced).
+# Deciding, memoized: selectors are hashed, multipliers are not (they may be traced).
 
 
 class _Decision(NamedTuple):

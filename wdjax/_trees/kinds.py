@@ -15,7 +15,7 @@ from wdjax._trees.paths import Leaf
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A selector of the preset: a kind of parameter, recognised by name, container and shape.
+    """A selector of the preset: a kind of parameter, recognized by name, container and shape.
 
     Args:
         name: what the audit table shows.

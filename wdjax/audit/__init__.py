@@ -48,7 +48,7 @@ def audit(
     `strength` and `rules`.
 
     How decay acts: on the "weights"; in the "gradient", where momentum multiplies and Adam
-    normalises it (then there is no fraction, and `left` is simulated without gradients); "both";
+    normalizes it (then there is no fraction, and `left` is simulated without gradients); "both";
     by a "constant" length, as L1 does; towards a "point"; "none"; or "unknown", with a note that
     says why. For plain SGD "weights" and "gradient" are the same, and "weights" is said.
 

@@ -131,14 +131,14 @@ def _normalised(answers: Answers) -> Seen | None:
         return None
     if abs(answers.memory) < 1e-12 and abs(z.odd - r.odd) <= 0.3 * abs(z.odd):
         return Seen("constant", None, "it takes off lengths, not fractions")
-    return Seen("gradient", None, "the optimizer normalises it")
+    return Seen("gradient", None, "the optimizer normalizes it")
 
 
 def _aside(answers: Answers) -> Seen | None:
     if answers.z.aside <= 0.01:
         return None
     if answers.remembers:
-        return Seen("gradient", None, "the optimizer normalises it")
+        return Seen("gradient", None, "the optimizer normalizes it")
     return Seen("unknown", None, "its pull is not along the weights")
 
 

@@ -1,4 +1,4 @@
-"""The data of a linear regression: checked, centred, weighted, and its precision.
+"""The data of a linear regression: checked, centered, weighted, and its precision.
 
 Traced arrays pass all checks of values.
 """

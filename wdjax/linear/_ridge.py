@@ -282,7 +282,7 @@ def leave_one_out(fit: Fit, problem: Centred) -> jax.Array:
 
 
 def generalised(fit: Fit, problem: Centred) -> jax.Array:
-    """Generalised cross-validation."""
+    """Generalized cross-validation."""
     used = problem.root > 0
     slack = jnp.sum(jnp.where(used, fit.slack, 0))
     return generalised_of(jnp.sum(fit.residual**2, axis=0), slack, jnp.sum(used))

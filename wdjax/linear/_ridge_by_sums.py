@@ -1,6 +1,6 @@
 """Ridge regression from `Statistics`: what `_ridge` does by X and y, by their inner products.
 
-‖y − Xw‖² = yᵀy − 2 wᵀXᵀy + wᵀXᵀX w      X and y centred and weighted
+‖y − Xw‖² = yᵀy − 2 wᵀXᵀy + wᵀXᵀX w      X and y centered and weighted
 """
 
 import functools
