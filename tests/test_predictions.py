@@ -89,14 +89,14 @@ def refused(optimizer, direction, message):
 def test_what_is_no_optimizer_no_direction_or_no_decay_is_refused():
     refused(optax.adamw, dynamics.adam(), "got the function adamw. Call it: adamw")
     refused(adamw(), "adam", "`direction` must be a Direction; got 'adam'. Say what moves")
-    refused(optax.sgd(LR), dynamics.adam(), "`optimizer` decays nothing: no step")
+    refused(optax.sgd(LR), dynamics.adam(), "`optimizer` decays nothing: its steps")
 
 
 @pytest.mark.slow  # a measurement each
 @pytest.mark.parametrize(
     ("optimizer", "direction", "message"),
     [
-        (coupled(optax.adam(LR)), dynamics.adam(), "the optimizer normalizes it, follows no dir"),
+        (coupled(optax.adam(LR)), dynamics.adam(), "the optimizer normalizes the decay: no dir"),
         (coupled(optax.sgd(LR, 0.9)), HEAVY_BALL(), "dense/kernel, head/kernel: decay in the grad"),
         (wdjax.sgdw(0.1, weight_decay=0.1), HEAVY_BALL(coupled=True), "drop coupled"),
         (adamw(penalty=wdjax.penalties.l1), dynamics.adam(), r"another kind \(constant: it takes"),

@@ -85,7 +85,7 @@ def measure(
 ) -> Measurement:
     """Return what is found of every leaf, before it is put into rows; at `every` step or some."""
     tree, optimizers = on_leaves(tree, _checked(optimizer))
-    paths.leaves(tree)  # raises where a leaf is no array
+    paths.leaves(tree)  # raises where a leaf is not an array
     tried = None
     with suppress(Exception), jax.enable_x64(True):
         tried = _tried(tree, optimizers, steps, extra, every)
@@ -195,12 +195,12 @@ def _found(on: list[Measured], steps: int | None, every: bool = False) -> list[F
     for each in on:
         if each.machine is None:
             size = "x".join(map(str, each.shape))
-            why = f"its program depends on its size, and {size} is too large to be run here"
+            why = f"the program depends on the size of the leaf: {size} is too large to run here"
             findings.append(Finding("unknown", None, why=why))
             continue
         finding = of(each.machine)[each.kind]
         if each.twin is not None and not _agree(finding, of(each.twin)[each.kind]):
-            why = "its strength depends on its size"
+            why = "the strength of the decay depends on the size of the leaf"
             finding = Finding("unknown", None, why=why)
         findings.append(finding)
     return findings
@@ -240,7 +240,7 @@ def _with_ends(
     extra: dict[str, Any],
     asked: frozenset[str],
 ) -> list[Finding]:
-    """Say what is left where decay is no fraction, so that it depends on the weights themselves."""
+    """Say what is left where decay is not a fraction and depends on the weights themselves."""
     wanted = [f.acts in ("gradient", "both", "constant") and f.left is None for f in findings]
     if steps is None or not any(wanted):
         return findings

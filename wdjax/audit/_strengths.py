@@ -14,7 +14,7 @@ class Taken(NamedTuple):
         path: of the leaf; empty for a bare array.
         acts: as in the rows of an `Audit`.
         why: what could not be measured, and why; empty if everything was.
-        fractions: (T,) the part that each step takes off; NaN where it is no fraction. Through
+        fractions: (T,) the part that each step takes off; NaN where it is not a fraction. Through
             momentum, what is taken off once it has settled.
     """
 
