@@ -226,7 +226,7 @@ def test_groups_that_start_at_zero_get_no_bound_from_their_start():
 
 
 def test_wrong_parts_of_cpr_are_refused():
-    with pytest.raises(TypeError, match=r"`bound` must be a bound such as wdjax.bounds.dependent"):
+    with pytest.raises(TypeError, match=r"`bound` must be a Bound, such as wdjax.bounds.dependent"):
         adaptive.cpr(1.0)
     with pytest.raises(TypeError, match=r"`measure` must be a function; got .l2"):
         adaptive.cpr(bounds.uniform(1.0), "l2")

@@ -269,7 +269,7 @@ def test_what_is_left_of_lengths_that_are_not_known_is_no_guess():
 
 @pytest.mark.parametrize("factory", [pytest.param(optax.lamb, marks=pytest.mark.slow), optax.lars])
 def test_decay_beside_a_trust_ratio_is_exact(factory):
-    """It is outside of the ratio, unlike the factory's own, and gradients leave it alone."""
+    """It is outside the ratio, unlike the factory's own, and gradients leave it alone."""
     optimizer = wdjax.decayed(factory)(0.1, weight_decay=0.01)
     found = audit(PARAMS, optimizer, steps=50)
     row = rows(found)["a/kernel"]
@@ -449,13 +449,13 @@ def test_check_decay_passes_what_is_declared():
     [
         (
             lambda: optax.chain(sgd(), bare(0.01)),
-            r"a/bias: 0\.01 is taken off in a step, and 0",
+            r"a/bias: 0\.01 is taken off in a step, but 0",
         ),
         (lambda: wdjax.sgdw(0.1, weight_decay=0.2), r"a/kernel, b/kernel: 0\.02 .* 0\.01 is decl"),
         (sgd, r"kernel: nothing is taken off, but 0\.01 is declared"),
         (
             lambda: wdjax.sgdw(optax.linear_schedule(0.1, 0.0, 9), weight_decay=0.1),
-            r"kernel: .* is taken off in step 9, and 0\.01",
+            r"kernel: .* is taken off in step 9, but 0\.01",
         ),
         (
             lambda: optax.chain(
@@ -483,7 +483,7 @@ def test_same_decay_looks_at_more_than_the_peak():
     one, two = (
         wdjax.sgdw(optax.linear_schedule(0.1, x, 50), weight_decay=0.1) for x in (0.0, 0.05)
     )
-    assert "not at other steps" in str(same_decay(PARAMS, one, two, steps=50))
+    assert "but other steps are not" in str(same_decay(PARAMS, one, two, steps=50))
 
 
 # The law.

@@ -51,7 +51,7 @@ CASES = {
         [seen(), seen(strength=1.1), seen(strength=0.9)],
     ),
     "too_slow": (
-        "decay acts on a 12,000-step timescale; this run has 3,000 steps: all of it takes 22% off",
+        "decay acts on a 12,000-step timescale; this run has 3,000 steps: they take 22% off",
         [seen(predicted(1 / 12_000, weight_decay=1.0, steps=3_000))],
         [
             seen(predicted(1 / 12_000, weight_decay=1.0, steps=4_000)),
@@ -68,7 +68,7 @@ CASES = {
         ],
     ),
     "decay_ends_early": (
-        "the learning rate reaches 0 at 80% of the run: no decay after that",
+        "the learning rate reaches 0 at 80% of the run: nothing decays after that",
         [seen(predicted(until(0.8)))],
         [seen(), seen(predicted(until(0.99))), seen(FALLING), seen(predicted(weight_decay=0.0))],
     ),
@@ -159,7 +159,7 @@ def test_decay_that_outlives_the_learning_rate_is_told_from_decay_that_ends_with
     )
     ends = predicted(weight_decay=until(0.5, value=2.0))
     assert say(seen(ends)) == (
-        "the strength of decay reaches 0 at 50% of the run: no decay after that"
+        "the strength of decay reaches 0 at 50% of the run: nothing decays after that"
     )
 
 

@@ -206,7 +206,7 @@ def test_folds_of_other_data_and_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"`folds` must hold train \(K, T\).* got shapes"):
         check_folds(folds._replace(val=folds.val[:2]), 12)
     with pytest.raises(
-        ValueError, match=r"`folds` must be of all 50 examples; got folds of the first 12\."
+        ValueError, match=r"`folds` must cover all 50 examples; got folds of the first 12\."
     ):
         check_folds(folds, 50)
     with pytest.raises(TypeError, match=r"`folds` must be Folds, such as kfold\(n, 5\); got 5"):

@@ -1022,7 +1022,7 @@ DATA_FUNCTIONS = FUNCTIONS | {
     [
         ({"x": X[:, 0]}, ValueError, r"`x` must have shape \(n, p\).*got \(10,\).*x\[:, None\]"),
         ({"x": X[:, :0]}, ValueError, r"`x` must have shape \(n, p\)"),
-        ({"x": BAD_NAN}, ValueError, r"`x` must be finite; got nan at \[2, 1\], and 1 in all"),
+        ({"x": BAD_NAN}, ValueError, r"`x` must be finite; got nan at \[2, 1\], 1 in all"),
         ({"x": np.ones((10, 3))}, ValueError, "`x` must have a feature that varies"),
         ({"x": X[:1], "y": Y[:1]}, ValueError, r"`x` must .* two examples or more .*\(1, 3\)"),
         ({"x": X * 1j}, TypeError, "`x` must be an array of real numbers; got complex"),

@@ -611,7 +611,7 @@ def test_the_train_step_names_the_groups_of_another_state():
     """A loop keeps one structure, so there a state of other groups cannot go on."""
     _, state = regression(measured(sgd()))
     step, _ = regression(measured(sgd(), rules=(("kernel", 1.0), ("bias", 0.0))))
-    difference = "only in what its init makes: 'readings/kernel'; .* state: 'readings/weight'"
+    difference = "only in the optimizer: 'readings/kernel'; .* state: 'readings/weight'"
     with pytest.raises(ValueError, match=difference):
         step(state, BATCH)
 
@@ -654,7 +654,7 @@ def test_a_bad_grouping_is_refused():
     ("wrong", "shown"),
     [
         (optax.adam, "an Optax optimizer; got the function adam. Call it: adam"),
-        (optax.MultiSteps(sgd(), 2), "what goes into optax.MultiSteps; got a MultiSteps"),
+        (optax.MultiSteps(sgd(), 2), "the optimizer inside optax.MultiSteps; got a MultiSteps"),
         (None, "an Optax optimizer; got None"),
     ],
 )

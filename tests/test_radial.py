@@ -542,7 +542,7 @@ def test_hyperball_is_heavyball_s(agrees):
 
 
 def test_an_injected_axis_is_no_axis():
-    with pytest.raises(TypeError, match=r"name it: static_args=\(\"axes\",\)"):
+    with pytest.raises(TypeError, match=r"pass static_args=\(\"axes\",\)"):
         optax.inject_hyperparams(radial.hyperball)(0.1, axes=0).init({"kernel": jnp.ones((2, 2))})
     named = optax.inject_hyperparams(radial.hyperball, static_args=("axes",))(0.1, axes=0)
     named.init({"kernel": jnp.ones((2, 2))})

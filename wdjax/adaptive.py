@@ -107,9 +107,9 @@ def cpr(
         Franke, Hefenbrock, Koehler and Hutter, *Improving Deep Learning Optimization through
         Constrained Parameter Regularization*, 2024, arXiv:2311.09058, Algorithm 1.
     """
-    rule = "be a bound such as wdjax.bounds.dependent(1.0)"
+    rule = "be a Bound, such as wdjax.bounds.dependent(1.0)"
     checks.must("bound", isinstance(bound, Bound), rule, repr(bound), error=TypeError)
-    advice = 'Under optax.inject_hyperparams name it: static_args=("measure",).'
+    advice = 'Under optax.inject_hyperparams pass static_args=("measure",).'
     checks.function("measure", measure, advice=advice)
     checks.number("multiplier", multiplier, least=0)
 

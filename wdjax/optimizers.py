@@ -264,7 +264,7 @@ def _strength(law: Law, weight_decay: Strength, learning_rate: Any) -> Schedule:
     except TypeError as error:
         raise TypeError(
             f"`law` must take (λ, η); got {law!r}: {error}. Pass the law itself, such as "
-            "wdjax.lr_scaled, and λ as `weight_decay`; one with a peak as "
+            "wdjax.lr_scaled, and λ as `weight_decay`; write a law with a peak as "
             "functools.partial(wdjax.schedule_scaled, peak=...)."
         ) from None
     return law(weight_decay, learning_rate)

@@ -363,7 +363,7 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
     dtype = jnp.result_type(float)
     if math.log(p) + (p - 2) * math.log(floor) > math.log(np.finfo(dtype).max):
         raise ValueError(
-            f"`floor` must be so large that {dtype} holds p fᵖ⁻², the steepest pull; got {floor}."
+            f"`floor` must be larger: {dtype} cannot hold p fᵖ⁻², the steepest pull; got {floor}."
         )
     steepest = p * floor ** (p - 2)
 
@@ -661,7 +661,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         TypeError: `penalty` is not a penalty, or is a constraint, which has no value.
 
     Warns:
-        UserWarning: nothing counts, and vectors of unknown name are all that might.
+        UserWarning: no parameter counts, and only vectors with unfamiliar names might.
 
     Example:
         >>> params = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([7.0])}

@@ -213,7 +213,7 @@ def check_rules(rules: Rules) -> Rules:
         are).
 
     Raises:
-        RuleError: `rules` is no sequence of pairs, or a selector or multiplier is malformed.
+        RuleError: `rules` is not a sequence of pairs, or a selector or multiplier is malformed.
 
     Example:
         >>> check_rules([["bias", False]])
@@ -429,9 +429,9 @@ def _guesses(name: str, guessed: list[Leaf], others: set[str]) -> str:
     first, *rest = [repr(glob) for glob in dict.fromkeys(globs)]
     selector = f"({paths.listed([first, *rest])})" if rest else first
     return (
-        f"`{name}`: {described} decay by a guess: the names tell no kind, and arrays with two axes "
-        f"are mostly matrices. Say what you mean: rules=(({selector}, 1.0), *wdjax.standard()), "
-        "with 0.0 where they must not decay."
+        f"`{name}`: {described} decay by a guess: the names do not tell what they are, and arrays "
+        f"with two axes are mostly matrices. Say what you mean: rules=(({selector}, 1.0), "
+        "*wdjax.standard()), with 0.0 where they must not decay."
     )
 
 

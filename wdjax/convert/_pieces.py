@@ -326,7 +326,7 @@ def _checked(
         if complexes:
             raise TypeError(
                 f"{source} treats a complex parameter as two real ones; got "
-                f"{paths.listed(complexes)}. Keep real and imaginary parts apart."
+                f"{paths.listed(complexes)}. Make two leaves of its real and imaginary parts."
             )
         owners((*selectors, ("**", 1.0)), params)
         owners(rules, params)

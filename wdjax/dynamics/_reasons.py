@@ -63,7 +63,7 @@ def too_slow(seen: Seen) -> str | None:
         return None
     return (
         f"decay acts on a {p.timescale:,.0f}-step timescale; this run has {len(p.shrink):,} "
-        f"steps: all of it takes {-math.expm1(-p.budget):.0%} off"
+        f"steps: they take {-math.expm1(-p.budget):.0%} off"
     )
 
 
@@ -115,7 +115,7 @@ def decay_ends_early(seen: Seen) -> str | None:
         return None
     if decay <= rate:
         first = "the learning rate" if decay == rate else "the strength of decay"
-        return f"{first} reaches 0 at {decay / steps:.0%} of the run: no decay after that"
+        return f"{first} reaches 0 at {decay / steps:.0%} of the run: nothing decays after that"
     return (
         f"the learning rate reaches 0 at {rate / steps:.0%} of the run, and decay goes on: "
         "weights only shrink after that"

@@ -214,7 +214,7 @@ def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
     check_finite("y", y)
     s = _weights(weights, n)
     is_flat = known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and bool((x == x[:1]).all())
-    got = "constant ones, which only an intercept fits"
+    got = "constant features only, which the intercept replaces"
     checks.must("x", not (intercept and is_flat), "have a feature that varies", got)
     dtype = np.result_type(*(array.dtype for array in ((x, y) if weights is None else (x, y, s))))
     return tuple(_as(array, dtype) for array in (x, y, s))
