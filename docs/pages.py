@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (
-    *("which", "how_strongly", "where", "before_and_after", "choosing", "clusters"),
+    *("which", "how_strongly", "where", "before_and_after", "choosing", "law", "clusters"),
     *(
         "from_other_frameworks",
         "field_guide",
