@@ -39,8 +39,8 @@ UNKNOWN = ("unknown", None)
 class Case(NamedTuple):
     """An optimizer and what it does.
 
-    kernel and bias: (acts, shrink), shrink None where it is no number. says: a piece of each
-    warning; of a wrong composition at least one piece must be said, or `raises` be raised.
+    kernel and bias: (acts, shrink), shrink None where it is not a number. says: a piece of each
+    warning; for a wrong composition at least one piece must be said, or `raises` be raised.
     """
 
     make: Callable[[], Any]

@@ -482,10 +482,10 @@ def test_decay_is_as_declared(source, name, settings, strength, power):
         (("torch_optimizer", "SGDW"), ValueError, r"takes the constant lr·λ off every weight"),
         (("pytorch_optimizer", "Grams"), ValueError, r"its decay is lost, bit for bit"),
         (("timm", "madgradw"), ValueError, r"its decay stops for ever"),
-        (("timm", "lambc"), ValueError, r"its c is no corrected decay but a limit of 1"),
+        (("timm", "lambc"), ValueError, r"its c is not corrected decay but a limit of 1"),
         (("timm", "cadamw"), ValueError, r"Without the mask it is 'adamw'"),
         (("bitsandbytes", "AdamW8bit"), ValueError, r"its moments have 8 bits"),
-        (("mosaicml", "DecoupledSGDW"), TypeError, r"needs `lr`: mosaicml has no default for it"),
+        (("mosaicml", "DecoupledSGDW"), TypeError, r"needs `lr`, which has no default"),
     ],
     ids=label,
 )

@@ -109,13 +109,13 @@ def test_scikit_learns_splitters_keep_their_splits():
         (
             lambda: kfold(10, 1),
             ValueError,
-            r"`k` must be .* \[2, 5\]; got 1. .* A single split is holdout",
+            r"`k` must be .* \[2, 5\]; got 1. .* For a single split use holdout",
         ),
         (lambda: kfold(3, 5), ValueError, r"`n` must be .* >= 4; got 3. Each fold needs two"),
         (
             lambda: kfold(10, 10),
             ValueError,
-            r"\[2, 5\]; got 10. Of 10 .* needs two.* leave-one-out",
+            r"\[2, 5\]; got 10. Each fold needs two of the 10.* leave-one-out",
         ),
         (lambda: kfold(10.0, 2), TypeError, r"`n` must be a whole number"),
         (lambda: kfold(10, 2.0), TypeError, r"`k` must be a whole number"),

@@ -163,7 +163,7 @@ def test_a_run_that_is_not_finite_fails_a_check_and_leaves_valid_json(script, tm
     arguments = ["--data", "linear", "--epochs", "1", "--penalty", "none", "--out", str(tmp_path)]
     with pytest.warns(UserWarning, match="`fit` skipped"):
         assert script.main([*arguments, "--learning-rate", "1e20"]) == 1
-    refuse = lambda constant: pytest.fail(f"{constant} is no JSON")
+    refuse = lambda constant: pytest.fail(f"{constant} is not JSON")
     metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
     assert metrics["ok"] is False
     assert metrics["linear"]["runs"]["none"]["train loss"] is None

@@ -737,7 +737,7 @@ def test_progress_counts_configurations(capsys):
     pytest.importorskip("tqdm")
     run(chunk=1, progress=True)
     assert "3/3" in capsys.readouterr().err
-    run(chunk=1)  # stderr is no terminal
+    run(chunk=1)  # stderr is not a terminal
     assert capsys.readouterr().err == ""
 
 
@@ -993,7 +993,7 @@ BAD = {
     "lengths of the data": (
         _swap(data={"x": DATA["x"], "y": DATA["y"][:-1]}),
         ValueError,
-        r"`data` must hold .* rows each, .*; got \(30, 6\) at 'x', \(29,\) at 'y'",
+        r"`data` must hold .* number of rows, .*; got \(30, 6\) at 'x', \(29,\) at 'y'",
     ),
     "no array in the data": (
         _swap(data={"x": DATA["x"], "y": 3.0}),
@@ -1003,7 +1003,7 @@ BAD = {
     "masked values": (
         _swap(data=DATA | {"x": np.ma.masked_less(DATA["x"], 0.0)}),
         TypeError,
-        r"`data` must hold .*; got masked float32\[30,6\] at 'x'\. .* fill masked entries",
+        r"`data` must hold .*; got masked float32\[30,6\] at 'x'\. .* fill or drop what is masked",
     ),
     "missing values": (
         _swap(data=_with(np.nan)),
@@ -1083,7 +1083,7 @@ BAD = {
         r"`seed` must be a whole number >= 0; got -1",
     ),
     "chunk": (_swap(chunk=0), ValueError, r"`chunk` must be a whole number >= 1, or None; got 0"),
-    "devices": (_swap(devices=[]), ValueError, r"`devices` must be of this process, .* got none"),
+    "devices": (_swap(devices=[]), ValueError, r"`devices` must be devices of this process, .* got none"),
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
 
 
 def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
-    """As `cautious`, and where the update is exactly zero there is no decay either.
+    """As `cautious`, but without decay also where the update is exactly zero.
 
         φ = 1[Δ z < 0]
 

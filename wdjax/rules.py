@@ -253,7 +253,7 @@ def label(selector: Selector) -> str:
 
 
 def is_guess(selector: Selector | None) -> bool:
-    """Tell whether a selector decides by shape only, for want of a name.
+    """Tell whether a selector decides by shape only, because no name says more.
 
     Args:
         selector: as in `resolve`.

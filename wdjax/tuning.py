@@ -319,7 +319,7 @@ def _implicit_hypergrad(
 
 
 def _names(rules: Rules) -> list[str]:
-    """Name each rule apart; an address in memory would be another one after a restart."""
+    """Name each rule apart; an address in memory would differ after a restart."""
     return distinct(re.sub(" at 0x[0-9a-f]+", "", label(selector)) for selector, _ in rules)
 
 

@@ -102,7 +102,7 @@ CHAINS = {
 
 
 class Callable_:
-    """An update that is no function, without a name."""
+    """An update that is not a function and has no name."""
 
     __slots__ = ()
 

@@ -211,7 +211,7 @@ class _Told:
 
 
 def _is_vector(leaf: Leaf) -> bool:
-    """At most one axis; of a (1, 1, D) with a name of its own only D counts."""
+    """At most one axis; in a (1, 1, D) with a name of its own only D counts."""
     has_name = leaf.name and not leaf.name.isdigit()
     return sum(size != 1 for size in leaf.shape) <= 1 if has_name else leaf.ndim <= 1
 

@@ -20,7 +20,7 @@ _ROUNDING = 5e-7  # of a schedule's largest value: what float32 may leave of a c
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Where two optimizers decay differently; true if nowhere.
+    """Where two optimizers decay differently; true if they decay alike.
 
     Attributes:
         sentences: one for each way to differ, with paths; empty if there is none.

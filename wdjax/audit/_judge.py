@@ -197,7 +197,7 @@ def _elsewhere(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
 def _memory(probe: Probe, state: Any, factor: Any = 1.0) -> list[tuple[float, float]]:
     """How much a step at twice the weights adds to the pull of the next one; how much it changes.
 
-    Of each kind: f of the next update by the weights of this one, and ‖U⁺(θ) − U(θ)‖ / ‖θ‖.
+    For each kind: f of the next update by the weights of this one, and ‖U⁺(θ) − U(θ)‖ / ‖θ‖.
     """
     run = probe.machine.run
     after = [

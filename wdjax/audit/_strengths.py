@@ -27,8 +27,8 @@ class Taken(NamedTuple):
 def strengths(params: Any, optimizer: Any, *, steps: int, extra: dict[str, Any]) -> list[Taken]:
     """Measure what an optimizer takes off each leaf in each step.
 
-    Of a long run of an optimizer whose decay depends on the size of large leaves, some steps are
-    visited, 4,096 at least, and a line is drawn between them.
+    Where decay depends on the size of large leaves and the run is long, it visits only some steps,
+    4,096 at least, and draws a line between them.
 
     Args:
         params: a pytree of arrays or ShapeDtypeStructs.

@@ -62,7 +62,7 @@ class Audit:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the table; of very large trees the short form."""
+        """Return the table; for very large trees the short form."""
         lines = merged(self.rows)
         table = _table(lines) if len(lines) <= _MOST_LINES else _table(by_rule(self.rows))
         return "\n".join([*_header(self), *table, *self._sentences()])

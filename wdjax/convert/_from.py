@@ -115,7 +115,7 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
     }
     missing = [key for key, value in merged.items() if value is REQUIRED]
     if missing:
-        raise TypeError(f"{name} needs `{missing[0]}`: {package.name} has no default for it.")
+        raise TypeError(f"{name} needs `{missing[0]}`, which has no default.")
     default = package.rules
     for key in merged.keys() & package.says.keys():
         default = package.says[key](merged.pop(key))

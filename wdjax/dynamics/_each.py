@@ -35,7 +35,7 @@ class Predictions(dict[str, Prediction]):
     """
 
     def __repr__(self) -> str:
-        """Return the table; of traced or mapped predictions, what a dictionary shows."""
+        """Return the table; for traced or mapped predictions, what a dictionary shows."""
         if not all(p.is_plain for p in self.values()):
             return super().__repr__()
         titles, rows = _table(self)
@@ -201,7 +201,7 @@ def _groups(params: Any, per: str, rules: Rules) -> Groups:
 
 
 def _rms(leaves: list[Any], own: list[int]) -> float:
-    """Of all entries together; 0 where only the shapes are known."""
+    """RMS of all entries together; 0 where only the shapes are known."""
     group = [leaves[i] for i in own]
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in group):
         return 0.0

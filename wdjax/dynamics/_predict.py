@@ -79,7 +79,7 @@ class Prediction(NamedTuple):
         return not (np.ndim(self.budget) or isinstance(self.budget, jax.core.Tracer))
 
     def __str__(self) -> str:
-        """Return a summary; of traced or mapped predictions, what `repr` shows."""
+        """Return a summary; for traced or mapped predictions, what `repr` shows."""
         if not self.is_plain:
             return repr(self)
         return "\n".join(f"{name:<24}{text}" for name, text in _summary(self))

@@ -110,7 +110,7 @@ def select(
 ) -> Selection:
     """Choose a configuration.
 
-        min          the lowest mean; of equal ones the most regularized
+        min          the lowest mean; among equal ones the most regularized
         1se          the most regularized one with mean ≤ min + se(min)
         paired-1se   the most regularized one whose loss to the best, fold by fold, has a mean ≤ its
                      own standard error
