@@ -73,7 +73,7 @@ CASES = {
         [seen(), seen(predicted(until(0.99))), seen(FALLING), seen(predicted(weight_decay=0.0))],
     ),
     "warming_up": (
-        "weights are below equilibrium: still warming up (RMS 0.005 of 0.0158; about 555 more "
+        "weights are below equilibrium: they are still warming up (RMS 0.005 of 0.0158; about 555 more "
         "steps)",
         [seen(rms=0.005, expected=0.0052)],
         [
@@ -84,7 +84,7 @@ CASES = {
         ],
     ),
     "cooling_down": (
-        "weights are above equilibrium: still shrinking (RMS 0.05, equilibrium 0.0158)",
+        "weights are above equilibrium: they are still shrinking (RMS 0.05, equilibrium 0.0158)",
         [seen(rms=0.05, expected=0.049)],
         [
             seen(),

@@ -524,7 +524,7 @@ def test_bad_data_and_options_are_named(data, options, error, message):
 def test_a_masked_array_is_refused_for_its_mask_would_be_lost():
     masked = np.ma.masked_invalid(np.where(X > 1, np.nan, X))
     for batches in (DATA | {"x": masked}, iter([DATA | {"x": masked}])):
-        with pytest.raises(TypeError, match=r"got masked float32\[20,2\] at 'x'\. .* fill masked"):
+        with pytest.raises(TypeError, match=r"got masked float32\[20,2\] at 'x'\. .* fill or drop"):
             fit(
                 STEP,
                 start(),

@@ -229,7 +229,7 @@ def test_the_signature_shows_both_argument_lists():
         ),
         (
             lambda: wdjax.adamw(1e-3, weight_decay=0.1, implicit=True, gate=gates.cautious),
-            r"`gate` acts on the explicit form only",
+            r"`gate` needs implicit=False",
         ),
         (lambda: wdjax.adamw(1e-3, weight_decay=0.1, law=0.5), r"`law` must be a function"),
         (

@@ -1083,7 +1083,7 @@ BAD = {
         r"`seed` must be a whole number >= 0; got -1",
     ),
     "chunk": (_swap(chunk=0), ValueError, r"`chunk` must be a whole number >= 1, or None; got 0"),
-    "devices": (_swap(devices=[]), ValueError, r"`devices` must be devices of this process, .* got none"),
+    "devices": (_swap(devices=[]), ValueError, r"`devices` must belong to this process.* got none"),
 }  # fmt: skip
 
 

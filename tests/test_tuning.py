@@ -475,6 +475,8 @@ def test_leaves_that_are_no_numbers_of_the_loss_are_left_alone():
 def test_a_part_of_the_model_is_refused():
     tx = hyper_decay(0.1, val_loss, validation(), rules=RULES)
     masked = optax.masked(tx, jax.tree.map(lambda x: x.ndim > 1, tree(0)))
-    with pytest.raises(TypeError, match=r"must be of the whole model.* outside optax\.masked"):
+    with pytest.raises(
+        TypeError, match=r"must be those of the whole model.* outside optax\.masked"
+    ):
         masked.init(tree(0))
     optax.tree_map_params(tx, lambda x: x, jax.eval_shape(tx.init, tree(0)))

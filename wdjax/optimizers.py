@@ -108,16 +108,14 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
             raise TypeError(f"`decayed` adds decay, which here comes after {wrapper}")
         if law is None and next(iter(own.values())).default == 1.0:
             raise TypeError(
-                f"`law` must be given to a decayed {_name(factory)}, whose learning rate is a "
-                "multiplier that defaults to 1: by the default law λ would be taken off in every "
-                "step. Pass law=wdjax.fixed with λ as that fraction, or law=wdjax.lr_scaled if you "
-                "mean it."
+                f"`law` must be given to a decayed {_name(factory)}: its learning rate is a "
+                "multiplier, by default 1, so the default law would take off λ in every step. Pass "
+                "law=wdjax.fixed with λ as that fraction, or law=wdjax.lr_scaled if you mean it."
             )
         strength = _strength(law or lr_scaled, weight_decay, learning_rate)
         if (gate if implicit else metric) is not None:
             raise TypeError(
-                "`gate` acts on the explicit form only, `metric` on the implicit form only; got "
-                f"implicit={implicit}."
+                f"`gate` needs implicit=False, and `metric` needs implicit=True; got {implicit}."
             )
         if implicit:
             decay = prox_weights(strength, penalty, rules=rules, anchor=anchor, metric=metric)

@@ -31,7 +31,7 @@ from wdjax.schedules import Strength
 ValLoss = Callable[[Params, PyTree], jax.Array]
 
 STANDARD: Rules = standard()
-_WHOLE = "be of the whole model, which `val_loss` needs"
+_WHOLE = "be those of the whole model, which `val_loss` needs"
 _OUTSIDE = (
     "Put `hyper_decay` outside optax.masked and optax.partition, and give the multiplier 0 in "
     "`rules` to what must not decay."

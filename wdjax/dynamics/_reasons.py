@@ -89,7 +89,7 @@ def warming_up(seen: Seen) -> str | None:
     start = seen.rms / seen.equilibrium
     more = steps_to_equilibrium(p.shrink[-1], start, power=int(p.power))
     return (
-        f"weights are below equilibrium: still warming up (RMS {seen.rms:.3g} of "
+        f"weights are below equilibrium: they are still warming up (RMS {seen.rms:.3g} of "
         f"{seen.equilibrium:.3g}; about {more:,.0f} more steps)"
     )
 
@@ -100,7 +100,7 @@ def cooling_down(seen: Seen) -> str | None:
         return None
     equilibrium = seen.prediction.equilibrium_rms
     fallen = seen.equilibrium < 0.5 * equilibrium[np.isfinite(equilibrium)].max()
-    why = "it fell faster than decay can follow" if fallen else "still shrinking"
+    why = "it fell faster than decay can follow" if fallen else "they are still shrinking"
     return (
         f"weights are above equilibrium: {why} (RMS {seen.rms:.3g}, equilibrium "
         f"{seen.equilibrium:.3g})"

@@ -131,7 +131,7 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
     )
     fits = given and not others
     got = listed(others) or "none"
-    checks.must("devices", fits, "be devices of this process, at least one", got, advice)
+    checks.must("devices", fits, "belong to this process, at least one of them", got, advice)
     if devices is None and len(given) == 1:
         return None
     return Mesh(np.array(given[:count]), ("sweep",))
