@@ -73,8 +73,8 @@ CASES = {
         [seen(), seen(predicted(until(0.99))), seen(FALLING), seen(predicted(weight_decay=0.0))],
     ),
     "warming_up": (
-        "weights are below equilibrium: they are still warming up (RMS 0.005 of 0.0158; about 555 more "
-        "steps)",
+        "weights are below equilibrium: they are still warming up (RMS 0.005 of 0.0158; about "
+        "555 more steps)",
         [seen(rms=0.005, expected=0.0052)],
         [
             seen(),
