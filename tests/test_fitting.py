@@ -626,7 +626,7 @@ def test_debug_nans_says_where_the_nan_came_from():
 def test_columns_that_are_no_numbers_are_named(column):
     data = {"x": np.ones(2, np.float32), "when": column}
     with pytest.raises(
-        TypeError, match=r"must hold plain arrays of numbers; got .* at 'when'. Make"
+        TypeError, match=r"must hold plain arrays of numbers; got .* at 'when'. Turn"
     ):
         fit(STEP, start(), data, epochs=1, batch_size=2)
 

@@ -20,7 +20,7 @@ def parts(folds):
 @given(n=st.integers(4, 60), k=st.integers(2, 7), seed=st.integers(0, 5), repeats=st.integers(1, 3))
 def test_every_example_validates_once_in_each_repeat_and_trains_otherwise(n, k, seed, repeats):
     if n < 2 * k:
-        with pytest.raises(ValueError, match=r"`k` must be .* each fold needs two"):
+        with pytest.raises(ValueError, match=r"`k` must be .* Each fold needs two"):
             kfold(n, k, seed=seed)
         return
     folds = kfold(n, k, seed=seed, repeats=repeats)
