@@ -802,7 +802,7 @@ def test_one_feature_and_a_constant_column():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", ["mse", "half_mse", "sum", "half_sum"])
 @pytest.mark.parametrize(("penalty", "norm"), [("decay", "l2"), ("loss", "l2"), ("decay", "l1")])
-def test_to_sklearn_alpha_minimises_the_same_objective(loss, penalty, norm):
+def test_to_sklearn_alpha_minimizes_the_same_objective(loss, penalty, norm):
     """Scikit-learn's solution is a stationary point of the objective as it is written."""
     x, y = problem(25, 3, shift=0.0)
     n, lam = 25, 0.3

@@ -115,7 +115,7 @@ def test_rounding_to_nearest_is_the_cast(dtype):
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_random_rounding_gives_one_of_the_two_neighbours(dtype):
+def test_random_rounding_gives_one_of_the_two_neighbors(dtype):
     x = around(dtype)
     got = np.float64(at_random(x, dtype, jax.random.key(1)))
     assert np.array_equal(got, got.astype(jnp.dtype(dtype)).astype(np.float64)), "on the grid"

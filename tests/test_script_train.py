@@ -135,7 +135,7 @@ def test_every_optimizer_and_law_runs_and_shrinks_the_weights(script, optimizer,
     assert runs["l2, explicit"]["weight norm"] < runs["none"]["weight norm"]
 
 
-def test_ridge_minimises_the_stated_objective(script):
+def test_ridge_minimizes_the_stated_objective(script):
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(30, 4)), generator.normal(size=30)
     w, b = script.ridge({"x": x, "y": y}, 0.3)
