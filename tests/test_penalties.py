@@ -593,7 +593,7 @@ def test_the_group_lasso_pulls_by_one_whatever_the_size():
 
 
 def test_a_floor_too_small_for_float32_is_refused():
-    with pytest.raises(ValueError, match=r"`floor` must be so large that float32 holds"):
+    with pytest.raises(ValueError, match=r"`floor` must be larger: float32 cannot hold"):
         penalties.p_norm(0.5, floor=1e-27)
 
 
