@@ -38,7 +38,7 @@ class Explanation:
         >>> p = dynamics.predict(dynamics.adam(), 1e-3, weight_decay=0.1, steps=1_000)
         >>> found = explain(p, {"kernel": {"weight_rms": np.full(1_000, 0.05)}})
         >>> found.sentences["kernel"][0]
-        'decay acts on a 10,000-step timescale; this run has 1,000 steps: all of it takes 10% off'
+        'decay acts on a 10,000-step timescale; this run has 1,000 steps: they take 10% off'
     """
 
     rows: list[Row]

@@ -151,7 +151,7 @@ def explained() -> Iterator[None]:
         >>> with explained():
         ...     jax.jit(lambda h: 1.0 if h > 0.0 else 2.0)(1.0)
         Traceback (most recent call last):
-        TypeError: `build` must not branch on a hyperparameter, nor make a Python number of it: ...
+        TypeError: `build` must not branch on a hyperparameter or turn it into a Python number: ...
     """
     try:
         yield
