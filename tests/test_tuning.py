@@ -404,7 +404,7 @@ def test_bad_functions_and_data_are_refused_when_built():
         TypeError, match="`penalty` must be a penalty with a gradient; got <penalty ball"
     ):
         hyper_decay(0.1, val_loss, validation(), penalty=penalties.ball(1.0))
-    with pytest.raises(ValueError, match="`val_data` must hold arrays with the same number of rows"):
+    with pytest.raises(ValueError, match="`val_data` must hold arrays with the same number"):
         hyper_decay(0.1, val_loss, {"x": np.ones(3), "y": np.ones(4)})
     with pytest.raises(ValueError, match="`strength` must be a finite number >= 0"):
         hyper_decay(-0.1, val_loss, validation())
