@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
-# Tests compile thousands of small programs: 1 does so without XLA's optimisations, 0 as users do.
+# Tests compile thousands of small programs: 1 does so without XLA's optimizations, 0 as users do.
 QUICK ?= 1
 # Each of these programs is compiled once in an environment and kept there for all later runs.
 PROGRAMS := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/programs \

@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (
-    *("which", "how_strongly", "where", "before_and_after", "choosing", "clusters"),
+    *("which", "how_strongly", "where", "before_and_after", "choosing", "law", "clusters"),
     *(
         "from_other_frameworks",
         "field_guide",
@@ -105,7 +105,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Read a page as GitHub does: links to other files, and | in the code of tables."""
     here = posixpath.dirname(page.file.src_uri)
-    if not page.parent:  # without neighbours there is nothing to list beside it
+    if not page.parent:  # without neighbors there is nothing to list beside it
         page.meta["hide"] = ["navigation"]
 
     def target(link: re.Match[str]) -> str:

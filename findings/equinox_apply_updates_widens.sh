@@ -17,6 +17,6 @@ import optax
 params, updates = {"w": jnp.ones(3, jnp.bfloat16)}, {"w": jnp.full(3, -1e-3, jnp.float32)}
 widened, kept = eqx.apply_updates(params, updates), optax.apply_updates(params, updates)
 print("equinox", widened["w"].dtype, "optax", kept["w"].dtype)
-assert widened["w"].dtype == jnp.float32, "the behaviour has changed"
+assert widened["w"].dtype == jnp.float32, "the behavior has changed"
 assert kept["w"].dtype == jnp.bfloat16
 PYTHON

@@ -20,5 +20,5 @@ want = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
 apart = float(jnp.abs(got - want).max())
 print(f"{got.dtype}, {apart:.1e} apart from the same formula written out")
 assert got.dtype == want.dtype == jnp.float64
-assert 1e-9 < apart < 1e-6, "the behaviour has changed"
+assert 1e-9 < apart < 1e-6, "the behavior has changed"
 PYTHON

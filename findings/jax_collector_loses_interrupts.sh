@@ -45,6 +45,6 @@ import jax
 with_jax = count_lost()
 print(f"{without_jax} lost before the import, {with_jax} after")
 assert without_jax == 0
-assert with_jax > 0, "the behaviour has changed"
+assert with_jax > 0, "the behavior has changed"
 assert set(lost) == {"_xla_gc_callback"}, lost
 PYTHON

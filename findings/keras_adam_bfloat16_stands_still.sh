@@ -28,7 +28,7 @@ for name in ("Adam", "AdamW", "Lamb", "Nadam", "Adamax", "RMSprop"):
     print(name, *(after_20_steps(name, dtype) for dtype in ("float32", "bfloat16")))
 assert after_20_steps("Adam", "float32") < -0.9
 assert after_20_steps("Adam", "bfloat16", beta_2=0.99) < 0.9
-assert after_20_steps("Adam", "bfloat16") == 1.0, "the behaviour has changed"
-assert after_20_steps("AdamW", "bfloat16") == 1.0, "the behaviour has changed"
-assert math.isnan(after_20_steps("Nadam", "bfloat16")), "the behaviour has changed"
+assert after_20_steps("Adam", "bfloat16") == 1.0, "the behavior has changed"
+assert after_20_steps("AdamW", "bfloat16") == 1.0, "the behavior has changed"
+assert math.isnan(after_20_steps("Nadam", "bfloat16")), "the behavior has changed"
 PYTHON

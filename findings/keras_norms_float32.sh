@@ -21,5 +21,5 @@ variable = keras.Variable(x, dtype="float64")
 norm, mean = keras.ops.norm(variable), keras.ops.mean(variable)
 apart = [abs(float(got) / want - 1) for got, want in ((norm, np.linalg.norm(x)), (mean, x.mean()))]
 print(f"norm {norm.dtype}, {apart[0]:.1e} apart; mean {mean.dtype}, {apart[1]:.1e} apart")
-assert max(apart) > 1e-9, "the behaviour has changed"
+assert max(apart) > 1e-9, "the behavior has changed"
 PYTHON

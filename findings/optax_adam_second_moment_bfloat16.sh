@@ -29,6 +29,6 @@ def moments(dtype):
 before, after, step = moments(jnp.bfloat16)
 _, wide, wide_step = moments(jnp.float32)
 print(f"bfloat16 {before:.3f} then {after:.3f}, step {step:.3f}; float32 {wide:.4f}, step {wide_step:.2f}")
-assert before == after, "the behaviour has changed"
+assert before == after, "the behavior has changed"
 assert wide < after / 100
 PYTHON

@@ -21,6 +21,6 @@ for gradient in (1.0, 2.0):
 v = 0.08 / (1 - 0.92**2)
 step, of_optax, of_paper = -float(update), *((2 + w * v) / (2 + w) for w in (0.08, 0.92))
 print(f"{step:.5f}, which is w = 0.08: {of_optax:.5f}; w = 0.92 would be {of_paper:.5f}")
-assert abs(step - of_optax) < 1e-5, "the behaviour has changed"
+assert abs(step - of_optax) < 1e-5, "the behavior has changed"
 assert abs(step - of_paper) > 0.1
 PYTHON

@@ -21,7 +21,7 @@ try:
     wrapped.update(grads, wrapped.init(params), params)
 except TypeError as error:
     print("TypeError:", str(error).splitlines()[0])
-    assert "cond branches must have equal output types" in str(error), "the behaviour has changed"
+    assert "cond branches must have equal output types" in str(error), "the behavior has changed"
 else:
-    raise AssertionError("the behaviour has changed")
+    raise AssertionError("the behavior has changed")
 PYTHON

@@ -28,6 +28,6 @@ def averages(dtype):
 
 narrow, wide = averages(jnp.bfloat16), averages(jnp.float32)
 print("bfloat16", narrow, "float32", wide)
-assert narrow == (0.5, 0.5), "the behaviour has changed"
+assert narrow == (0.5, 0.5), "the behavior has changed"
 assert min(wide) > 0.99
 PYTHON

@@ -26,7 +26,7 @@ plain, _ = first(optax.adamw(**settings))
 injected, state = first(optax.inject_hyperparams(optax.adamw)(**settings))
 wide, _ = first(optax.inject_hyperparams(optax.adamw, hyperparam_dtype=jnp.float32)(**settings))
 print("b2", state.hyperparams["b2"], "update", injected["w"], "plain", plain["w"], "wide", wide["w"])
-assert float(state.hyperparams["b2"]) == 1.0, "the behaviour has changed"
-assert jnp.isnan(injected["w"]), "the behaviour has changed"
+assert float(state.hyperparams["b2"]) == 1.0, "the behavior has changed"
+assert jnp.isnan(injected["w"]), "the behavior has changed"
 assert jnp.isfinite(plain["w"]) and jnp.isfinite(wide["w"])
 PYTHON

@@ -40,6 +40,6 @@ def error(optimizer, loss):
 chained = error(optax.chain(optax.add_decayed_weights(lam), optax.lbfgs()), plain)
 inside = error(optax.lbfgs(), penalized)
 print(f"chained {chained:.3f}, in the loss {inside:.1e}")
-assert chained > 0.01, "the behaviour has changed"
+assert chained > 0.01, "the behavior has changed"
 assert inside < 1e-4
 PYTHON

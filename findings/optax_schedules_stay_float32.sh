@@ -29,6 +29,6 @@ inside = np.abs(np.array(seen[30:]) / rate - 1).max()
 outside = np.abs(np.array([float(schedule(t)) for t in range(30, 230)]) / rate - 1).max()
 dtypes = schedule(jnp.int32(40)).dtype, schedule(40).dtype
 print(f"{dtypes[0]}, relative error {inside:.1e}; of a Python number {dtypes[1]}, {outside:.1e}")
-assert dtypes == (jnp.float32, jnp.float64), "the behaviour has changed"
+assert dtypes == (jnp.float32, jnp.float64), "the behavior has changed"
 assert inside > 1e-8 and outside < 1e-13
 PYTHON

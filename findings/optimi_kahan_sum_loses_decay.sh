@@ -28,6 +28,6 @@ for dtype in (torch.float32, torch.bfloat16):
     steps = after_300_steps(dtype, lr=1e-4, weight_decay=0.0, gradient=1.0)
     print(dtype, f"decay of 1e-4 a step: {decay:.4f}, steps of 1e-4: {steps:.4f}")
     if dtype == torch.bfloat16:
-        assert abs(steps - 0.97) < 0.004, "the behaviour has changed"
-        assert decay == 1.0, "the behaviour has changed"
+        assert abs(steps - 0.97) < 0.004, "the behavior has changed"
+        assert decay == 1.0, "the behavior has changed"
 PYTHON

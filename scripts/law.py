@@ -55,7 +55,7 @@ def text() -> np.ndarray:
 
 
 def parts(characters: int) -> tuple[np.ndarray, sweeps.Folds]:
-    """Rows to train on and, behind them, the rows held out."""
+    """Rows to train on, and after them the rows held out."""
     held, train = HELD_OUT // CONTEXT, characters // CONTEXT
     rows = np.concatenate([text()[held : held + train], text()[:held]])
     assert len(rows) == train + held, "the text is too short"

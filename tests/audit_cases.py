@@ -39,8 +39,8 @@ UNKNOWN = ("unknown", None)
 class Case(NamedTuple):
     """An optimizer and what it does.
 
-    kernel and bias: (acts, shrink), shrink None where it is no number. says: a piece of each
-    warning; of a wrong composition at least one piece must be said, or `raises` be raised.
+    kernel and bias: (acts, shrink), shrink None where it is not a number. says: a piece of each
+    warning; for a wrong composition at least one piece must be said, or `raises` be raised.
     """
 
     make: Callable[[], Any]
@@ -137,7 +137,7 @@ _OFF_CONTRIB = (
 )  # fmt: skip
 _UNREAD = ("cocob", "dadapt_adamw", "madgrad", "prodigy", "schedule_free_adamw")
 _NOTHING = ("nothing decays",)
-_BIAS = ("decays against",)
+_BIAS = ("gives a bias or gain the multiplier 0",)
 
 OPTAX = {
     **{n: Case(functools.partial(later, optax, n, ETA), NONE, says=_NOTHING) for n in _OFF},
@@ -184,7 +184,7 @@ OPTAX = {
         lambda: optax.adafactor(ETA, weight_decay_rate=LAM, weight_decay_mask=KERNELS),
         ("weights", LAM),
     ),
-    # λθ is added to the normalised gradient, and momentum 0.9 sums it up
+    # λθ is added to the normalized gradient, and momentum 0.9 sums it up
     "novograd, decay": Case(
         lambda: optax.novograd(ETA, weight_decay=LAM),
         ("gradient", BOTH / (1 - 0.9)),
@@ -252,7 +252,7 @@ OPTAX = {
         lambda: contrib.split_real_and_imaginary(masked_adamw(KERNELS)), ("weights", BOTH)
     ),
     "normalize": Case(lambda: optax.chain(contrib.normalize(), sgd()), NONE, says=_NOTHING),
-    # four steps between two synchronisations, half of the way
+    # four steps between two synchronizations, half of the way
     "lookahead": Case(
         lambda: optax.lookahead(masked_adamw(KERNELS), 4, 0.5),
         ("weights", 0.5 * (1 - (1 - BOTH) ** 4)),
@@ -347,7 +347,7 @@ OURS = {
 # Wrong.
 
 _GROWS, _TIMES, _FROZEN = ("grow",), ("times per real step",), ("frozen weights decay",)
-_SKIPPED, _TWICE = ("skipped steps decay",), ("two decays",)
+_SKIPPED, _TWICE = ("skipped steps decay",), ("2 places of one chain",)
 _SWALLOWED, _SEARCH = ("swallows",), ("line search does not see",)
 
 
@@ -508,12 +508,12 @@ WRONG = {
         lambda: wdjax.adamw(1e-3, weight_decay=0.1, law=wdjax.fixed),
         steps=10_000,
     ),
-    "signs flip": wrong(("takes off everything",), lambda: optax.chain(sgd(), bare(1.2))),
+    "signs flip": wrong(("one step takes off all",), lambda: optax.chain(sgd(), bare(1.2))),
     "L2 of 30": wrong(
-        ("takes off everything",), lambda: optax.chain(optax.add_decayed_weights(30.0), sgd())
+        ("one step takes off all",), lambda: optax.chain(optax.add_decayed_weights(30.0), sgd())
     ),
     "names say nothing": wrong(
-        ("decided by shape only",),
+        ("because of its shape only",),
         lambda: wdjax.adamw(ETA, weight_decay=LAM),
         params={"mixer": jnp.ones((3, 3)), "bias": jnp.ones(3)},
     ),

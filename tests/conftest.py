@@ -21,7 +21,7 @@ from oracles import imported
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Most of the time of all tests goes into small programs: no Python lines in what is lowered, and
-# where XLA still has its older code generator, that one, without LLVM's optimisations and in one
+# where XLA still has its older code generator, that one, without LLVM's optimizations and in one
 # piece. It needs a fifth of the time of the newer one.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 QUICK = os.environ.get("QUICK_COMPILER") == "1" and jax.__version_info__ < (0, 11)

@@ -16,7 +16,7 @@ def divided(a, b):
     )
 
 
-# Penalties, one entry at a time: plain Python, so that no vectorisation mistake is shared.
+# Penalties, one entry at a time: plain Python, so that no vectorization mistake is shared.
 
 
 def soft(z, s):
@@ -247,14 +247,14 @@ def spectral_gradient(z):
 def spectral_prox(z, s):
     """Bisect the level t at which Σ max(σ − t, 0) = s t."""
 
-    def levelled(sigma):
+    def leveled(sigma):
         low, high = 0.0, sigma[0]
         for _ in range(200):
             t = (low + high) / 2
             low, high = (t, high) if sum(max(x - t, 0) for x in sigma) > s * t else (low, t)
         return np.array([min(x, high) for x in sigma])
 
-    return with_singular_values(z, levelled)
+    return with_singular_values(z, leveled)
 
 
 def orthogonal_value(z):

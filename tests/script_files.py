@@ -8,15 +8,15 @@ FOLDER = pathlib.Path(__file__).parents[1] / "scripts"
 
 
 def load(name):
-    """Import scripts/NAME.py, which finds its neighbours as it does when it is run."""
+    """Import scripts/NAME.py, which finds its neighbors as it does when it is run."""
     file = FOLDER / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"{file.stem}_script", file)
     module = importlib.util.module_from_spec(spec)
-    neighbours = [str(file.parent), str(FOLDER)]
-    sys.path[:0] = neighbours
+    neighbors = [str(file.parent), str(FOLDER)]
+    sys.path[:0] = neighbors
     try:
         spec.loader.exec_module(module)
     finally:
-        for folder in neighbours:
+        for folder in neighbors:
             sys.path.remove(folder)
     return module

@@ -189,7 +189,7 @@ def test_cprs_multiplier_is_never_negative_and_grows_while_the_bound_is_broken(s
 
 
 def test_cpr_settles_on_the_constrained_minimum(x64):
-    """Minimise ½‖θ − c‖² under ‖θ‖² <= κ: θ = c √κ / ‖c‖, and μ (R − κ) = 0."""
+    """Minimize ½‖θ − c‖² under ‖θ‖² <= κ: θ = c √κ / ‖c‖, and μ (R − κ) = 0."""
     target = np.array([[3.0, 4.0]])
     optimizer = optax.chain(optax.sgd(0.1), adaptive.cpr(bounds.uniform(4.0), strength=0.02))
     params = leaf(3.0, 4.0, dtype=np.float64)
@@ -226,7 +226,7 @@ def test_groups_that_start_at_zero_get_no_bound_from_their_start():
 
 
 def test_wrong_parts_of_cpr_are_refused():
-    with pytest.raises(TypeError, match=r"`bound` must be a bound such as wdjax.bounds.dependent"):
+    with pytest.raises(TypeError, match=r"`bound` must be a Bound, such as wdjax.bounds.dependent"):
         adaptive.cpr(1.0)
     with pytest.raises(TypeError, match=r"`measure` must be a function; got .l2"):
         adaptive.cpr(bounds.uniform(1.0), "l2")

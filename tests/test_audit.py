@@ -227,7 +227,7 @@ def test_the_table_of_a_small_tree_is_as_written_by_hand():
     expected = """\
 8 float32 arrays, 72,977 numbers, 8,848 of them decayed (12.1%)
 strength 0.0156 at most, at step 2 of 100
-1 array decided by shape only (marked ?)
+1 array judged by shape only (marked ?)
                                                                 shrink   half    left
 path                    shape    numbers  rule          mult     /step   life  at end
 block_*/attn/kernel ×2  64x64      8,192  weight           1  1.56e-02   44.0   0.212
@@ -370,7 +370,7 @@ def test_guesses_are_marked_and_counted():
     found = audit(tree, strength=0.1)
     assert [row["guess"] for row in found.rows] == [False, True, True]
     text = str(found)
-    assert "\n2 arrays decided by shape only (marked ?)\n" in text
+    assert "\n2 arrays judged by shape only (marked ?)\n" in text
     assert re.search(r"^mixer .* \? guess: n-D ", text, re.MULTILINE)
     assert re.search(r"^vector .* \? guess: 1-D ", text, re.MULTILINE)
     assert "marked" not in str(audit(SMALL, strength=0.1))
@@ -402,7 +402,7 @@ def test_parameters_that_do_not_decay_have_nothing_to_swallow():
 def test_a_decay_without_effect_is_noted():
     assert notes(audit(KERNEL, strength=0.02, steps=1)) == ""
     assert notes(audit(KERNEL, strength=0.009, steps=1)) == (
-        "! almost no effect over this run: more than 0.99 is left of kernel"
+        "! decay has almost no effect over this run: more than 99% is left of kernel"
     )
 
 
@@ -482,7 +482,7 @@ def test_a_strength_of_another_kind_is_an_error():
         TypeError, match="`strength` must be a finite number >= 0, or a schedule; got 'x'"
     ):
         audit(SMALL, strength="x")
-    with pytest.raises(TypeError, match=r"takes an optimizer, or a strength .* got neither"):
+    with pytest.raises(TypeError, match=r"needs either an optimizer or a strength; got neither"):
         audit(SMALL, strength=None)
 
 

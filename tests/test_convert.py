@@ -351,7 +351,7 @@ def test_a_rule_that_matches_nothing_says_so_in_spite_of_groups():
         record.optimizer.init({"kernel": ones((2, 2)), "bias": ones(2)})
 
 
-def test_rules_that_look_at_neighbours_see_them_in_other_groups():
+def test_rules_that_look_at_neighbors_see_them_in_other_groups():
     """A stacked bias called b is known by the w beside it."""
     params = {"w": ones((3, 2, 2)), "b": ones((3, 2))}
     tx = convert.torch_sgd(

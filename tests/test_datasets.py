@@ -1,4 +1,4 @@
-"""Small data: shapes, splits, and standardisation by the training part alone."""
+"""Small data: shapes, splits, and standardization by the training part alone."""
 
 import sys
 
@@ -66,14 +66,14 @@ def test_the_split_keeps_every_example_exactly_once(load):
     y = raw(return_X_y=True)[1]
     train, test = load(seed=1)
     together = np.concatenate([train["y"], test["y"]])
-    if load is datasets.diabetes:  # y itself is standardised: undo it by matching mean and sd
+    if load is datasets.diabetes:  # y itself is standardized: undo it by matching mean and sd
         together = (together - together.mean()) / together.std()
         y = (y - y.mean()) / y.std()
     np.testing.assert_allclose(np.sort(together), np.sort(y), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["x", "y"])
-def test_diabetes_is_standardised_with_train_statistics_only(name):
+def test_diabetes_is_standardized_with_train_statistics_only(name):
     train, test = datasets.diabetes()
     np.testing.assert_allclose(train[name].mean(axis=0), 0.0, atol=1e-5)
     np.testing.assert_allclose(train[name].std(axis=0), 1.0, atol=1e-5)
@@ -81,8 +81,8 @@ def test_diabetes_is_standardised_with_train_statistics_only(name):
     assert np.all(np.abs(test[name].std(axis=0) - 1.0) > 1e-4)
 
 
-def test_standardisation_by_hand_on_a_tiny_table(monkeypatch):
-    # column 1 is constant where it trains: centred, and not divided by zero where it tests
+def test_standardization_by_hand_on_a_tiny_table(monkeypatch):
+    # column 1 is constant where it trains: centered, and not divided by zero where it tests
     raw_x = np.array([[0.0, 7.0], [2.0, 7.0], [4.0, 7.0], [6.0, 7.0], [100.0, 7.0]])
     raw_y = np.array([0, 1, 2, 3, 4])
     held_out = np.random.default_rng(0).permutation(5)[-1]

@@ -123,7 +123,7 @@ def test_every_sum_of_two_float8_numbers_lands_where_it_is_believed(dtype):
     numbers = np.arange(256, dtype=np.uint8).view(jnp.dtype(dtype))
     pairs = np.meshgrid(numbers.astype(np.float32), numbers.astype(np.float32))
     of_jax, believed = added(dtype, *(jnp.asarray(x.ravel(), dtype) for x in pairs))
-    finite = np.abs(believed) <= float(jnp.finfo(dtype).max)  # what overflows is no number
+    finite = np.abs(believed) <= float(jnp.finfo(dtype).max)  # what overflows is not a number
     assert finite.sum() > 60_000
     np.testing.assert_array_equal(of_jax[finite], believed[finite])
 

@@ -20,7 +20,7 @@ def parts(folds):
 @given(n=st.integers(4, 60), k=st.integers(2, 7), seed=st.integers(0, 5), repeats=st.integers(1, 3))
 def test_every_example_validates_once_in_each_repeat_and_trains_otherwise(n, k, seed, repeats):
     if n < 2 * k:
-        with pytest.raises(ValueError, match=r"`k` must be .* each fold needs two"):
+        with pytest.raises(ValueError, match=r"`k` must be .* Each fold needs two"):
             kfold(n, k, seed=seed)
         return
     folds = kfold(n, k, seed=seed, repeats=repeats)
@@ -109,13 +109,13 @@ def test_scikit_learns_splitters_keep_their_splits():
         (
             lambda: kfold(10, 1),
             ValueError,
-            r"`k` must be .* \[2, 5\]; got 1. .* A single split is holdout",
+            r"`k` must be .* \[2, 5\]; got 1. .* For a single split use holdout",
         ),
         (lambda: kfold(3, 5), ValueError, r"`n` must be .* >= 4; got 3. Each fold needs two"),
         (
             lambda: kfold(10, 10),
             ValueError,
-            r"\[2, 5\]; got 10. Of 10 .* needs two.* leave-one-out",
+            r"\[2, 5\]; got 10. Each fold needs two of the 10.* leave-one-out",
         ),
         (lambda: kfold(10.0, 2), TypeError, r"`n` must be a whole number"),
         (lambda: kfold(10, 2.0), TypeError, r"`k` must be a whole number"),
@@ -206,7 +206,7 @@ def test_folds_of_other_data_and_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"`folds` must hold train \(K, T\).* got shapes"):
         check_folds(folds._replace(val=folds.val[:2]), 12)
     with pytest.raises(
-        ValueError, match=r"`folds` must be of all 50 examples; got folds of the first 12\."
+        ValueError, match=r"`folds` must cover all 50 examples; got folds of the first 12\."
     ):
         check_folds(folds, 50)
     with pytest.raises(TypeError, match=r"`folds` must be Folds, such as kfold\(n, 5\); got 5"):

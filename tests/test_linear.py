@@ -374,7 +374,7 @@ def assert_float32(results):
 
 
 @kinds
-def test_features_of_unlike_scales_need_not_be_standardised(kind):
+def test_features_of_unlike_scales_need_not_be_standardized(kind):
     x, y = load_breast_cancer(return_X_y=True)  # standard deviations from 0.003 to 569
     x, lams = kind(x), np.logspace(-3, 3, 7)
     exact = np.asarray(x, np.float64)
@@ -563,7 +563,7 @@ def test_group_ridge_finds_a_stationary_point_that_beats_one_lambda(method, shap
     coef, intercept = solved(x, y, np.asarray(found.lam)[groups])
     np.testing.assert_allclose(found.coef, coef, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(found.intercept, intercept, rtol=1e-9)
-    # the score is flat there: compare with neighbours, by an independent formula
+    # the score is flat there: compare with neighbors, by an independent formula
     reference = lambda lam: group_score(x, y, lam[groups], method)
     np.testing.assert_allclose(found.score, reference(np.asarray(found.lam)), rtol=1e-9)
     for factor in (0.7, 1.4):
@@ -595,7 +595,7 @@ def test_group_ridge_shares_lambda_among_targets():
 
 
 def kkt_violation(x, y, w, lam, l1_ratio=1.0):
-    """How far 0 is from the subdifferential, relative to λ₁; x and y centred."""
+    """How far 0 is from the subdifferential, relative to λ₁; x and y centered."""
     slopes = x.T @ (y - x @ w) - lam * (1 - l1_ratio) * w
     l1 = lam * l1_ratio
     off = np.maximum(np.abs(slopes) - l1, 0)
@@ -603,7 +603,7 @@ def kkt_violation(x, y, w, lam, l1_ratio=1.0):
 
 
 def true_gap(x, y, w, lam, l1_ratio):
-    """P(w) − D at the scaled residual, relative to ‖y‖²; x and y centred; the usual scaling."""
+    """P(w) − D at the scaled residual, relative to ‖y‖²; x and y centered; the usual scaling."""
     l1, l2 = lam * l1_ratio, lam * (1 - l1_ratio)
     r = y - x @ w
     primal = r @ r / 2 + l1 * np.abs(w).sum() + l2 * (w @ w) / 2
@@ -787,10 +787,10 @@ def test_duplicated_columns_converge(shape):
 
 def test_one_feature_and_a_constant_column():
     x, y = problem(12, 1)
-    centred, target = x[:, 0] - x.mean(), y - y.mean()
-    product = centred @ target
+    centered, target = x[:, 0] - x.mean(), y - y.mean()
+    product = centered @ target
     lam = abs(product) / 3
-    expected = np.sign(product) * (abs(product) - lam) / (centred @ centred)
+    expected = np.sign(product) * (abs(product) - lam) / (centered @ centered)
     path = linear.lasso_path(x, y, [lam], tol=1e-6)
     np.testing.assert_allclose(path.coef[0, 0], expected, rtol=1e-4)
     both = linear.lasso_path(np.hstack([x, np.full((12, 1), 7.3)]), y, [lam, lam / 1e4], tol=1e-6)
@@ -803,7 +803,7 @@ def test_one_feature_and_a_constant_column():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", ["mse", "half_mse", "sum", "half_sum"])
 @pytest.mark.parametrize(("penalty", "norm"), [("decay", "l2"), ("loss", "l2"), ("decay", "l1")])
-def test_to_sklearn_alpha_minimises_the_same_objective(loss, penalty, norm):
+def test_to_sklearn_alpha_minimizes_the_same_objective(loss, penalty, norm):
     """Scikit-learn's solution is a stationary point of the objective as it is written."""
     x, y = problem(25, 3, shift=0.0)
     n, lam = 25, 0.3
@@ -920,9 +920,9 @@ def test_second_derivatives_of_the_ridge_path_are_right():
 def test_one_decomposition_for_all_lambda_agrees_with_a_factor_for_each(shape, intercept):
     @jax.jit
     def both(x, y, weights):
-        centred = _data.centred(x, y, weights, intercept)
-        one = lambda lam: _ridge.fit(centred, jnp.full(shape[1], lam), intercept)
-        return _ridge.fits(centred, jnp.asarray(LAMS), intercept), jax.lax.map(one, LAMS)
+        centered = _data.centred(x, y, weights, intercept)
+        one = lambda lam: _ridge.fit(centered, jnp.full(shape[1], lam), intercept)
+        return _ridge.fits(centered, jnp.asarray(LAMS), intercept), jax.lax.map(one, LAMS)
 
     many, each = both(*problem(*shape, targets=2), some_weights(shape[0]))
     for a, b in zip(each, many, strict=True):
@@ -958,10 +958,10 @@ def test_an_elastic_net_with_hardly_any_l1_knows_that_it_has_converged(ratio):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 3))
     y = x @ [1.0, 4.0, 2.0] + 0.1 * rng.normal(size=500)
-    centred, target = x - x.mean(axis=0), y - y.mean()
+    centered, target = x - x.mean(axis=0), y - y.mean()
     path = linear.enet_path(x, y, [500.0], l1_ratio=ratio)
-    quadratic = centred.T @ centred + 500.0 * (1 - ratio) * np.eye(3)
-    exact = np.linalg.solve(quadratic, centred.T @ target - 500.0 * ratio)
+    quadratic = centered.T @ centered + 500.0 * (1 - ratio) * np.eye(3)
+    exact = np.linalg.solve(quadratic, centered.T @ target - 500.0 * ratio)
     np.testing.assert_allclose(path.coef[0], exact, rtol=1e-4)
     assert path.converged.all()
 
@@ -1023,7 +1023,7 @@ DATA_FUNCTIONS = FUNCTIONS | {
     [
         ({"x": X[:, 0]}, ValueError, r"`x` must have shape \(n, p\).*got \(10,\).*x\[:, None\]"),
         ({"x": X[:, :0]}, ValueError, r"`x` must have shape \(n, p\)"),
-        ({"x": BAD_NAN}, ValueError, r"`x` must be finite; got nan at \[2, 1\], and 1 in all"),
+        ({"x": BAD_NAN}, ValueError, r"`x` must be finite; got nan at \[2, 1\], 1 in all"),
         ({"x": np.ones((10, 3))}, ValueError, "`x` must have a feature that varies"),
         ({"x": X[:1], "y": Y[:1]}, ValueError, r"`x` must .* n >= 2 and p >= 1; .*\(1, 3\)"),
         ({"x": X * 1j}, TypeError, "`x` must be an array of real numbers; got complex"),
@@ -1195,8 +1195,8 @@ def test_l1_paths_see_a_feature_that_lies_far_from_zero():
         np.testing.assert_allclose(found.coef[0], want.coef_, rtol=1e-4)
         assert found.intercept[0] == pytest.approx(want.intercept_, rel=1e-6)
         largest = linear.lam_max(x, y, weights=weights)
-        centred = x[rows] - x[rows].mean(0), y[rows] - y[rows].mean()
-        assert largest == pytest.approx(np.abs(centred[0].T @ centred[1]).max(), rel=1e-5)
+        centered = x[rows] - x[rows].mean(0), y[rows] - y[rows].mean()
+        assert largest == pytest.approx(np.abs(centered[0].T @ centered[1]).max(), rel=1e-5)
     stamp = 1.7e9 + rng.uniform(0, 3600, 200)
     both = linear.enet_path(np.stack([stamp, z[:, 0]], axis=1), np.stack([stamp, y], axis=1))
     assert both.converged.all()

@@ -439,7 +439,7 @@ def test_a_gradient_through_training_is_the_one_without_readings():
         assert got == pytest.approx(float(want), rel=1e-6)
 
 
-def relabelled(params):
+def relabeled(params):
     return jax.tree.map(lambda p: "matrix" if p.ndim == 2 else "rest", params)
 
 
@@ -448,7 +448,7 @@ WRAPPED = {
     "MultiSteps": lambda m: optax.MultiSteps(m, 1).gradient_transformation(),
     "masked": lambda m: optax.masked(m, lambda tree: jax.tree.map(lambda p: p.ndim == 2, tree)),
     "apply_if_finite": lambda m: optax.apply_if_finite(m, 5),
-    "partition": lambda m: optax.partition({"matrix": m, "rest": optax.sgd(0.1)}, relabelled),
+    "partition": lambda m: optax.partition({"matrix": m, "rest": optax.sgd(0.1)}, relabeled),
     "compensated": wdjax.compensated,
 }
 
@@ -496,8 +496,8 @@ def test_accumulated_steps_are_read_once_per_real_step():
 def test_two_sets_of_readings_stay_apart():
     parts = {"matrix": measured(sgd(rules=(("**", 1.0),))), "rest": measured(optax.sgd(0.1))}
     other = {**parts, "rest": measured(sgd(rules=(("**", 0.0),)))}
-    assert set(on_paper(optax.partition(other, relabelled))) == {"**", "** (2)"}
-    assert set(on_paper(optax.partition(parts, relabelled))) == {"**", "bias"}
+    assert set(on_paper(optax.partition(other, relabeled))) == {"**", "** (2)"}
+    assert set(on_paper(optax.partition(parts, relabeled))) == {"**", "bias"}
 
 
 def test_optax_s_own_search_finds_the_state():
@@ -611,7 +611,7 @@ def test_the_train_step_names_the_groups_of_another_state():
     """A loop keeps one structure, so there a state of other groups cannot go on."""
     _, state = regression(measured(sgd()))
     step, _ = regression(measured(sgd(), rules=(("kernel", 1.0), ("bias", 0.0))))
-    difference = "only in what its init makes: 'readings/kernel'; .* state: 'readings/weight'"
+    difference = "only in the optimizer: 'readings/kernel'; .* state: 'readings/weight'"
     with pytest.raises(ValueError, match=difference):
         step(state, BATCH)
 
@@ -654,7 +654,7 @@ def test_a_bad_grouping_is_refused():
     ("wrong", "shown"),
     [
         (optax.adam, "an Optax optimizer; got the function adam. Call it: adam"),
-        (optax.MultiSteps(sgd(), 2), "what goes into optax.MultiSteps; got a MultiSteps"),
+        (optax.MultiSteps(sgd(), 2), "the optimizer inside optax.MultiSteps; got a MultiSteps"),
         (None, "an Optax optimizer; got None"),
     ],
 )

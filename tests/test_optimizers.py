@@ -261,7 +261,7 @@ def test_an_array_in_place_of_a_container_is_named(tx):
         ),
         (
             lambda: wdjax.adamw(1e-3, weight_decay=0.1, implicit=True, gate=gates.cautious),
-            r"`gate` acts on the explicit form only",
+            r"`gate` needs implicit=False",
         ),
         (lambda: wdjax.adamw(1e-3, weight_decay=0.1, law=0.5), r"`law` must be a function"),
         (

@@ -221,7 +221,7 @@ def test_what_changes_gradients_is_refused_after_the_step(name, method, step):
         ),
     ],
 )
-def test_other_neighbours_are_none_of_its_business(tx):
+def test_other_neighbors_are_none_of_its_business(tx):
     new = run(tx)
     assert (jnp.abs(new["kernel"]) <= 2.0 + 0.1).all()
 
@@ -247,7 +247,7 @@ def test_a_factor_that_only_training_knows_is_warned_of_where_decay_comes_before
         update()
 
 
-# Neighbours that are somebody else's functions.
+# Neighbors that are somebody else's functions.
 
 
 class Held:

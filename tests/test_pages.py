@@ -106,7 +106,7 @@ def test_each_convention_maps_as_the_table_says(row, x64):
 
     # the gradient of the whole objective is what the chain feeds the optimizer
     np.testing.assert_allclose(*fed(w), rtol=1e-12)
-    # and its minimiser is the ridge solution of the third column
+    # and its minimizer is the ridge solution of the third column
     exact = np.linalg.solve(x.T @ x + ridge * np.eye(D), x.T @ y)
     assert np.allclose(fed(exact)[1], 0, atol=1e-12)
 

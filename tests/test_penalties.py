@@ -61,8 +61,8 @@ def test_prox_equals_the_reference(case, x64):
 
 @joint
 @pytest.mark.parametrize("s", [0.1, 1.0])
-def test_prox_minimises_its_objective(case, s, x64):
-    """No reference at all: the definition, against a general-purpose minimiser."""
+def test_prox_minimizes_its_objective(case, s, x64):
+    """No reference at all: the definition, against a general-purpose minimizer."""
     z = np.random.default_rng(0).normal(size=(3, 2))
 
     def objective(x):
@@ -77,7 +77,7 @@ def test_prox_minimises_its_objective(case, s, x64):
 
 
 @separable
-def test_prox_is_the_global_minimiser_of_a_dense_scan(case, x64):
+def test_prox_is_the_global_minimizer_of_a_dense_scan(case, x64):
     """Whatever the shape of R: no x on a grid of step 1e-3 is cheaper than the prox."""
     z = np.append(np.linspace(-3.97, 4.01, 61), [0.0, 1e-3, 6.0])
     strengths = np.array([0.02, 0.1, 0.5, 1.0, 1.2, 1.5, 2.0, 7.0])
@@ -593,7 +593,7 @@ def test_the_group_lasso_pulls_by_one_whatever_the_size():
 
 
 def test_a_floor_too_small_for_float32_is_refused():
-    with pytest.raises(ValueError, match=r"`floor` must be so large that float32 holds"):
+    with pytest.raises(ValueError, match=r"`floor` must be larger: float32 cannot hold"):
         penalties.p_norm(0.5, floor=1e-27)
 
 

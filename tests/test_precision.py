@@ -115,7 +115,7 @@ def test_rounding_to_nearest_is_the_cast(dtype):
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_random_rounding_gives_one_of_the_two_neighbours(dtype):
+def test_random_rounding_gives_one_of_the_two_neighbors(dtype):
     x = around(dtype)
     got = np.float64(at_random(x, dtype, jax.random.key(1)))
     assert np.array_equal(got, got.astype(jnp.dtype(dtype)).astype(np.float64)), "on the grid"
@@ -152,11 +152,11 @@ def test_the_noise_is_uniform_and_no_entry_knows_another():
         chi2 = np.sum((counts - n / 256) ** 2 / (n / 256), axis=1)  # 255 ± 23
         assert abs(chi2.mean() - 255) < 5 * 22.6 / np.sqrt(40)
         assert chi2.max() < 255 + 6 * 22.6
-    centred = np.float64(draws) - 0.5
-    assert abs(centred.mean()) < 5 / np.sqrt(12 * 40 * n)
-    power = np.abs(np.fft.rfft(centred)[:, 1:]) ** 2 * 12 / n  # exponential, of mean 1
+    centered = np.float64(draws) - 0.5
+    assert abs(centered.mean()) < 5 / np.sqrt(12 * 40 * n)
+    power = np.abs(np.fft.rfft(centered)[:, 1:]) ** 2 * 12 / n  # exponential, of mean 1
     assert power.max() < np.log(power.size) + 8
-    between = centred @ centred.T * 12 / np.sqrt(n) - np.sqrt(n) * np.eye(40)
+    between = centered @ centered.T * 12 / np.sqrt(n) - np.sqrt(n) * np.eye(40)
     assert np.abs(between - np.diag(np.diag(between))).max() < 5.5
 
 

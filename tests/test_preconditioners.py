@@ -132,7 +132,7 @@ def test_what_cannot_work_says_so():
         TypeError, match=r"a sum over entries, such as l1, with a metric; got group_lasso"
     ):
         wdjax.prox_weights(0.1, penalties.group_lasso(), metric="preconditioner")
-    with pytest.raises(TypeError, match=r"`metric` on the implicit form only"):
+    with pytest.raises(TypeError, match=r"`metric` needs implicit=True"):
         wdjax.adamw(0.1, weight_decay=0.1, metric="preconditioner")
     tx = wdjax.prox_weights(0.1, penalties.l1, metric="preconditioner")
     with pytest.raises(ValueError, match=r"needs the diagonal D at every step. Use wdjax.decayed"):

@@ -93,17 +93,17 @@ def test_what_is_no_optimizer_no_direction_or_no_decay_is_refused():
         dynamics.predict(3, 1e-3, steps=9, weight_decay=0.1)
     with pytest.raises(TypeError, match=r"`prediction` must be a Prediction; got int\. It comes"):
         dynamics.expected_rms(3, 1.0)
-    refused(optax.sgd(LR), dynamics.adam(), "`optimizer` decays nothing: no step")
+    refused(optax.sgd(LR), dynamics.adam(), "`optimizer` decays nothing: its steps")
 
 
 @pytest.mark.slow  # a measurement each
 @pytest.mark.parametrize(
     ("optimizer", "direction", "message"),
     [
-        (coupled(optax.adam(LR)), dynamics.adam(), "the optimizer normalises it, follows no dir"),
-        (coupled(optax.sgd(LR, 0.9)), HEAVY_BALL(), "dense/kernel, head/kernel: decay in the grad"),
+        (coupled(optax.adam(LR)), dynamics.adam(), "the optimizer normalizes the decay: no dir"),
+        (coupled(optax.sgd(LR, 0.9)), HEAVY_BALL(), "dense/kernel, head/kernel: decay is in"),
         (wdjax.sgdw(0.1, weight_decay=0.1), HEAVY_BALL(coupled=True), "drop coupled"),
-        (adamw(penalty=wdjax.penalties.l1), dynamics.adam(), r"another kind \(constant: it takes"),
+        (adamw(penalty=wdjax.penalties.l1), dynamics.adam(), r"another kind \(constant: the de"),
         (optax.chain(optax.sgd(0.1), optax.add_decayed_weights(0.1)), HEAVY_BALL(), "weights grow"),
         (optax.contrib.schedule_free_adamw(0.1, weight_decay=0.1), dynamics.adam(), "unknown: sch"),
         (optax.adamw(2.0, weight_decay=1.0), dynamics.adam(), "a step takes off 2, and signs flip"),

@@ -403,7 +403,7 @@ def test_rotational_does_not_turn_to_what_rounding_leaves_of_an_update_along_the
     step = lambda tx, x, u: jax.jit(lambda x, u: tx.update(u, tx.init(x), x)[0])(x, u)
     got = step(radial.rotational(0.1, axes=0, centered=False), theta, np.float32(-0.1) * theta)
     np.testing.assert_allclose(got, 0, atol=1e-6)
-    # two centred numbers have one direction only, and nothing is tangent to it
+    # two centered numbers have one direction only, and nothing is tangent to it
     theta = theta - theta.mean(0, keepdims=True)
     got = step(radial.rotational(0.1, axes=0), theta, kernel(1, (2, 5)))
     np.testing.assert_allclose(got, 0, atol=1e-6)
@@ -542,7 +542,7 @@ def test_hyperball_is_heavyball_s(agrees):
 
 
 def test_an_injected_axis_is_no_axis():
-    with pytest.raises(TypeError, match=r"name it: static_args=\(\"axes\",\)"):
+    with pytest.raises(TypeError, match=r"pass static_args=\(\"axes\",\)"):
         optax.inject_hyperparams(radial.hyperball)(0.1, axes=0).init({"kernel": jnp.ones((2, 2))})
     named = optax.inject_hyperparams(radial.hyperball, static_args=("axes",))(0.1, axes=0)
     named.init({"kernel": jnp.ones((2, 2))})

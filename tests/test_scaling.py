@@ -270,7 +270,7 @@ def test_the_two_places_of_decay_take_the_powers_of_the_table(before, after, exp
         (
             lambda: scaling.weight_decay_to_timescale(0.1, lambda count: 0.1),
             TypeError,
-            r"`learning_rate` must be a finite number > 0; got .* Of a schedule, pass the peak",
+            r"`learning_rate` must be a finite number > 0; got .* For a schedule, pass its peak",
         ),
         (lambda: scaling.at_constant_timescale(0.1, batch=None), TypeError, r"`batch` .* got None"),
         (lambda: scaling.at_constant_timescale(0.1, data=-2), ValueError, r"`data` .* got -2"),

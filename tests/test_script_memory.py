@@ -45,7 +45,7 @@ def test_communication_is_that_of_the_paper():
     assert sent == pytest.approx(expected)
 
 
-def test_a_ring_sends_a_part_to_its_neighbour_at_a_time():
+def test_a_ring_sends_a_part_to_its_neighbor_at_a_time():
     """Four devices count what they send, in the algorithm itself."""
     count, numbers = 4, 12
     sums = [[float(device + i) for i in range(numbers)] for device in range(count)]

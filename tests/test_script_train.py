@@ -135,7 +135,7 @@ def test_every_optimizer_and_law_runs_and_shrinks_the_weights(script, optimizer,
     assert runs["l2, explicit"]["weight norm"] < runs["none"]["weight norm"]
 
 
-def test_ridge_minimises_the_stated_objective(script):
+def test_ridge_minimizes_the_stated_objective(script):
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(30, 4)), generator.normal(size=30)
     w, b = script.ridge({"x": x, "y": y}, 0.3)
@@ -163,7 +163,7 @@ def test_a_run_that_is_not_finite_fails_a_check_and_leaves_valid_json(script, tm
     arguments = ["--data", "linear", "--epochs", "1", "--penalty", "none", "--out", str(tmp_path)]
     with pytest.warns(UserWarning, match="`fit` skipped"):
         assert script.main([*arguments, "--learning-rate", "1e20"]) == 1
-    refuse = lambda constant: pytest.fail(f"{constant} is no JSON")
+    refuse = lambda constant: pytest.fail(f"{constant} is not JSON")
     metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
     assert metrics["ok"] is False
     assert metrics["linear"]["runs"]["none"]["train loss"] is None

@@ -29,7 +29,7 @@ def test_min_takes_the_lowest_mean():
     assert (found.epoch, found.edge, found.diverged) == (10, (), 0)
 
 
-def test_one_standard_error_takes_the_most_regularised_within_reach():
+def test_one_standard_error_takes_the_most_regularized_within_reach():
     found = sweeps.select(result(), "1se")
     assert (found.index, found.best) == (2, 1)
     assert found.eligible.tolist() == [False, True, True, False]
@@ -57,7 +57,7 @@ def test_paired_standard_errors_look_at_the_differences_fold_by_fold():
 
 
 @pytest.mark.parametrize("rule", ["1se", "paired-1se"])
-def test_a_standard_error_rule_never_regularises_less_than_the_best(rule):
+def test_a_standard_error_rule_never_regularizes_less_than_the_best(rule):
     # the smaller strength is within reach, the larger one is not
     scores = [[1.0, 1.2, 1.0, 1.21], [1.0, 1.2, 1.0, 1.2], [3.0, 3.0, 3.0, 3.0], [4.0] * 4]
     found = sweeps.select(result(scores), rule)
@@ -72,7 +72,7 @@ def test_rows_can_come_in_any_order():
     assert sweeps.select(shuffled, "1se").hparams == {"weight_decay": 1.0}
 
 
-def test_of_equal_means_the_most_regularised_wins():
+def test_of_equal_means_the_most_regularized_wins():
     tied = SCORES.copy()
     tied[2] = tied[1][::-1]
     assert sweeps.select(result(tied)).index == 2

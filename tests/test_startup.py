@@ -136,7 +136,7 @@ def test_norms_and_rounding_add_a_third_of_adams_own_equations_for_each_layer(na
     assert top_equations(*TRACED_ONCE[name]) <= 1.34 * plain
 
 
-# The compiled program. A wait that each kernel computes anew, or a sum of all leaves inside of each
+# The compiled program. A wait that each kernel computes anew, or a sum of all leaves inside each
 # kernel, shows in the instructions and not in the equations.
 
 

@@ -737,7 +737,7 @@ def test_progress_counts_configurations(capsys):
     pytest.importorskip("tqdm")
     run(chunk=1, progress=True)
     assert "3/3" in capsys.readouterr().err
-    run(chunk=1)  # stderr is no terminal
+    run(chunk=1)  # stderr is not a terminal
     assert capsys.readouterr().err == ""
 
 
@@ -870,18 +870,18 @@ BAD = {
     "zero in a log grid": (
         lambda: sweeps.log_grid(0.0, 1.0, 3),
         ValueError,
-        r"`low` must be part of a range 0 < low < high < ∞; got low=0.0",
+        r"`low` must have 0 < low < high < ∞; got low=0.0",
     ),
     "words for a log grid": (
         lambda: sweeps.log_grid("a", "b", 3),
         ValueError,
-        r"`low` must be part of a range .* got low='a'",
+        r"`low` must have 0 < low .* got low='a'",
     ),
     "one point": (lambda: sweeps.log_grid(0.1, 1.0, 1), ValueError, r"`n` must be .* >= 2"),
     "a random range below zero": (
         lambda: sweeps.random(3, weight_decay=(-1.0, 1.0)),
         ValueError,
-        r"`weight_decay` must be part of a range .* got low=-1.0",
+        r"`weight_decay` must have 0 < low .* got low=-1.0",
     ),
     "no space": (lambda: sweeps.random(3), ValueError, r"`spaces` must name a hyperparameter"),
     "no kind of space": (
@@ -893,7 +893,7 @@ BAD = {
     "no row": (
         _swap(hparams={"weight_decay": np.zeros(0)}),
         ValueError,
-        r"`hparams` must hold .* one at least; got \(0,\) at 'weight_decay'",
+        r"`hparams` must hold .* at least one; got \(0,\) at 'weight_decay'",
     ),
     "a scalar": (
         _swap(hparams={"weight_decay": np.array(0.1)}),
@@ -913,17 +913,17 @@ BAD = {
     "two lengths": (
         _swap(hparams={"weight_decay": np.zeros(2), "learning_rate": np.zeros(3)}),
         ValueError,
-        r"as many rows each, .* got \(3,\) at 'learning_rate', \(2,\) .* grid makes all comb",
+        r"the same number of rows, .* got \(3,\) at 'learning_rate', \(2,\) .* grid makes all comb",
     ),
     "negative λ": (
         _swap(hparams={"weight_decay": np.array([0.1, -0.5])}),
         ValueError,
-        r"`hparams` must be finite and >= 0 at 'weight_decay', .*; got -0.5 in row 1",
+        r"`hparams` must be finite and >= 0 in float32, .*; got -0.5 in row 1 of 'weight_decay'",
     ),
     "infinite": (
         _swap(hparams={"x": np.array([0.1, np.inf])}),
         ValueError,
-        r"`hparams` must be finite at 'x', .*; got inf in row 1",
+        r"`hparams` must be finite in float32, .*; got inf in row 1 of 'x'",
     ),
     "negative λ by another name": (
         _swap(
@@ -993,7 +993,7 @@ BAD = {
     "lengths of the data": (
         _swap(data={"x": DATA["x"], "y": DATA["y"][:-1]}),
         ValueError,
-        r"`data` must hold .* rows each, .*; got \(30, 6\) at 'x', \(29,\) at 'y'",
+        r"`data` must hold .* number of rows, .*; got \(30, 6\) at 'x', \(29,\) at 'y'",
     ),
     "no array in the data": (
         _swap(data={"x": DATA["x"], "y": 3.0}),
@@ -1003,12 +1003,12 @@ BAD = {
     "masked values": (
         _swap(data=DATA | {"x": np.ma.masked_less(DATA["x"], 0.0)}),
         TypeError,
-        r"`data` must hold .*; got masked float32\[30,6\] at 'x'\. .* fill masked entries",
+        r"`data` must hold .*; got masked float32\[30,6\] at 'x'\. .* fill or drop what is masked",
     ),
     "missing values": (
         _swap(data=_with(np.nan)),
         ValueError,
-        r"`data` must be finite; got nan in 'x' at \[4, 2\], and 1 in all",
+        r"`data` must be finite; got nan in 'x' at \[4, 2\], 1 in all",
     ),
     "too large for float32": (
         _swap(data=_with(1e300)),
@@ -1023,12 +1023,12 @@ BAD = {
     "hyperparameters too large for float32": (
         _swap(hparams={"weight_decay": np.array([0.1, 1e39])}),
         ValueError,
-        r"finite and >= 0 at 'weight_decay', .*float32, .*; got 1e\+39 in row 1",
+        r"finite and >= 0 in float32, .*; got 1e\+39 in row 1 of 'weight_decay'",
     ),
     "hyperparameters that would be 0": (
         _swap(hparams={"weight_decay": np.array([1e-50, 0.1])}),
         ValueError,
-        r"at 'weight_decay', .* not rounded to 0 there; got 1e-50 in row 0",
+        r"in float32, .* rounds it to 0; got 1e-50 in row 0 of 'weight_decay'",
     ),
     "seeds that are the same to JAX": (
         _swap(seeds=[0, 2**32]),
@@ -1044,7 +1044,7 @@ BAD = {
     "folds of a part of the data": (
         _swap(folds=sweeps.kfold(20, 4)),
         ValueError,
-        r"`folds` must be of all 30 examples; got folds of the first 20\. .* leave out of",
+        r"`folds` must cover all 30 examples; got folds of the first 20\. .* Or leave out of",
     ),
     "weights of examples": (
         _swap(folds=sweeps.kfold(30, 4)._replace(train_weights=np.full((4, 23), 0.5, np.float32))),
@@ -1083,7 +1083,7 @@ BAD = {
         r"`seed` must be a whole number >= 0; got -1",
     ),
     "chunk": (_swap(chunk=0), ValueError, r"`chunk` must be a whole number >= 1, or None; got 0"),
-    "devices": (_swap(devices=[]), ValueError, r"`devices` must be of this process, .* got none"),
+    "devices": (_swap(devices=[]), ValueError, r"`devices` must belong to this process.* got none"),
 }  # fmt: skip
 
 

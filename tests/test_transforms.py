@@ -27,7 +27,7 @@ def run(tx, params, grads, steps):
     return jax.jit(whole)(params)
 
 
-# Closed forms, in float64: the objective's exact minimiser against a long run.
+# Closed forms, in float64: the objective's exact minimizer against a long run.
 
 
 def orthonormal_design(seed=0):

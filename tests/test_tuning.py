@@ -1,4 +1,4 @@
-"""λ learnt while training: exact hypergradients, and what is done with them."""
+"""λ learned while training: exact hypergradients, and what is done with them."""
 
 import functools
 
@@ -102,10 +102,10 @@ def test_lambda_moves_against_its_hypergradient_by_the_hyper_optimizer_alone():
 def test_until_the_first_hypergradient_it_is_decay_weights_with_that_lambda():
     tx = hyper_decay(0.05, val_loss, validation(), rules=RULES, init=0.3, every=1000)
     fixed = tuple((selector, 0.3 * m) for selector, m in RULES)
-    learnt, *_ = run(optax.chain(optax.adam(0.1), tx), tree(0))
+    learned, *_ = run(optax.chain(optax.adam(0.1), tx), tree(0))
     known, *_ = run(optax.chain(optax.adam(0.1), wdjax.decay_weights(0.05, rules=fixed)), tree(0))
     for name in known:
-        np.testing.assert_allclose(learnt[name], known[name], rtol=2e-7, atol=1e-7)
+        np.testing.assert_allclose(learned[name], known[name], rtol=2e-7, atol=1e-7)
 
 
 def test_lambda_moves_every_k_steps_only():
@@ -193,15 +193,15 @@ def test_states_have_one_structure_whatever_the_strength_and_the_order_of_rules(
 
 
 def test_rules_in_another_order_find_their_lambda():
-    """Each group got the λ that another one had learnt, without a word."""
+    """Each group got the λ that another one had learned, without a word."""
     data, turned = validation(), RULES[::-1]
     one, other = (
         optax.chain(optax.adam(0.1), hyper_decay(0.05, val_loss, data, rules=rules, every=1))
         for rules in (RULES, turned)
     )
     params, state = tree(0), jax.jit(one.init)(tree(0))
-    learnt = state[-1]._replace(log_weight_decay=np.log(np.float32([0.1, 0.2, 0.4])))
-    state = state[0], learnt
+    learned = state[-1]._replace(log_weight_decay=np.log(np.float32([0.1, 0.2, 0.4])))
+    state = state[0], learned
     assert dict(learnt_rules(state, turned)) == dict(learnt_rules(state, RULES))
     straight, back = (jax.jit(o.update)(tree(99), state, params) for o in (one, other))
     assert jax.tree.structure(straight) == jax.tree.structure(back)
@@ -264,14 +264,16 @@ def test_it_finds_that_noise_needs_more_decay_and_beats_training_without():
         state, _ = wdjax.fit(step, state, train, steps=2000, batch_size=50, progress=False)
         return state
 
-    learnt = train_with(hyper_decay(unit, mean_error, val, rules=groups, bounds=(1e-6, 10.0)))
-    rules = learnt_rules(learnt.opt_state, groups)
+    learned = train_with(hyper_decay(unit, mean_error, val, rules=groups, bounds=(1e-6, 10.0)))
+    rules = learnt_rules(learned.opt_state, groups)
     assert [selector for selector, _ in rules] == ["signal", "noise"]
     assert rules[1][1] > 10 * rules[0][1]
 
     none = train_with(optax.identity())
     again = train_with(wdjax.decay_weights(unit, rules=rules))
-    errors = [mean_error(jax.device_get(state.params), test, np) for state in (learnt, again, none)]
+    errors = [
+        mean_error(jax.device_get(state.params), test, np) for state in (learned, again, none)
+    ]
     assert errors[0] < 0.6 * errors[2]  # the best there is would be 1, the noise
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
 
@@ -286,7 +288,7 @@ def test_it_finds_that_noise_needs_more_decay_and_beats_training_without():
 
     grid = np.linspace(np.log(1e-6), np.log(10.0), 40)
     floor = min(best(s, n) for s in grid for n in grid)
-    assert mean_error(jax.device_get(learnt.params), val, np) < 1.03 * floor
+    assert mean_error(jax.device_get(learned.params), val, np) < 1.03 * floor
 
 
 # Implicit differentiation at the optimum.
@@ -353,7 +355,7 @@ def test_implicit_differentiation_can_be_mapped():
     )
 
 
-# Reading what was learnt.
+# Reading what was learned.
 
 
 def test_the_learnt_rules_are_found_in_any_state():
@@ -402,7 +404,7 @@ def test_bad_functions_and_data_are_refused_when_built():
         TypeError, match="`penalty` must be a penalty with a gradient; got <penalty ball"
     ):
         hyper_decay(0.1, val_loss, validation(), penalty=penalties.ball(1.0))
-    with pytest.raises(ValueError, match="`val_data` must hold arrays with as many rows"):
+    with pytest.raises(ValueError, match="`val_data` must hold arrays with the same number"):
         hyper_decay(0.1, val_loss, {"x": np.ones(3), "y": np.ones(4)})
     with pytest.raises(ValueError, match="`strength` must be a finite number >= 0"):
         hyper_decay(-0.1, val_loss, validation())
@@ -473,6 +475,8 @@ def test_leaves_that_are_no_numbers_of_the_loss_are_left_alone():
 def test_a_part_of_the_model_is_refused():
     tx = hyper_decay(0.1, val_loss, validation(), rules=RULES)
     masked = optax.masked(tx, jax.tree.map(lambda x: x.ndim > 1, tree(0)))
-    with pytest.raises(TypeError, match=r"must be of the whole model.* outside optax\.masked"):
+    with pytest.raises(
+        TypeError, match=r"must be those of the whole model.* outside optax\.masked"
+    ):
         masked.init(tree(0))
     optax.tree_map_params(tx, lambda x: x, jax.eval_shape(tx.init, tree(0)))

@@ -72,8 +72,8 @@ def in_bfloat16(case):
 SAYS = {
     on_the_wrong_side: "grow without a gradient",
     on_frozen_weights: "frozen weights decay",
-    twice: "two decays",
-    far_too_strong: "takes off everything or more",
+    twice: "2 places of one chain",
+    far_too_strong: "one step takes off all of",
     in_bfloat16: "swallows this decay",
 }
 NO_PULL = {  # on weights of size 1 to 2 that rest where they began, there is none to see

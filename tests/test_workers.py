@@ -124,7 +124,7 @@ def test_wrong_executors_are_refused():
     with pytest.raises(TypeError, match="`executor` must have `submit`"):
         swept(2)
     forks = futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
-    with pytest.raises(ValueError, match="start its processes anew"):
+    with pytest.raises(ValueError, match="spawn its processes"):
         swept(forks)
     with pytest.raises(ValueError, match="`devices` must be None beside `executor`"):
         swept(Engine(0), devices=jax.devices())

@@ -67,7 +67,7 @@ def cpr(
     axes: Axes = None,
     rules: Rules = STANDARD,
 ) -> optax.GradientTransformationExtraArgs:
-    """Constrained parameter regularisation: decay that pulls only as hard as a bound needs.
+    """Constrained parameter regularization: decay that pulls only as hard as a bound needs.
 
         c = θ + Δ      μ ← max(0, μ + s(t) (R(c) − κ) / n)      θ⁺ = c − m μ ∂R(c)
 
@@ -106,9 +106,9 @@ def cpr(
         Franke, Hefenbrock, Koehler and Hutter, *Improving Deep Learning Optimization through
         Constrained Parameter Regularization*, 2024, arXiv:2311.09058, Algorithm 1.
     """
-    rule = "be a bound such as wdjax.bounds.dependent(1.0)"
+    rule = "be a Bound, such as wdjax.bounds.dependent(1.0)"
     checks.must("bound", isinstance(bound, Bound), rule, checks.shown(bound), error=TypeError)
-    advice = 'Under optax.inject_hyperparams name it: static_args=("measure",).'
+    advice = 'Under optax.inject_hyperparams pass static_args=("measure",).'
     checks.function("measure", measure, advice=advice)
     checks.number("multiplier", multiplier, least=0)
 
@@ -390,7 +390,7 @@ def ada_decay(
     Args:
         strength: s >= 0, λ of the coupled L2: a number, schedule or traced scalar.
         alpha: α >= 0, how sharply φ distinguishes; 0 is plain L2.
-        axes: along which |g| is standardised; None is the whole leaf.
+        axes: along which |g| is standardized; None is the whole leaf.
         rules: (selector, multiplier) pairs that give m; first match wins.
 
     Returns:
@@ -415,9 +415,9 @@ def ada_decay(
     def method(step: Step, memory: Memory) -> tuple[Params, Memory]:
         def leaf(update: Any, param: Any, m: Any) -> Any:
             size, n = jnp.abs(update), groups.size(update, axes)
-            centred = size - groups.total(size, axes) / n
-            spread = groups.root(groups.total(centred * centred, axes) / n)
-            phi = 2 * jax.nn.sigmoid(alpha * groups.ratio(centred, spread))
+            centered = size - groups.total(size, axes) / n
+            spread = groups.root(groups.total(centered * centered, axes) / n)
+            phi = 2 * jax.nn.sigmoid(alpha * groups.ratio(centered, spread))
             return update + s * m * phi * param
 
         (s,) = step.values

@@ -71,9 +71,9 @@ def deviation(z: jax.Array, axes: Axes = None) -> Measured:
     """
     groups.check_axes(axes)
     n = groups.size(z, axes)
-    _, centred = groups.deviations(z, groups.along(axes, z.ndim))
-    value = groups.root(groups.total(centred * centred, axes) / max(1, n - 1))
-    return Measured(value, groups.ratio(centred, max(1, n - 1) * value), 1, max(1, n - 1) * value)
+    _, centered = groups.deviations(z, groups.along(axes, z.ndim))
+    value = groups.root(groups.total(centered * centered, axes) / max(1, n - 1))
+    return Measured(value, groups.ratio(centered, max(1, n - 1) * value), 1, max(1, n - 1) * value)
 
 
 class Bound(NamedTuple):

@@ -1,6 +1,6 @@
 """Small real data for examples, tests and benchmarks: nothing is downloaded.
 
-Every loader shuffles by `seed` and splits 80/20. What is standardised uses statistics of the
+Every loader shuffles by `seed` and splits 80/20. What is standardized uses statistics of the
 training part only, so that the test part stays unseen. NumPy arrays: x float32 of shape (N, D), y
 of shape (N,).
 """
@@ -34,7 +34,7 @@ def linear(seed: int = 0) -> Dataset:
 
         y = 3x + 5 + ε,  x ~ U(−1, 1),  ε ~ N(0, 0.5²)
 
-    Nothing is standardised, so that the slope 3 and the intercept 5 can be read off a fit.
+    Nothing is standardized, so that the slope 3 and the intercept 5 can be read off a fit.
 
     Args:
         seed: of the generator that draws x, ε and the split; an int >= 0.
@@ -86,7 +86,7 @@ def diabetes(seed: int = 0) -> Dataset:
 def digits(seed: int = 0) -> Dataset:
     """Handwritten digits, 1797 images of 8 × 8 pixels: a classification with ten classes.
 
-        x ← (x − mean) / sd   over the training part; a constant pixel is only centred
+        x ← (x − mean) / sd   over the training part; a constant pixel is only centered
 
     Args:
         seed: of the generator that draws the split; an int >= 0.

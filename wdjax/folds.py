@@ -109,8 +109,8 @@ def kfold(
     """
     checks.whole("n", n, least=4, advice="Each fold needs two examples.")
     advice = (
-        f"Of {n} examples each fold needs two. A single split is holdout(n); leave-one-out is "
-        "linear.ridge_cv or Folds.from_sklearn(LeaveOneOut(), x)."
+        f"Each fold needs two of the {n} examples. For a single split use holdout(n); for "
+        "leave-one-out linear.ridge_cv or Folds.from_sklearn(LeaveOneOut(), x)."
     )
     checks.whole("k", k, least=2, most=n // 2, advice=advice)
     checks.whole("repeats", repeats)
@@ -235,9 +235,9 @@ def check_folds(folds: Any, n: int, name: str = "folds") -> None:
     seen = np.unique(np.concatenate([rows for _, *both in parts for rows in both]))
     # some rows may be left out, as around a gap in time; but all up to a number are its folds
     is_part = len(seen) == seen[-1] + 1 < n
-    advice += " Or leave out of `data` what neither trains nor validates."
+    advice += " Or leave out of `data` the examples that no fold uses."
     got = f"folds of the first {len(seen)}"
-    checks.must(name, not is_part, f"be of all {n} examples", got, advice)
+    checks.must(name, not is_part, f"cover all {n} examples", got, advice)
 
 
 def _fault(train: Array, val: Array, n: int) -> str:
@@ -260,8 +260,8 @@ def _labels(name: str, labels: Any, n: int) -> Array:
         return np.unique(labels, return_inverse=True)[1].reshape(-1)
     except TypeError as error:
         raise TypeError(
-            f"`{name}` must hold labels of one kind, numbers or strings: {error}. Give the "
-            "examples without one a label of their own."
+            f"`{name}` must hold labels of one kind, numbers or strings: {error}. Give "
+            "unlabeled examples a label of their own."
         ) from None
 
 

@@ -47,7 +47,7 @@ def cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
 
 
 def strictly_cautious(z: jax.Array, update: jax.Array, grad: Any = None) -> jax.Array:
-    """As `cautious`, and where the update is exactly zero there is no decay either.
+    """As `cautious`, but without decay also where the update is exactly zero.
 
         φ = 1[Δ z < 0]
 
@@ -118,7 +118,7 @@ def cosine(delta: float = 0.1, axes: Axes = None, factor: float = 0.1) -> Gate:
 
         φ = f where |cos(g, z)| < δ / √n, else 1, for each group of n entries
 
-    A layer before a norm layer has gradients orthogonal to its weights. AdamP recognises such
+    A layer before a norm layer has gradients orthogonal to its weights. AdamP recognizes such
     layers by that and lowers their decay by f. It decides for a whole leaf by its largest cosine;
     here every group is decided on its own. A group of zeros counts as orthogonal.
 
@@ -187,7 +187,7 @@ def touched_rows(axes: Axes = -1) -> Gate:
                [False]], dtype=bool)
 
     References:
-        The dense form of lazy regularisation: Carpenter, *Lazy Sparse Stochastic Gradient
+        The dense form of lazy regularization: Carpenter, *Lazy Sparse Stochastic Gradient
         Descent for Regularized Multinomial Logistic Regression*, 2008.
     """
     check_axes(axes)

@@ -124,7 +124,7 @@ def measured(
     """
     checks.optimizer("optimizer", optimizer)
     is_outer = isinstance(optimizer, optax.MultiSteps)
-    rule, got = "be what goes into optax.MultiSteps", "a MultiSteps"
+    rule, got = "be the optimizer inside optax.MultiSteps", "a MultiSteps"
     checks.must("optimizer", not is_outer, rule, got, error=TypeError)
     checks.choice("per", per, ("rule", "leaf"))
     checks.whole("every", every)
@@ -194,9 +194,9 @@ def latest(opt_state: Any) -> Readings:
         5.0
     """
     states = paths.nodes(opt_state, lambda node: isinstance(node, MeasuredState))
-    rule = "hold the readings of an optimizer with `measured` in it"
+    rule = "hold the readings of metrics.measured"
     advice = "Build it as wdjax.metrics.measured(optimizer)."
-    checks.must("opt_state", states, rule, f"a {type(opt_state).__name__} without", advice)
+    checks.must("opt_state", states, rule, f"a {type(opt_state).__name__} without readings", advice)
     rows = [row for state in states for row in state.readings.items()]
     return {
         name: {_NAMES[i]: row[..., i] for i in range(row.shape[-1])}

@@ -44,7 +44,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         implicit: True takes the proximal form, for exact zeros.
         rules: which parameters; default `standard()`: matrices, not biases, norms, embeddings.
         metric: None, or "preconditioner" for the proximal step in the metric of optax.adam, adamw,
-            nadam, nadamw, rmsprop (not centred, no bias correction) or adagrad, which solves the
+            nadam, nadamw, rmsprop (not centered, no bias correction) or adagrad, which solves the
             penalized problem as written; implicit form only.
         gate: φ, such as `gates.cautious`, which also gets the raw gradient; explicit form only.
         anchor: a: None, "init" or a pytree.
@@ -113,16 +113,14 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
             raise TypeError(f"`decayed` adds decay, which here comes after {wrapper}")
         if law is None and next(iter(own.values())).default == 1.0:
             raise TypeError(
-                f"`law` must be given to a decayed {_name(factory)}, whose learning rate is a "
-                "multiplier that defaults to 1: by the default law λ would be taken off in every "
-                "step. Pass law=wdjax.fixed with λ as that fraction, or law=wdjax.lr_scaled if you "
-                "mean it."
+                f"`law` must be given to a decayed {_name(factory)}: its learning rate is a "
+                "multiplier, by default 1, so the default law would take off λ in every step. Pass "
+                "law=wdjax.fixed with λ as that fraction, or law=wdjax.lr_scaled if you mean it."
             )
         strength = _strength(law or lr_scaled, weight_decay, learning_rate)
         if (gate if implicit else metric) is not None:
             raise TypeError(
-                "`gate` acts on the explicit form only, `metric` on the implicit form only; got "
-                f"implicit={implicit}."
+                f"`gate` needs implicit=False, and `metric` needs implicit=True; got {implicit}."
             )
         if implicit:
             decay = prox_weights(strength, penalty, rules=rules, anchor=anchor, metric=metric)
@@ -270,7 +268,7 @@ def _strength(law: Law, weight_decay: Strength, learning_rate: Any) -> Schedule:
     except TypeError as error:
         raise TypeError(
             f"`law` must take (λ, η); got {law!r}: {error}. Pass the law itself, such as "
-            "wdjax.lr_scaled, and λ as `weight_decay`; one with a peak as "
+            "wdjax.lr_scaled, and λ as `weight_decay`; write a law with a peak as "
             "functools.partial(wdjax.schedule_scaled, peak=...)."
         ) from None
     return law(weight_decay, learning_rate)

@@ -2,7 +2,7 @@
 
 A `Penalty` is a record of pure functions of one leaf z (the displacement from the anchor): value
 R(z), gradient ∂R(z), and proximal map prox_{sR}(z) = argmin_x ½‖x − z‖² + s R(x), the global
-minimiser where R is not convex. A constraint has only its prox: the projection. The convention
+minimizer where R is not convex. A constraint has only its prox: the projection. The convention
 throughout: `l2` is ½‖θ‖², so λ multiplies θ. Penalties of matrices are in `wdjax.matrices`.
 """
 
@@ -115,7 +115,7 @@ def elastic_net(l1_ratio: float) -> Penalty:
 
         R(z) = r ‖z‖₁ + (1 − r) ½‖z‖²      prox(z, s) = S(z, s r) / (1 + s (1 − r))
 
-    S is the soft threshold. This is scikit-learn's parametrisation.
+    S is the soft threshold. This is scikit-learn's parametrization.
 
     Args:
         l1_ratio: r in [0, 1]; 1 is `l1`, 0 is `l2`.
@@ -363,7 +363,7 @@ def p_norm(p: float, floor: float = 1e-3) -> Penalty:
     dtype = jnp.result_type(float)
     if math.log(p) + (p - 2) * math.log(floor) > math.log(np.finfo(dtype).max):
         raise ValueError(
-            f"`floor` must be so large that {dtype} holds p fᵖ⁻², the steepest pull; got {floor}."
+            f"`floor` must be larger: {dtype} cannot hold p fᵖ⁻², the steepest pull; got {floor}."
         )
     steepest = p * floor ** (p - 2)
 
@@ -424,7 +424,7 @@ def _largest_root(size: jax.Array, s: Any, p: Any, least: Any) -> jax.Array:
     return jnp.maximum(x - x * newton(x, size, s), 0)
 
 
-# Not convex: large entries are pulled less or not at all. Each prox is the global minimiser.
+# Not convex: large entries are pulled less or not at all. Each prox is the global minimizer.
 
 
 def _hard_threshold(z: jax.Array, least: Any) -> jax.Array:
@@ -665,7 +665,7 @@ def penalty_value(penalty: Penalty, params: Params, rules: Rules = STANDARD) -> 
         TypeError: `penalty` is not a penalty, or is a constraint, which has no value.
 
     Warns:
-        UserWarning: nothing counts, and vectors of unknown name are all that might.
+        UserWarning: no parameter counts, and only vectors with unfamiliar names might.
 
     Example:
         >>> params = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([7.0])}

@@ -282,7 +282,7 @@ def _as_key(seed: Any) -> jax.Array:
     return jax.random.key(seed)
 
 
-# Rounding float32 values to the grid of a narrower dtype. A pair of casts would be optimised away;
+# Rounding float32 values to the grid of a narrower dtype. A pair of casts would be optimized away;
 # jax.lax.reduce_precision rounds to bfloat16, but knows neither the subnormal numbers of narrower
 # ranges nor the wider one of float8_e4m3fn.
 
@@ -318,7 +318,7 @@ def _nearest_jvp(dtype: Any, x: tuple[Any], tangent: tuple[Any]) -> tuple[jax.Ar
 
 
 def _at_random(x: jax.Array, dtype: Any, u: jax.Array, least: Any = 0.0) -> jax.Array:
-    """Round to one of the two neighbours in `dtype`, to the nearer one more often: E[·] = x.
+    """Round to one of the two neighbors in `dtype`, to the nearer one more often: E[·] = x.
 
     u is uniform in [0, 1), `least` the smallest distance between the two.
     """
@@ -329,7 +329,7 @@ def _at_random(x: jax.Array, dtype: Any, u: jax.Array, least: Any = 0.0) -> jax.
 
 
 def _spacing(x: jax.Array, dtype: Any) -> jax.Array:
-    """Return the distance of neighbouring numbers of `dtype` around x, a power of two."""
+    """Return the distance of neighboring numbers of `dtype` around x, a power of two."""
     info: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
     # x with its mantissa cleared is the power of two below it
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0x7F800000)

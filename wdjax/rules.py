@@ -212,7 +212,7 @@ def check_rules(rules: Rules) -> Rules:
         are).
 
     Raises:
-        RuleError: `rules` is no sequence of pairs, or a selector or multiplier is malformed.
+        RuleError: `rules` is not a sequence of pairs, or a selector or multiplier is malformed.
 
     Example:
         >>> check_rules([["bias", False]])
@@ -252,7 +252,7 @@ def label(selector: Selector) -> str:
 
 
 def is_guess(selector: Selector | None) -> bool:
-    """Tell whether a selector decides by shape only, for want of a name.
+    """Tell whether a selector decides by shape only, because no name says more.
 
     Args:
         selector: as in `resolve`.
@@ -293,7 +293,7 @@ def _decays(row: Ruled) -> bool:
     return not (isinstance(row.multiplier, float) and row.multiplier == 0)
 
 
-# Deciding, memoised: selectors are hashed, multipliers are not (they may be traced).
+# Deciding, memoized: selectors are hashed, multipliers are not (they may be traced).
 
 
 class _Decision(NamedTuple):
@@ -428,9 +428,9 @@ def _guesses(name: str, guessed: list[Leaf], others: set[str]) -> str:
     first, *rest = [repr(glob) for glob in dict.fromkeys(globs)]
     selector = f"({paths.listed([first, *rest])})" if rest else first
     return (
-        f"`{name}`: {described} decay by a guess: the names tell no kind, and arrays with two axes "
-        f"are mostly matrices. Say what you mean: rules=(({selector}, 1.0), *wdjax.standard()), "
-        "with 0.0 where they must not decay."
+        f"`{name}`: {described} decay by a guess: the names do not tell what they are, and arrays "
+        f"with two axes are mostly matrices. Say what you mean: rules=(({selector}, 1.0), "
+        "*wdjax.standard()), with 0.0 where they must not decay."
     )
 
 

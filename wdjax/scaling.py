@@ -286,7 +286,7 @@ def _is(value: Any, number: float) -> bool:
 
 def _check_positive(**quantities: Any) -> None:
     for name, value in quantities.items():
-        advice = "Of a schedule, pass the peak." * callable(value)
+        advice = "For a schedule, pass its peak." * callable(value)
         checks.number(name, value, above=0, many=True, advice=advice)
 
 

@@ -766,8 +766,8 @@ def checked_samples(
     negative = counts[values - kept < _rounding(values)]
     if len(negative):
         warnings.warn(
-            f"`{name}` is negative from step {negative[0]} on and counts as 0 there. If the run "
-            "is longer, end the schedule at 0 where it should end: jnp.maximum(0, ...).",
+            f"`{name}` is negative from step {negative[0]} on and counts as 0 there. If your "
+            "run is that long, let the schedule end at 0: jnp.maximum(0, ...).",
             stacklevel=3,
         )
     return kept

@@ -48,7 +48,7 @@ def stack(tree: Any, *, most: int = _MOST_NUMBERS) -> Stacked:
         [(2, 2, 3), (4,)]
     """
     if paths.nodes(tree, is_stacked):
-        raise TypeError("`tree` must not be stacked; got one that is. Use it as it is.")
+        raise TypeError("`tree` must not be stacked; it is stacked already. Use it as it is.")
     leaves, treedef = jax.tree.flatten(tree)
     found = paths.leaves(tree)
     groups: dict[Hashable, list[int]] = {}
@@ -226,7 +226,7 @@ def _mapped(function: Callable[..., Any], args: tuple[Any, ...], sizes: dict[int
     if _DRAWS.search(str(program)):
         raise TypeError(
             "`stacked` cannot hold an optimizer that draws random numbers: all leaves of a stack "
-            "would get the same. Put that part outside of `stacked`."
+            "would get the same. Put that part outside `stacked`."
         )
     outputs = _owners(result)
     leaves = over_stacks(

@@ -124,7 +124,7 @@ def decay_weights(
 
     Warns:
         UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold, or
-            where nothing decays and vectors of unknown name are all that might.
+            where nothing decays and only vectors with unfamiliar names might.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), decay_weights(0.01))
@@ -255,7 +255,7 @@ def prox_weights(
 
     Warns:
         UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold, or
-            where nothing decays and vectors of unknown name are all that might.
+            where nothing decays and only vectors with unfamiliar names might.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), prox_weights(0.5, penalties.l1))

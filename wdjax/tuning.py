@@ -1,8 +1,8 @@
-"""λ learnt while training, per group, from gradients on validation data.
+"""λ learned while training, per group, from gradients on validation data.
 
-This is wdjax's answer to the "adaptive regularisation" (ARNN) that introductions to weight decay
+This is wdjax's answer to the "adaptive regularization" (ARNN) that introductions to weight decay
 mention without a clear paper; the nearest is Larsen et al., 1998. Here λ follows the gradient
-of a validation loss, and what was learnt can be read, checked and reused.
+of a validation loss, and what was learned can be read, checked and reused.
 """
 
 import functools
@@ -30,7 +30,7 @@ from wdjax.schedules import Strength
 
 ValLoss = Callable[[Params, PyTree], jax.Array]
 
-_WHOLE = "be of the whole model, which `val_loss` needs"
+_WHOLE = "be those of the whole model, which `val_loss` needs"
 _OUTSIDE = (
     "Put `hyper_decay` outside optax.masked and optax.partition, and give the multiplier 0 in "
     "`rules` to what must not decay."
@@ -42,13 +42,13 @@ class HyperDecayState(NamedTuple):
     """State of `hyper_decay`: one entry of each array for each rule, in the order at `init`.
 
     Rules may come in another order after a restart, for each finds its λ by its name. Their number
-    and their selectors are part of the state: a λ learnt for one group does not apply to another.
+    and their selectors are part of the state: a λ learned for one group does not apply to another.
 
     Attributes:
         count: int32 scalar, steps taken.
         log_weight_decay: (R,) float32, log λ; exp of it is what a log should show.
         hypergradient: (R,) float32, the last ∂L_val/∂log λ; not finite where λ stayed because
-            nothing could be learnt.
+            nothing could be learned.
         opt_state: the state of the optimizer of log λ.
         entry_of: the name of each rule's selector -> int32 scalar r, its entry.
     """
@@ -73,7 +73,7 @@ def hyper_decay(
     hyper_optimizer: optax.GradientTransformation | None = None,
     bounds: tuple[float, float] = (1e-6, 1.0),
 ) -> optax.GradientTransformationExtraArgs:
-    """Decoupled decay with one learnt λ per rule; last in the chain.
+    """Decoupled decay with one learned λ per rule; last in the chain.
 
         θ⁺ = θ + Δ − s(t) λ_r m ∂R(θ)
         every k steps:   h_r = ∂L_val(θ⁺)/∂log λ_r = −s(t) λ_r Σ_{leaves of r} m ⟨∇L_val(θ⁺), ∂R(θ)⟩
@@ -211,7 +211,7 @@ def hyper_decay(
 
 
 def learnt_rules(opt_state: Any, rules: Rules = STANDARD) -> Rules:
-    """Read the λ that `hyper_decay` learnt, as rules.
+    """Read the λ that `hyper_decay` learned, as rules.
 
     `wdjax.decay_weights(strength, rules=learnt_rules(opt_state, rules))` is the same decay with
     these λ held fixed: train once more, on training and validation data together.
@@ -322,7 +322,7 @@ def _implicit_hypergrad(
 
 
 def _names(rules: Rules) -> list[str]:
-    """Name each rule apart; an address in memory would be another one after a restart."""
+    """Name each rule apart; an address in memory would differ after a restart."""
     return distinct(re.sub(" at 0x[0-9a-f]+", "", label(selector)) for selector, _ in rules)
 
 
@@ -330,7 +330,7 @@ def _entries(rules: Rules, state: HyperDecayState) -> jax.Array:
     """(R,) which entry of the state belongs to each rule."""
     names, known = _names(rules), state.entry_of
     rule = f"be those of the state of hyper_decay: {listed(map(repr, sorted(known)))}"
-    advice = "A λ learnt for one group does not apply to another. Start from a new state."
+    advice = "A λ learned for one group does not apply to another. Start from a new state."
     checks.must("rules", {*names} == {*known}, rule, listed(map(repr, names)), advice)
     return jnp.stack([known[name] for name in names])
 

@@ -44,7 +44,7 @@ def fractions(weights):
 
 
 def number(x):
-    """Round to the digits that float64 keeps through a few steps; what is no number is a word."""
+    """Round to the digits that float64 keeps through a few steps; write NaN as a word."""
     if not np.isfinite(x):
         return str(x)
     return float(f"{x:.12g}") if abs(x) > 1e-12 else 0.0

@@ -105,7 +105,7 @@ CHECKS = [
 
 
 def checks_of(*builders: Callable[[], Model]) -> Any:
-    """Parametrise a test over models and checks; each model is built once."""
+    """Parametrize a test over models and checks; each model is built once."""
     cached = [functools.cache(builder) for builder in builders]
     rows = [
         pytest.param(

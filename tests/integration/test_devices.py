@@ -9,7 +9,7 @@ import device_worker
 import pytest
 from once import once
 
-# the programs are tiny: optimising them takes longer than running them
+# the programs are tiny: optimizing them takes longer than running them
 FLAGS = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
     "--xla_backend_optimization_level=0"

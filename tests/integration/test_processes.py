@@ -121,7 +121,7 @@ def test_two_processes_share_a_sweep_by_its_rows(results, x64):
     by_rows = np.reshape(wanted, (len(worker.LAMBDAS), -1))
     for rank, found in enumerate(results):
         np.testing.assert_allclose(found["sweep"], by_rows[rank::2].ravel(), rtol=1e-9)
-        assert "`devices` must be of this process, one at least; got" in found["error, sweep"]
+        assert "`devices` must belong to this process, at least one of" in found["error, sweep"]
 
 
 def run_until_death(folder, victim, after):

@@ -102,7 +102,7 @@ CHAINS = {
 
 
 class Callable_:
-    """An update that is no function, without a name."""
+    """An update that is not a function and has no name."""
 
     __slots__ = ()
 
@@ -131,7 +131,7 @@ def masked(member, tree):
 
 
 class Holder:
-    """Its own init is inside of the wrapper that it holds."""
+    """Its own init is inside the wrapper that it holds."""
 
     def __init__(self):
         own = optax.GradientTransformation(self.init, self.update)
@@ -242,7 +242,7 @@ def test_decay_inside_a_wrapper_is_taken(wrapper):
 
 
 def test_a_mean_of_steps_that_is_skipped_does_not_decay():
-    """What `comes after ...` is for: the chain inside of both wrappers."""
+    """What `comes after ...` is for: the chain inside both wrappers."""
     inner = optax.chain(optax.sgd(1.0), wdjax.decay_weights(S))
     optimizer = optax.MultiSteps(optax.apply_if_finite(inner, 9), 2)
     nans = jax.tree.map(lambda x: np.full_like(x, np.nan), PARAMS)

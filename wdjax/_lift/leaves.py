@@ -63,8 +63,8 @@ def map_stateful(
         if update is not None and new.shape != update.shape:  # broadcasting would go on with it
             raise ValueError(
                 f"`{name}` must keep the shape of {_path(i, rows, params)!r} {update.shape}; got "
-                f"{new.shape}. What acts on a leaf, such as a penalty, a gate or a preconditioner, "
-                "returns its shape; reduce with keepdims=True."
+                f"{new.shape}. A penalty, gate or preconditioner must return the shape of its "
+                "leaf: reduce with keepdims=True."
             )
     return treedef.unflatten([p[0] for p in pairs]), treedef.unflatten([p[1] for p in pairs])
 

@@ -87,7 +87,7 @@ def check_last(name: str) -> None:
     if comes_later(_is_traced_scale):
         warnings.warn(
             f"`{name}` comes before optax.scale, whose factor is not known yet. If it is −η, "
-            f"weights grow: put {name} last. wdjax.audit(params, optimizer) tells.",
+            f"weights grow: put {name} last. wdjax.audit(params, optimizer) shows it.",
             stacklevel=2,
         )
 

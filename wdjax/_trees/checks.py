@@ -122,7 +122,7 @@ def whole(
     """
     limits = {"least": least} if most is None else {"least": least, "most": most}
     if isinstance(x, jax.Array):
-        advice = f'Under optax.inject_hyperparams name it: static_args=("{name}",).'
+        advice = f'Under optax.inject_hyperparams pass static_args=("{name}",).'
     fits = (optional and x is None) or (is_whole(x) and _is_within(x, limits))
     rule = f"be {_wanted('a whole number', limits)}{', or None' * optional}"
     must(name, fits, rule, shown(x), advice, ValueError if is_whole(x) else TypeError)
@@ -327,7 +327,8 @@ def tqdm_for(progress: bool | None) -> Any:
         if progress is None:
             return None
         raise ImportError(
-            "`progress=True` needs tqdm, which is missing. pip install tqdm, or progress=False."
+            "`progress=True` needs tqdm, which is missing. Run: pip install tqdm, or pass "
+            "progress=False."
         ) from None
     return tqdm
 
@@ -381,7 +382,7 @@ def arrays(name: str, tree: PyTree) -> None:
     """Refuse lists, texts, dates, and NumPy's masked arrays, whose mask JAX would drop."""
     leaves(
         name, tree, is_plain, "plain arrays of numbers",
-        "Make arrays of lists, numbers of texts and dates; fill masked entries or drop their rows.",
+        "Turn lists into arrays, texts and dates into numbers; fill or drop what is masked.",
     )  # fmt: skip
 
 
@@ -412,7 +413,7 @@ def common_axis(name: str, tree: PyTree, advice: str = "") -> int:
     lengths = {shape[:1] for _, shape in shapes}
     found = listed(f"{shape} at '{path}'" for path, shape in shapes) or "no array"
     fits = len(lengths) == 1 and not lengths & {(), (0,)}
-    must(name, fits, "hold arrays with as many rows each, one at least", found, advice)
+    must(name, fits, "hold arrays with the same number of rows, at least one", found, advice)
     return int(lengths.pop()[0])
 
 
@@ -435,7 +436,7 @@ def check_finite(name: str, tree: Any) -> None:
     Example:
         >>> check_finite("data", {"x": np.array([[1.0, np.nan]])})
         Traceback (most recent call last):
-        ValueError: `data` must be finite; got nan in 'x' at [0, 1], and 1 in all. Drop or fill ...
+        ValueError: `data` must be finite; got nan in 'x' at [0, 1], 1 in all. Drop or fill ...
     """
     for path, x in named_leaves(tree):
         values = x if isinstance(x, jax.Array) else np.asarray(x)
@@ -452,7 +453,7 @@ def check_finite(name: str, tree: Any) -> None:
             place = f"at {wrong[0]}" if path == "." else f"in '{path}' at {wrong[0]}"
             raise ValueError(
                 f"`{name}` must be finite; got {values[tuple(wrong[0])]} {place}, "
-                f"and {len(wrong)} in all. Drop or fill in these examples."
+                f"{len(wrong)} in all. Drop or fill in these examples."
             )
 
 

@@ -149,7 +149,7 @@ def _rows_of(x: Any, rows: jax.Array, at: NamedSharding | None) -> Any:
 def every_nth(tree: PyTree, count: int) -> PyTree:
     """Cut every array into parts, of which part i has the rows i, i + n, i + 2 n, ...
 
-    Neighbouring rows are on one device. This way each part has some of every device, and no device
+    Neighboring rows are on one device. This way each part has some of every device, and no device
     waits for another or does its work again.
 
     Args:

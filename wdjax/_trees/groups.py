@@ -34,7 +34,7 @@ def check_axes(axes: Axes) -> None:
         axes is None or isinstance(axes, int) or several,
         "be None, an axis or several axes",
     )
-    advice = 'Under optax.inject_hyperparams name it: static_args=("axes",).'
+    advice = 'Under optax.inject_hyperparams pass static_args=("axes",).'
     checks.must("axes", fits, rule, repr(axes), advice, TypeError)
 
 

@@ -15,7 +15,7 @@ from wdjax._trees.paths import Leaf
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A selector of the preset: a kind of parameter, recognised by name, container and shape.
+    """A selector of the preset: a kind of parameter, recognized by name, container and shape.
 
     Args:
         name: what the audit table shows.
@@ -211,7 +211,7 @@ class _Told:
 
 
 def _is_vector(leaf: Leaf) -> bool:
-    """At most one axis; of a (1, 1, D) with a name of its own only D counts."""
+    """At most one axis; in a (1, 1, D) with a name of its own only D counts."""
     has_name = leaf.name and not leaf.name.isdigit()
     return sum(size != 1 for size in leaf.shape) <= 1 if has_name else leaf.ndim <= 1
 

@@ -38,7 +38,7 @@ def unreached(loss: Callable[[Any], Any], params: Any) -> frozenset[str]:
 def always_zero(program: Any) -> list[bool]:
     """Tell which outputs of a program are zeros, whatever its inputs.
 
-    Where no gradient reaches a parameter, behind `jax.lax.stop_gradient` or unused, JAX fills in
+    Where no gradient reaches a parameter, under `jax.lax.stop_gradient` or unused, JAX fills in
     zeros.
 
     Args:

@@ -86,7 +86,7 @@ def described(tree: Stacked) -> Any:
     if False in _are_leaves(tree):
         raise TypeError(
             "stacked parameters need an optimizer that treats their leaves one by one. "
-            "Wrap it, wdjax.stacking.stacked(optimizer); to look at them, unstack(params)."
+            "Wrap it: wdjax.stacking.stacked(optimizer). To look at the leaves: unstack(params)."
         )
     layout = tree.layout
     alone = [struct(x.shape, x.dtype) if hasattr(x, "shape") else x for x in tree.stacks]
@@ -133,8 +133,8 @@ def spread(tree: Stacked) -> Any:
     """Give the tree back that was stacked."""
     if set(_are_leaves(tree)) == {True}:
         raise TypeError(
-            "`stacked` treats leaves one by one; what brings them together, as metrics.measured "
-            "does, cannot be inside. Put that part outside: measured(stacked(...))."
+            "`stacked` treats leaves one by one, so a part that combines them, such as "
+            "metrics.measured, cannot be inside. Put that part outside: measured(stacked(...))."
         )
     groups = []
     for x, n in _sizes(tree.stacks, tree.layout):

@@ -46,7 +46,7 @@ def audit(
     `strength` and `rules`.
 
     How decay acts: on the "weights"; in the "gradient", where momentum multiplies and Adam
-    normalises it (then there is no fraction, and `left` is simulated without gradients); "both";
+    normalizes it (then there is no fraction, and `left` is simulated without gradients); "both";
     by a "constant" length, as L1 does; towards a "point"; "none"; or "unknown", with a note that
     says why. For plain SGD "weights" and "gradient" are the same, and "weights" is said.
 
@@ -67,7 +67,7 @@ def audit(
 
         loss: with an optimizer: a function of the parameters, such as
             `lambda params: loss_fn(params, batch)`. Leaves that decay and that its gradient cannot
-            reach, unused or behind `stop_gradient`, are named.
+            reach (they are unused or under `stop_gradient`) are named.
 
     Returns:
         The audit: print it, log its `rows`, or test that its `warnings` are empty.
@@ -76,9 +76,9 @@ def audit(
         RuleError: as in `resolve`; a multiplier is traced.
         ValueError: `steps` is missing or < 1; the strength is negative, not finite, or so large
             that signs would flip.
-        TypeError: a leaf is not an array; `steps` is not a whole number; `optimizer` is none, or
-            needs arguments that are not in `extra`; both or neither of `optimizer` and `strength`
-            are given.
+        TypeError: a leaf is not an array; `steps` is not a whole number; `optimizer` is not an
+            optimizer, or needs arguments that are not in `extra`; both or neither of `optimizer`
+            and `strength` are given.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,14 +93,14 @@ def audit(
         kernel  2x3          6  weight     1  weights  1.00e-02  69.0   0.366
         bias    3            3  bias       0  weights  1.00e-02  69.0   0.366
         >>> found.warnings[0]
-        'decays against wdjax.standard(): bias, a bias or gain, has multiplier 0; ...'
+        'bias decays, but wdjax.standard() gives a bias or gain the multiplier 0; ...'
         >>> audit(params, strength=0.01, steps=100).rows[1]["left"]
         0.366...
     """
     if (optimizer is None) == (strength is None):
         got = "neither" if optimizer is None else "both"
         raise TypeError(
-            f"`audit` takes an optimizer, or a strength for want of one; got {got}. Write "
+            f"`audit` needs either an optimizer or a strength; got {got}. Write "
             "audit(params, optimizer) or audit(params, strength=..., rules=...)."
         )
     steps = checked_steps(steps)

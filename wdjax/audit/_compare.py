@@ -1,4 +1,4 @@
-"""What an optimizer does, held against what was declared, or against another optimizer."""
+"""Compare what an optimizer does with what was declared, or with another optimizer."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,7 @@ _ROUNDING = 5e-7  # of a schedule's largest value: what float32 may leave of a c
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Where two optimizers decay differently; true if nowhere.
+    """Where two optimizers decay differently; true if they decay alike.
 
     Attributes:
         sentences: one for each way to differ, with paths; empty if there is none.
@@ -81,7 +81,7 @@ def check_decay(
         >>> check_decay(optax.adamw(0.1, weight_decay=0.1), params, strength=0.01)
         Traceback (most recent call last):
         AssertionError: measured decay is not the declared one:
-        bias: 0.01 is taken off in a step, and 0 is declared
+        bias: 0.01 is taken off in a step, but 0 is declared
     """
     found = measure(params, optimizer, rules, checked_steps(steps), extra or {})
     schedule = schedules.as_schedule(strength)
@@ -101,10 +101,10 @@ def _unlike(leaf: Leaf, schedule: Any, rtol: float) -> str | None:
         else schedules.sampled(schedule, np.zeros(1, np.int32))
     )
     if found.acts == "none":
-        return f"nothing is taken off, and {wanted.max():.6g} is declared" if wanted.any() else None
+        return f"nothing is taken off, but {wanted.max():.6g} is declared" if wanted.any() else None
     if found.acts in _UNFIT:
         why = f": {found.why}" if found.why else ""
-        return f"decay acts otherwise ({found.acts}{why}), and {wanted.max():.6g} is declared"
+        return f"decay acts in another way ({found.acts}{why}), but {wanted.max():.6g} is declared"
     curve = np.asarray(found.curve)
     apart = _apart(curve, wanted, rtol)
     worst = int(apart.argmax())
@@ -112,17 +112,17 @@ def _unlike(leaf: Leaf, schedule: Any, rtol: float) -> str | None:
         return _extras(found)
     when = f" of step {counts[worst]:,}" if found.step is not None or np.ptp(wanted) else ""
     step = f"in a step{when}" if not when else f"in{when[3:]}"
-    return f"{curve[worst]:.6g} is taken off {step}, and {wanted[worst]:.6g} is declared"
+    return f"{curve[worst]:.6g} is taken off {step}, but {wanted[worst]:.6g} is declared"
 
 
 def _extras(found: Finding) -> str | None:
-    """Say what is wrong though the fraction of a step is right."""
+    """Say what is wrong although the fraction of a step is right."""
     if found.why:
         return found.why
     if found.repeats > 1:
-        return f"decays {found.repeats} times per real step"
+        return f"decay acts {found.repeats} times per real step"
     if found.swallowed:
-        return "its dtype swallows the decay"
+        return "the dtype swallows the decay"
     return None
 
 
@@ -176,18 +176,19 @@ def _differences(one: Measurement, other: Measurement, rtol: float) -> list[tupl
 def _difference(one: Finding, other: Finding, rtol: float) -> str | None:
     if "unknown" in (one.acts, other.acts):
         why = one.why if one.acts == "unknown" else other.why
-        return f"cannot be compared: {why}"
+        return f"decay cannot be compared: {why}"
     if one.acts != other.acts or (one.shrink is None) != (other.shrink is None):
         return f"{_told(one)} by the first, {_told(other)} by the second"
     if one.shrink is None:
         return _other_ends(one, other, rtol)
     if _same_curve(one, other, rtol):
         if one.repeats != other.repeats:
-            return f"decays {one.repeats} times per real step, against {other.repeats}"
+            times = f"{one.repeats} times per real step by the first, {other.repeats} by the second"
+            return f"decay acts {times}"
         return None
     if one.shrink != other.shrink and not np.isclose(one.shrink, other.shrink or 0.0, rtol=rtol):
         return f"{_told(one)} by the first, {_told(other)} by the second"
-    return "as strong at their peaks, but not at other steps: schedules or laws differ"
+    return "peaks are equally strong, but other steps are not: schedules or laws differ"
 
 
 def _other_ends(one: Finding, other: Finding, rtol: float) -> str | None:

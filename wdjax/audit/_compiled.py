@@ -54,7 +54,10 @@ def _trace(optimizer: Any, tree: Any, extra: dict[str, Any]) -> _Traced:
     (update, (updates, _)), needs = needed_arguments(attempt, optimizer)
     shapes = [x.shape for x in jax.tree.leaves(tree)]
     if [x.shape for x in jax.tree.leaves(updates)] != shapes:
-        raise TypeError("`optimizer` returns updates of another structure than `params`.")
+        raise TypeError(
+            "`optimizer` must return one update for each leaf of `params`, of the same shape. "
+            "Check what its `update` returns."
+        )
     return _Traced(init, update, state, needs)
 
 

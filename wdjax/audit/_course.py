@@ -36,7 +36,7 @@ _NOT_READ = {  # class of a state -> why its decay cannot be read from the updat
 }
 
 
-_UNNAMED = "its strength changes with the state, not with a step count that has a name"
+_UNNAMED = "the strength of the decay changes with the state, not with a named step count"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Finding:
 
     Attributes:
         acts: how decay acts.
-        shrink: the largest fraction taken off in a step; None where it is no number.
+        shrink: the largest fraction taken off in a step; None where it is not a number.
         step: the first step that has it; None where all steps do.
         left: of an untouched weight at the end; None where it is not known.
         why: what could not be measured, and why.

@@ -160,7 +160,8 @@ def _notes(found: Audit, lines: list[Row]) -> list[str]:
     weak = [line["path"] for line in moved if line["left"] is not None and line["left"] > 0.99]
     if weak:
         notes.append(
-            f"almost no effect over this run: more than 0.99 is left of {paths.listed(weak)}"
+            "decay has almost no effect over this run: more than 99% is left of "
+            f"{paths.listed(weak)}"
         )
     return notes
 

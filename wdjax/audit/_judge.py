@@ -19,8 +19,8 @@ class Seen(NamedTuple):
 
     Attributes:
         acts: how decay acts there.
-        fraction: taken off in a real step; None where it is no number.
-        why: why it is none, for people.
+        fraction: taken off in a real step; None where it is not a number.
+        why: why it is None, for people.
         pull: positive shrinks weights without gradients, negative grows them.
         places: at how many places decay enters.
         gated: only some entries decay at a time.
@@ -68,7 +68,7 @@ def _silent(z: Response, r: Response) -> Seen:
     noise = 10 * _ROUNDING * (1 + r.size)
     depends = r.aside < 0.05 and abs(r.fraction) > noise and r.finite
     if depends or (r.pull * r.odd > 0 and abs(r.odd) > max(noise, 0.95 * r.mean)):
-        return Seen("unknown", None, "its strength depends on the gradients", r.odd)
+        return Seen("unknown", None, "the strength of the decay depends on the gradients", r.odd)
     return Seen("none", 0.0)
 
 
@@ -121,7 +121,7 @@ def _judge(answers: Answers) -> Seen:
 def _no_number(answers: Answers) -> Seen | None:
     if answers.z.finite:
         return None
-    return Seen("unknown", None, "its update without a gradient is no number")
+    return Seen("unknown", None, "the update without a gradient is not a number")
 
 
 def _normalised(answers: Answers) -> Seen | None:
@@ -130,26 +130,26 @@ def _normalised(answers: Answers) -> Seen | None:
     if z.change > _ALIKE * abs(z.odd):
         return None
     if abs(answers.memory) < 1e-12 and abs(z.odd - r.odd) <= 0.3 * abs(z.odd):
-        return Seen("constant", None, "it takes off lengths, not fractions")
-    return Seen("gradient", None, "the optimizer normalises it")
+        return Seen("constant", None, "the decay takes off lengths, not fractions")
+    return Seen("gradient", None, "the optimizer normalizes the decay")
 
 
 def _aside(answers: Answers) -> Seen | None:
     if answers.z.aside <= 0.01:
         return None
     if answers.remembers:
-        return Seen("gradient", None, "the optimizer normalises it")
-    return Seen("unknown", None, "its pull is not along the weights")
+        return Seen("gradient", None, "the optimizer normalizes the decay")
+    return Seen("unknown", None, "the pull is not along the weights")
 
 
 def _bent(answers: Answers) -> Seen | None:
-    """U is no straight line in θ: from −θ to θ it does not change as from θ to 2θ."""
+    """U is not a straight line in θ: from −θ to θ it does not change as from θ to 2θ."""
     z = answers.z
     if abs(z.odd - z.fraction) <= 0.01 * abs(z.fraction):
         return None
     if z.odd > z.fraction > 0:
-        return Seen("constant", z.fraction, "a part of it takes off lengths")
-    return Seen("unknown", None, "its pull depends on the length of the weights")
+        return Seen("constant", z.fraction, "a part of the decay takes off lengths")
+    return Seen("unknown", None, "the pull depends on the length of the weights")
 
 
 def _remembered(answers: Answers) -> Seen | None:
@@ -158,7 +158,7 @@ def _remembered(answers: Answers) -> Seen | None:
         return None
     if answers.same:
         return Seen("gradient", answers.z.fraction)
-    return Seen("gradient", None, "gradients change its strength")
+    return Seen("gradient", None, "gradients change the strength of the decay")
 
 
 def _modulated(answers: Answers) -> Seen | None:
@@ -168,19 +168,19 @@ def _modulated(answers: Answers) -> Seen | None:
     share = answers.r.fraction / answers.z.fraction
     if 0.3 < share < 1.7 and answers.r.aside < 0.5:
         return Seen("weights", answers.z.fraction, gated=True)
-    return Seen("gradient", None, "gradients change its strength")
+    return Seen("gradient", None, "gradients change the strength of the decay")
 
 
 def _doubted(answers: Answers) -> Seen | None:
     z, slope = answers.z.fraction, answers.slope
     if slope is None or abs(slope - z) <= 0.01 * abs(z) + answers.noise:
         return None
-    return Seen("unknown", None, "two ways to measure it disagree")
+    return Seen("unknown", None, "two ways to measure the decay disagree")
 
 
 def _elsewhere(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
     """Look also at much shorter and much longer weights."""
-    why = "it acts only on weights that are much shorter or longer than most"
+    why = "decay acts only on weights that are much shorter or longer than most"
     here = probe.still(state)
     pulled = np.zeros(len(seen), bool)
     for scale in (1e-2, 1e2):
@@ -197,7 +197,7 @@ def _elsewhere(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
 def _memory(probe: Probe, state: Any, factor: Any = 1.0) -> list[tuple[float, float]]:
     """How much a step at twice the weights adds to the pull of the next one; how much it changes.
 
-    Of each kind: f of the next update by the weights of this one, and ‖U⁺(θ) − U(θ)‖ / ‖θ‖.
+    For each kind: f of the next update by the weights of this one, and ‖U⁺(θ) − U(θ)‖ / ‖θ‖.
     """
     run = probe.machine.run
     after = [

@@ -53,7 +53,7 @@ class Taken(NamedTuple):
         path: of the leaf; empty for a bare array.
         acts: as in the rows of an `Audit`.
         why: what could not be measured, and why; empty if everything was.
-        fractions: (T,) the part that each step takes off; NaN where it is no fraction. Through
+        fractions: (T,) the part that each step takes off; NaN where it is not a fraction. Through
             momentum, what is taken off once it has settled.
     """
 
@@ -96,8 +96,8 @@ def measured(
 def strengths(params: Any, optimizer: Any, *, steps: int, extra: dict[str, Any]) -> list[Taken]:
     """Measure what an optimizer takes off each leaf in each step.
 
-    Of a long run of an optimizer whose decay depends on the size of large leaves, some steps are
-    visited, 4,096 at least, and a line is drawn between them.
+    Where decay depends on the size of large leaves and the run is long, it visits only some steps,
+    4,096 at least, and draws a line between them.
 
     Args:
         params: a pytree of arrays or ShapeDtypeStructs.
@@ -141,7 +141,7 @@ def measure(
 ) -> Measurement:
     """Return what is found of every leaf, before it is put into rows; at `every` step or some."""
     tree, optimizers = on_leaves(tree, _checked(optimizer))
-    paths.leaves(tree)  # raises where a leaf is no array
+    paths.leaves(tree)  # raises where a leaf is not an array
     tried = None
     with suppress(Exception), jax.enable_x64(True):
         tried = _tried(tree, optimizers, steps, extra, every)
@@ -241,12 +241,12 @@ def _found(on: list[Standin], steps: int | None, every: bool = False) -> list[Fi
     for each in on:
         if each.machine is None:
             size = "x".join(map(str, each.shape))
-            why = f"its program depends on its size, and {size} is too large to be run here"
+            why = f"the program depends on the size of the leaf: {size} is too large to run here"
             findings.append(Finding("unknown", None, why=why))
             continue
         finding = of(each.machine)[each.kind]
         if each.twin is not None and not _agree(finding, of(each.twin)[each.kind]):
-            why = "its strength depends on its size"
+            why = "the strength of the decay depends on the size of the leaf"
             finding = Finding("unknown", None, why=why)
         findings.append(finding)
     return findings
@@ -286,7 +286,7 @@ def _with_ends(
     extra: dict[str, Any],
     asked: frozenset[str],
 ) -> list[Finding]:
-    """Say what is left where decay is no fraction, so that it depends on the weights themselves."""
+    """Say what is left where decay is not a fraction and depends on the weights themselves."""
     wanted = [f.acts in ("gradient", "both", "constant") and f.left is None for f in findings]
     if steps is None or not any(wanted):
         return findings

@@ -1,6 +1,6 @@
 """A traced program as a list of equations in which equal computations stand once.
 
-Of a model with 300 leaves an optimizer makes 300 times the same few equations. If two leaves hold
+For a model with 300 leaves an optimizer makes the same few equations 300 times. If two leaves hold
 equal numbers, equal equations on them give equal numbers; so one of them is enough, and what is
 left is small: quick to compile, and small to run.
 """

@@ -296,7 +296,7 @@ def _same_param(large: Any, small: Any) -> bool:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[str]:
-    """Yield the primitives of programs inside of a primitive, such as the body of a loop."""
+    """Yield the primitives of programs inside a primitive, such as the body of a loop."""
     for value in params.values():
         for body in value if isinstance(value, (tuple, list)) else (value,):
             jaxpr = getattr(body, "jaxpr", body)

@@ -28,12 +28,13 @@ class Audit:
 
     Attributes:
         rows: one dict of plain Python values per leaf, in the order of `jax.tree.leaves`: path,
-            shape (list), dtype, numbers (how many), rule, guess (decided by shape only),
+            shape (list), dtype, numbers (how many), rule, guess (judged by shape only),
             multiplier, shrink (largest fraction taken off in a step), half_life (in steps, at that
             shrink; None is never), left (fraction of an untouched weight at the end; None without
             `steps`). A measured audit has also: acts ("weights", "gradient", "both", "constant",
             "point", "none" or "unknown"), and law (how shrink follows the learning rate, where it
-            can be told); its shrink is negative where weights grow, None where it is no number.
+            can be told); its shrink is negative where weights grow, None where it is not
+            a number.
         total: how many numbers the tree holds.
         decayed: how many of them decay.
         strength: the largest strength of the run; measured, the largest shrink.
@@ -61,7 +62,7 @@ class Audit:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the table; of very large trees the short form."""
+        """Return the table; for very large trees the short form."""
         lines = merged(self.rows)
         table = _table(lines) if len(lines) <= _MOST_LINES else _table(by_rule(self.rows))
         return "\n".join([*_header(self), *table, *self._sentences()])
@@ -113,11 +114,11 @@ def _header(found: Audit) -> list[str]:
     else:
         when = "at every step" if found.steps is None else f"at each of {found.steps:,} steps"
     guesses = sum(row["guess"] for row in found.rows)
-    guessed = [f"{_plural(guesses, 'array')} decided by shape only (marked ?)"] if guesses else []
+    guessed = [f"{_plural(guesses, 'array')} judged by shape only (marked ?)"] if guesses else []
     measured = "measured: " if found.rows and "acts" in found.rows[0] else ""
     strength = f"strength {found.strength:.3g} {when}"
     if not found.strength and any(row["shrink"] is None for row in found.rows):
-        strength = "what is taken off in a step is no fraction of the weights"
+        strength = "what a step takes off is not a fraction of the weights"
     return [
         f"{_plural(len(found.rows), kind)}, {_plural(found.total, 'number')}, "
         f"{found.decayed:,} of them decayed ({share:.1%})",

@@ -128,7 +128,7 @@ def ends(
     if any(isinstance(x, jax.ShapeDtypeStruct | jax.core.Tracer) for x in leaves):
         return "pass arrays"
     if calls > _MOST_SIMULATED or sum(x.size for x in leaves) * calls > _MOST_WORK:
-        return "this run is too long to be tried here"
+        return "this run is too long to try here"
     update, zeros = caller(optimizer, extra, needs), jax.tree.map(jnp.zeros_like, tree)
 
     def call(_: Any, carry: Any) -> Any:

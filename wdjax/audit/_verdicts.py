@@ -60,6 +60,11 @@ def _named(leaves: Iterable[Leaf]) -> str:
     return paths.listed(dict.fromkeys(leaf.path or "the array" for leaf in leaves))
 
 
+def _for(leaves: list[Leaf], one: str, several: str) -> str:
+    """The word for one leaf, or for several."""
+    return one if len({leaf.path for leaf in leaves}) == 1 else several
+
+
 def _which(facts: Facts, test: Callable[[Leaf], bool]) -> list[Leaf]:
     return [leaf for leaf in facts.leaves if leaf.decays and test(leaf)]
 
@@ -93,7 +98,7 @@ def weights_grow(facts: Facts) -> str | None:
     how = f" by {most:.3g} a step" if most else ""
     return (
         f"weights grow without a gradient{how}: {_named(grows)}. Decay comes before the learning "
-        "rate, which turns its sign, or is added where it must be taken off; put "
+        "rate, which flips its sign, or is added where it must be taken off; put "
         "wdjax.decay_weights last in the chain"
     )
 
@@ -103,14 +108,15 @@ def _signed(found: Finding) -> float:
 
 
 def repeats(facts: Facts) -> str | None:
-    """Decay behind MultiSteps, apply_every and their like."""
+    """Decay after MultiSteps, apply_every and the like."""
     often = _pulled(facts, lambda leaf: leaf.found.repeats > 1)
     if not often:
         return None
     return (
-        f"decays {often[0].found.repeats} times per real step: {_named(often)}. Decay comes after "
-        "what collects gradients or holds steps back, and acts on calls that make no step; put it "
-        "inside, as in optax.MultiSteps(optax.chain(..., decay), k)"
+        f"{_named(often)} {_for(often, 'decays', 'decay')} {often[0].found.repeats} times per real "
+        "step. Decay comes after the part that collects gradients or holds steps back, so it acts "
+        "also in calls that make no step; put it inside, as in "
+        "optax.MultiSteps(optax.chain(..., decay), k)"
     )
 
 
@@ -119,9 +125,10 @@ def frozen_decay(facts: Facts) -> str | None:
     fading = _pulled(facts, lambda leaf: leaf.found.frozen)
     if not fading:
         return None
+    it = _for(fading, "it", "them")
     return (
-        f"frozen weights decay: no gradient moves {_named(fading)}, and decay does; leave them "
-        "out of the rules, or put decay inside of what freezes them"
+        f"frozen weights decay: no gradient moves {_named(fading)}, but decay does; give {it} the "
+        f"multiplier 0, or put decay inside the part that freezes {it}"
     )
 
 
@@ -130,9 +137,10 @@ def unreached_decay(facts: Facts) -> str | None:
     fading = _which(facts, lambda leaf: leaf.path in facts.unreached)
     if not fading:
         return None
+    fades, it = _for(fading, "it fades", "they fade"), _for(fading, "it", "them")
     return (
-        f"no gradient of the loss reaches {_named(fading)}, and decay does, so they fade away; "
-        "give them the multiplier 0 in `rules`, or keep them out of `params`"
+        f"no gradient of the loss reaches {_named(fading)}, but decay does, so {fades} away; give "
+        f"{it} the multiplier 0 in `rules`, or keep {it} out of `params`"
     )
 
 
@@ -152,11 +160,11 @@ def swallowed(facts: Facts) -> str | None:
     lost = _pulled(facts, lambda leaf: leaf.found.swallowed)
     if not lost:
         return None
-    names = paths.listed(dict.fromkeys(leaf.dtype for leaf in lost))
+    dtypes = dict.fromkeys(leaf.dtype for leaf in lost)
     return (
-        f"{names} swallows this decay: each step's change rounds away, θ + u = θ, for "
-        f"{_named(lost)}; wrap the optimizer in wdjax.compensated, or keep these parameters in "
-        "float32"
+        f"{paths.listed(dtypes)} {'swallow' if len(dtypes) > 1 else 'swallows'} this decay: the "
+        f"change of each step rounds away, θ + u = θ, for {_named(lost)}; wrap the optimizer in "
+        "wdjax.compensated, or keep these parameters in float32"
     )
 
 
@@ -170,11 +178,11 @@ def against_rules(facts: Facts) -> str | None:
     wrong = _which(facts, unwanted)
     if not wrong:
         return None
-    whose = "`rules`" if facts.given else "wdjax.standard()"
-    kinds = "" if facts.given else ", a bias or gain,"
+    given = f"`rules` give {_for(wrong, 'it', 'them')}"
+    by = given if facts.given else "wdjax.standard() gives a bias or gain"
     return (
-        f"decays against {whose}: {_named(wrong)}{kinds} has multiplier 0; give the optimizer "
-        "these rules, or mask=wdjax.mask(rules)"
+        f"{_named(wrong)} {_for(wrong, 'decays', 'decay')}, but {by} the multiplier 0; give the "
+        "optimizer these rules, or mask=wdjax.mask(rules)"
     )
 
 
@@ -185,7 +193,8 @@ def missed_by_rules(facts: Facts) -> str | None:
     missed = [x for x in facts.leaves if x.multiplier > 0 and x.found.acts == "none"]
     if not missed:
         return None
-    return f"does not decay though `rules` want it: {_named(missed)}; look at the mask"
+    does, it = _for(missed, "does", "do"), _for(missed, "it", "them")
+    return f"{_named(missed)} {does} not decay, but `rules` want {it} to; check the mask"
 
 
 def unseen_by_search(facts: Facts) -> str | None:
@@ -193,9 +202,10 @@ def unseen_by_search(facts: Facts) -> str | None:
     moved = [leaf for leaf in facts.leaves if leaf.decays or leaf.found.pull]
     if not facts.search or not moved:
         return None
+    end = _for(moved, "ends", "end")
     return (
         f"the line search does not see this decay: it compares plain losses, and {_named(moved)} "
-        "ends at another point; add wdjax.penalty_value to the loss instead"
+        f"{end} at another point; add wdjax.penalty_value to the loss instead"
     )
 
 
@@ -204,9 +214,11 @@ def two_decays(facts: Facts) -> str | None:
     twice = _pulled(facts, lambda leaf: leaf.found.places > 1)
     if not twice:
         return None
+    decays = _for(twice, "decays", "decay")
     return (
-        f"two decays in one chain: {_named(twice)} is decayed at {twice[0].found.places} places; "
-        "set weight_decay=0 in one of them (optax.adamw, lion, adamaxw and others decay by default)"
+        f"{_named(twice)} {decays} at {twice[0].found.places} places of one chain; set "
+        "weight_decay=0 in all but one of them (optax.adamw, lion, adamaxw and others decay by "
+        "default)"
     )
 
 
@@ -215,7 +227,7 @@ def flips_signs(facts: Facts) -> str | None:
     flips = _pulled(facts, lambda leaf: max(leaf.found.shrink or 0.0, leaf.found.taken) >= 1)
     if not flips:
         return None
-    return f"takes off everything or more in one step: {_named(flips)}; lower the strength"
+    return f"one step takes off all of {_named(flips)} or more; lower the strength"
 
 
 def far_too_strong(facts: Facts) -> str | None:
@@ -226,8 +238,8 @@ def far_too_strong(facts: Facts) -> str | None:
     if not strong:
         return None
     return (
-        f"far too strong: less than 1% of {_named(strong)} is left after 1% of the run without "
-        "gradients; is λ given where a fraction per step is meant?"
+        f"decay is far too strong: without gradients less than 1% of {_named(strong)} is left "
+        "after 1% of the run; is λ given where a fraction per step is meant?"
     )
 
 
@@ -245,9 +257,10 @@ def guessed(facts: Facts) -> str | None:
     unsure = _which(facts, lambda leaf: leaf.guess and not facts.given and leaf.multiplier > 0)
     if not unsure:
         return None
+    decays = _for(unsure, "decays because of its shape", "decay because of their shapes")
     return (
-        f"decided by shape only: {_named(unsure)} decays, and no name says what it is; write a "
-        f'rule, such as (("{unsure[0].path}", 1.0), *wdjax.standard())'
+        f"{_named(unsure)} {decays} only: no name says what {_for(unsure, 'it is', 'they are')}; "
+        f'write a rule, such as (("{unsure[0].path}", 1.0), *wdjax.standard())'
     )
 
 

@@ -42,9 +42,9 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
         The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown or missing, or a mask is no tree of booleans.
-        ValueError: the source or the optimizer is unknown, or it has no equal here, because its
-            decay is lost, a constant or makes weights grow; a setting is out of range.
+        TypeError: a setting is unknown or missing, or a mask is not a tree of booleans.
+        ValueError: the source or the optimizer is unknown, or it has no equivalent here,
+            because its decay is lost, constant or makes weights grow; a setting is out of range.
 
     Example:
         >>> print(from_("timm", "lionc", lr=lambda t: 1e-4, initial_lr=1e-4, weight_decay=0.1))
@@ -57,7 +57,7 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
             → wdjax.decay_weights(wdjax.corrected(0.1, <lambda>, 0.0001), rules=...): on the ...
         >>> from_("heavyball", "NAdam")
         Traceback (most recent call last):
-        ValueError: heavyball's NAdam has no equal here: by default every step also multiplies ...
+        ValueError: heavyball's NAdam has no equivalent here: by default every step also ...
 
     References:
         PyTorch 2.13, Keras 3.15, timm 1.0.31, Optax 0.2.8, lion-pytorch 0.2.5, Composer 0.32,
@@ -65,10 +65,10 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
         pytorch_optimizer 4.1, MLX 0.32, Paddle 3.3, Chainer 7.8, scikit-learn 1.9, thinc 8.3;
         MaxText 0.2.5, Levanter at 00816d0, big_vision at 11eea57, EasyLM at 134105f.
     """
-    package = _found("source", source, SOURCES, "")
-    entry = _found("optimizer", optimizer, package.entries, f" of {source}")
+    package = _found("source", source, SOURCES)
+    entry = _found(f"optimizer of {source}", optimizer, package.entries)
     if isinstance(entry, str):
-        raise ValueError(f"{source}'s {optimizer} has no equal here: {entry}")
+        raise ValueError(f"{source}'s {optimizer} has no equivalent here: {entry}")
     if not isinstance(entry, Row):
         own: Converted = entry(**settings)
         return own
@@ -77,15 +77,15 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
     return convert(name, package, entry, settings)
 
 
-def _found(kind: str, name: Any, table: Mapping[str, Any], of: str) -> Any:
+def _found(kind: str, name: Any, table: Mapping[str, Any]) -> Any:
     """Look a name up, or say what it might have been."""
     if name in table:
         return table[name]
     lower = {key.lower(): key for key in table}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
-    advice = f"Did you mean {lower[near[0]]!r}?" if near else ""
+    advice = f" Did you mean {lower[near[0]]!r}?" if near else ""
     known = ", ".join(key for key, entry in table.items() if _is_convertible(entry))
-    checks.must(kind, False, f"be one{of} that is known here: {known}", repr(name), advice)
+    raise ValueError(f"wdjax.convert knows no {kind} named {name!r}.{advice} It knows: {known}.")
 
 
 def _is_convertible(entry: Any) -> bool:
@@ -115,7 +115,7 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
     }
     missing = [key for key, value in merged.items() if value is REQUIRED]
     if missing:
-        raise TypeError(f"{name} needs `{missing[0]}`: it has no default there either.")
+        raise TypeError(f"{name} needs `{missing[0]}`, which has no default.")
     default = package.rules
     for key in merged.keys() & package.says.keys():
         default = package.says[key](merged.pop(key))
@@ -152,7 +152,9 @@ def _rules(mask: Any, rules: Rules | None, default: Rules) -> Rules:
     if mask is None:
         return default if rules is None else rules
     if rules is not None:
-        raise TypeError("give either `mask` or `rules`: both say what decays.")
+        raise TypeError(
+            "`mask` and `rules` must not come together: each says what decays. Pass one."
+        )
     if callable(mask):
         raise TypeError("`mask` must be a tree of booleans here. Write mask=mask(params).")
     checks.flags("mask", mask)

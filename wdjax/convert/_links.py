@@ -89,12 +89,12 @@ def _because(s: Settings, name: str, pieces: list[Piece]) -> list[Piece]:
 
 
 def only(name: str, value: Any, why: str) -> Build:
-    """Refuse any other value of a setting that has no equal here."""
+    """Refuse any other value of a setting that has no equivalent here."""
 
     def link(s: Settings, rules: Rules) -> list[Piece]:
         if s[name] != value:
             raise ValueError(f"`{name}` must be {value!r}; got {s[name]!r}. {why}")
-        return [Piece(given(s, name), "so it is here")]
+        return [Piece(given(s, name), "the same here")]
 
     return link
 

@@ -100,7 +100,7 @@ class Converted:
         return html.table(titles, rows, above=[self.source])
 
     def _told(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """The settings of each part, and what they became; of groups only what differs."""
+        """The settings of each part, and what they became; for groups only what differs."""
         common = [piece[:2] for piece in self.parts[-1][1]]
         last = len(self.parts) - 1
         return [
@@ -216,7 +216,7 @@ def is_zero(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as one would write it; of a schedule its name."""
+    """Return a value as one would write it; for a schedule its name."""
     if isinstance(value, jax.core.Tracer):
         return "<traced>"
     if callable(value):
@@ -320,7 +320,7 @@ def _checked(
         if complexes:
             raise TypeError(
                 f"{source} treats a complex parameter as two real ones; got "
-                f"{paths.listed(complexes)}. Keep real and imaginary parts apart."
+                f"{paths.listed(complexes)}. Make two leaves of its real and imaginary parts."
             )
         owners(selectors, params)
         owners(rules, params)

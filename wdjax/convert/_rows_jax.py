@@ -90,7 +90,7 @@ BIG_VISION: Mapping[str, Entry] = {
     "scale_by_lion": _big_vision(
         part(optax.scale_by_lion, "b1", "b2", "mu_dtype"), b1=0.9, b2=0.99, mu_dtype=None
     ),
-    "big_vision.scale_by_adafactor": "its own Adafactor has no equal here. Its decay alone is "
+    "big_vision.scale_by_adafactor": "its own Adafactor has no equivalent here. Its decay alone is "
     "wdjax.decay_weights(wdjax.schedule_scaled(wd, lr, peak), "
     "rules=wdjax.like.big_vision(wd_mults=...)), last.",
 }
@@ -174,7 +174,7 @@ EASYLM: Mapping[str, Entry] = {
     ),
 }  # fmt: skip
 T5X: Mapping[str, Entry] = {
-    "Adafactor": "its own Adafactor has no equal here. Its decay alone is wdjax.fixed(λ), or "
+    "Adafactor": "its own Adafactor has no equivalent here. Its decay alone is wdjax.fixed(λ), or "
     "wdjax.lr_squared(λ, lr) where weight_decay_rate_lr_exponent is 2; a λ of 0 or None "
     "then counts as 1.",
 }

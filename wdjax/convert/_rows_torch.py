@@ -108,7 +108,7 @@ TIMM: Mapping[str, Entry] = {
     "lapropc": row(
         laprop, rated, last(corrected, decay_after_step), **_LAPROP, initial_lr=None
     ),
-    "lambc": "its c is no corrected decay but a limit of 1 on the trust ratio, which "
+    "lambc": "its c is not corrected decay but a limit of 1 on the trust ratio, which "
     "optax.scale_by_trust_ratio has not. Use 'lamb', or 'adamc' for corrected decay.",
     **dict.fromkeys(
         ("lars", "larc", "nlars", "nlarc"),

@@ -202,7 +202,7 @@ def laprop(
         b1: β₁.
         b2: β₂.
         eps: ε.
-        weight: t -> w_t. Of one value, as in the paper, a is 1 − β₁^t; in timm it is the rate.
+        weight: t -> w_t. For one value, as in the paper, a is 1 − β₁^t; in timm it is the rate.
         bounded: (√v̂, ε) -> the denominator; HeavyBall has the larger of both.
     """
 

@@ -35,7 +35,7 @@ class Predictions(dict[str, Prediction]):
     """
 
     def __repr__(self) -> str:
-        """Return the table; of traced or mapped predictions, what a dictionary shows."""
+        """Return the table; for traced or mapped predictions, what a dictionary shows."""
         if not all(p.is_plain for p in self.values()):
             return super().__repr__()
         titles, rows = _table(self)
@@ -102,7 +102,7 @@ def predict_each(
     Raises:
         RuleError: as in `resolve`.
         TypeError: `optimizer` or `direction` is something else; T, B or N is not a whole number.
-        ValueError: nothing decays; decay is none that `direction` covers; leaves of one group
+        ValueError: nothing decays; `direction` does not cover the decay; leaves of one group
             decay differently; T, B or N is < 1.
 
     Example:
@@ -199,7 +199,7 @@ def _groups(params: Any, per: str, rules: Rules) -> Groups:
 
 
 def _rms(leaves: list[Any], own: list[int]) -> float:
-    """Of all entries together; 0 where only the shapes are known."""
+    """RMS of all entries together; 0 where only the shapes are known."""
     group = [leaves[i] for i in own]
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in group):
         return 0.0
@@ -214,9 +214,9 @@ def _check_covered(taken: list[Taken], direction: Direction) -> None:
     """Refuse decay that the theory of this direction does not cover."""
     if all(each.acts == "none" for each in taken):
         raise ValueError(
-            "`optimizer` decays nothing: no step of it takes anything off any weight. Does a mask "
-            "leave everything out, or is the decay in the loss? wdjax.audit(params, optimizer) "
-            "shows each weight; dynamics.predict takes a strength instead."
+            "`optimizer` decays nothing: its steps take nothing off any weight. Does a mask leave "
+            "everything out, or is the decay in the loss? wdjax.audit(params, optimizer) shows "
+            "each weight; dynamics.predict takes a strength instead."
         )
     problems: dict[str, list[str]] = {}
     for each in taken:
@@ -235,23 +235,23 @@ def _problem(taken: Taken, coupled: bool) -> str | None:
         return None
     if acts == "gradient" and why:
         return (
-            f"decay in the gradient, where {why}, follows no direction; put it after the "
+            f"decay is in the gradient, where {why}: no direction covers this. Put it after the "
             "optimizer, as wdjax.adamw does"
         )
     if why or acts not in ("weights", "gradient"):
         kind = f"{acts}: {why}" if why else acts
-        return f"decay of another kind ({kind}); use dynamics.predict with a strength of your own"
+        return f"decay is of another kind ({kind}); call dynamics.predict with your own strength"
     if s.min() < -_SAME * s.max():
         return "weights grow; wdjax.audit(params, optimizer) says why"
     if s.max() >= 1:
         return f"a step takes off {s.max():.3g}, and signs flip; lower λ"
     if acts == "gradient" and not coupled:
         return (
-            "decay in the gradient, and the direction is for decay after the step; write "
+            "decay is in the gradient, but `direction` is for decay after the step; write "
             "dynamics.sgd(..., momentum=..., coupled=True), or move the decay"
         )
     if acts == "weights" and coupled:
-        return "decay after the step, and the direction is for decay in the gradient: drop coupled"
+        return "decay is after the step, but `direction` is for decay in the gradient; drop coupled"
     return None
 
 
@@ -265,7 +265,7 @@ def _check_alike(groups: Groups, taken: list[Taken]) -> None:
             tops = {x.path: f"'{x.path}' {x.fractions.max():.3g}" for x in (first, unlike[0])}
             raise ValueError(
                 f"leaves of the group '{name}' decay differently: {', '.join(tops.values())} in a "
-                'step at most. Give rules=, those of the optimizer, or per="leaf".'
+                'step at most. Pass the rules= of the optimizer, or per="leaf".'
             )
 
 

@@ -38,7 +38,7 @@ class Explanation:
         >>> p = dynamics.predict(dynamics.adam(), 1e-3, weight_decay=0.1, steps=1_000)
         >>> found = explain(p, {"kernel": {"weight_rms": np.full(1_000, 0.05)}})
         >>> found.sentences["kernel"][0]
-        'decay acts on a 10,000-step timescale; this run has 1,000 steps: all of it takes 10% off'
+        'decay acts on a 10,000-step timescale; this run has 1,000 steps: they take 10% off'
     """
 
     rows: list[Row]
@@ -257,10 +257,12 @@ def _paired(predictions: Any, measured: Any) -> Mapping[str, Prediction]:
             )
     found: Any = dict.fromkeys(measured, predictions[""]) if single else predictions
     differing = sorted(set(found) ^ set(measured))
-    if differing or not measured:
+    if not measured:
+        raise ValueError("`measured` is empty; it needs at least one group.")
+    if differing:
         raise ValueError(
-            "`predictions` and `measured` must have the same groups, at least one; they differ in "
-            f"{paths.listed(map(repr, differing)) or 'none'}."
+            "`predictions` and `measured` must have the same groups; they differ in "
+            f"{paths.listed(map(repr, differing))}."
         )
     return dict(found)
 

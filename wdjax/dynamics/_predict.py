@@ -80,7 +80,7 @@ class Prediction(NamedTuple):
         return not (np.ndim(self.budget) or isinstance(self.budget, jax.core.Tracer))
 
     def __str__(self) -> str:
-        """Return a summary; of traced or mapped predictions, what `repr` shows."""
+        """Return a summary; for traced or mapped predictions, what `repr` shows."""
         if not self.is_plain:
             return repr(self)
         return "\n".join(f"{name:<24}{text}" for name, text in _summary(self))
@@ -265,7 +265,9 @@ def _time(steps: float, passes: float) -> str:
 def passes(batch_size: int | None, examples: int | None) -> float:
     """How many epochs a step is; NaN where the size of the data is not given."""
     if (batch_size is None) != (examples is None):
-        raise ValueError("`batch_size` and `examples` must be given together, or neither.")
+        raise ValueError(
+            "`batch_size` and `examples` must be given together. Pass both or neither."
+        )
     known = batch_size is not None and examples is not None
     return epochs(1, batch_size, examples) if known else math.nan
 

@@ -63,7 +63,7 @@ def too_slow(seen: Seen) -> str | None:
         return None
     return (
         f"decay acts on a {p.timescale:,.0f}-step timescale; this run has {len(p.shrink):,} "
-        f"steps: all of it takes {-math.expm1(-p.budget):.0%} off"
+        f"steps: they take {-math.expm1(-p.budget):.0%} off"
     )
 
 
@@ -89,7 +89,7 @@ def warming_up(seen: Seen) -> str | None:
     start = seen.rms / seen.equilibrium
     more = steps_to_equilibrium(p.shrink[-1], start, power=int(p.power))
     return (
-        f"weights are below equilibrium: still warming up (RMS {seen.rms:.3g} of "
+        f"weights are below equilibrium: they are still warming up (RMS {seen.rms:.3g} of "
         f"{seen.equilibrium:.3g}; about {more:,.0f} more steps)"
     )
 
@@ -100,7 +100,7 @@ def cooling_down(seen: Seen) -> str | None:
         return None
     equilibrium = seen.prediction.equilibrium_rms
     fallen = seen.equilibrium < 0.5 * equilibrium[np.isfinite(equilibrium)].max()
-    why = "it fell faster than decay can follow" if fallen else "still shrinking"
+    why = "it fell faster than decay can follow" if fallen else "they are still shrinking"
     return (
         f"weights are above equilibrium: {why} (RMS {seen.rms:.3g}, equilibrium "
         f"{seen.equilibrium:.3g})"
@@ -115,7 +115,7 @@ def decay_ends_early(seen: Seen) -> str | None:
         return None
     if decay <= rate:
         first = "the learning rate" if decay == rate else "the strength of decay"
-        return f"{first} reaches 0 at {decay / steps:.0%} of the run: no decay after that"
+        return f"{first} reaches 0 at {decay / steps:.0%} of the run: nothing decays after that"
     return (
         f"the learning rate reaches 0 at {rate / steps:.0%} of the run, and decay goes on: "
         "weights only shrink after that"

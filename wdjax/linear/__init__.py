@@ -14,13 +14,13 @@ of x and y.
 
 Precision of ridge: if no value is traced it is computed in float64, whatever the dtype of
 the data, and results are rounded to the dtype that JAX would give them, without x64 float32. So
-features need not be standardised, and NumPy's float64 is taken as it is; a CPU takes two to three
+features need not be standardized, and NumPy's float64 is taken as it is; a CPU takes two to three
 times as long as in float32. Where even that loses the small directions, as beside a feature 10⁴
 times the others or for equal columns and a tiny λ, all is computed once more by singular values,
 which takes three to four times as long. Traced values
 (under jit, vmap or grad) keep their dtype, and on a TPU all do. In float32 an eigenvalue d or a λ
 below about p · eps · d_max is noise there, with eps = 10⁻⁷: features of unlike scales, rows of
-weight 0 or of high leverage and small λ then give wrong solutions and scores. Standardise, or
+weight 0 or of high leverage and small λ then give wrong solutions and scores. Standardize, or
 enable x64.
 """
 

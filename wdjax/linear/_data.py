@@ -1,4 +1,4 @@
-"""The data of a linear regression: checked, centred, weighted, and its precision.
+"""The data of a linear regression: checked, centered, weighted, and its precision.
 
 Traced arrays pass all checks of values.
 """
@@ -232,7 +232,7 @@ def prepared(x: Any, y: Any, weights: Any, intercept: bool) -> tuple[Any, ...]:
     fits = values.min() >= 0 and above >= 2
     checks.must("weights", fits, "be >= 0, and > 0 for at least two examples", got)
     is_flat = known(x) and (at_hand(x)[0] == at_hand(x)[1]).all() and bool((x == x[:1]).all())
-    got = "constant ones, which only an intercept fits"
+    got = "constant features only, which the intercept replaces"
     checks.must("x", not (intercept and is_flat), "have a feature that varies", got)
     return tuple(_as(array, dtype) for array in (x, y, s))
 

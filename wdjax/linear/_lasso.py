@@ -102,7 +102,7 @@ class Gram(NamedTuple):
 
 
 def sweep(gram: Gram, lam: Strength, used: Any, state: Any) -> Any:
-    """Minimise over each of the first `used` coordinates in turn; state is (w, g = Xᵀr)."""
+    """Minimize over each of the first `used` coordinates in turn; state is (w, g = Xᵀr)."""
 
     def update(j: jax.Array, state: Any) -> Any:
         w, g = state

@@ -36,7 +36,7 @@ class RidgeCV(NamedTuple):
     """The chosen λ and the fit to all data with it.
 
     Attributes:
-        score: (L,), or (L, T) with per_target: what was minimised.
+        score: (L,), or (L, T) with per_target: what was minimized.
         lam: (), or (T,) with per_target.
         coef: (p[, T]).
         intercept: ([T]).
@@ -57,7 +57,7 @@ class GroupRidge(NamedTuple):
         lam: (G,).
         coef: (p[, T]).
         intercept: ([T]).
-        score: (), what was minimised, summed over targets.
+        score: (), what was minimized, summed over targets.
         edge: (G,), λ is at an end of its range: at the upper one the group is useless, at the lower
             one its features need no shrinking.
     """
@@ -100,7 +100,7 @@ def ridge_path(
 
         w(λ) = (XᵀX + λ I)⁻¹ Xᵀy = V diag(1 / (d + λ)) Vᵀ Xᵀy      XᵀX = V diag(d) Vᵀ
 
-    with X and y centred and scaled by √s. Where p is not well below n, the eigenvectors are those
+    with X and y centered and scaled by √s. Where p is not well below n, the eigenvectors are those
     of XXᵀ. Differentiable in x, y, lams and weights any number of times, equal eigenvalues
     included. In float64 inside unless values are traced: see the module on float32 under jit, vmap
     and grad.
@@ -288,7 +288,7 @@ def group_ridge(
 ) -> GroupRidge:
     """Choose a λ for every group of features, by gradient on log λ.
 
-        minimise over log λ:  the score of `ridge_cv` at  w = (XᵀX + Λ)⁻¹ Xᵀy,  Λ = diag λ_group
+        minimize over log λ:  the score of `ridge_cv` at  w = (XᵀX + Λ)⁻¹ Xᵀy,  Λ = diag λ_group
 
     Adam, from the best λ_group ∝ d_group on a grid, where d = ‖X_group‖² / min(n, p_group) is the
     mean eigenvalue of the group's own Gram matrix: a group times c gets c² times the λ. Each step
@@ -301,7 +301,7 @@ def group_ridge(
             weights; not for "loo".
         y: (n,), or (n, T) for T targets that share λ.
         groups: (p,) int, the group 0 ... G − 1 of every feature.
-        method: what is minimised; evidence is the cheapest and chose best where its Gaussian
+        method: what is minimized; evidence is the cheapest and chose best where its Gaussian
             prior holds.
         steps: of Adam on log λ, at a rate that falls from 1 to almost 0; an int >= 1.
         intercept: fit b, unpenalized.
@@ -375,7 +375,7 @@ def enet_path(
 ) -> LassoPath:
     """Elastic net at every λ of a grid, each solution with its duality gap.
 
-        minimise over w, b:  ½ Σ s (y − b − Xw)² + λ (r ‖w‖₁ + (1 − r) ½‖w‖²)
+        minimize over w, b:  ½ Σ s (y − b − Xw)² + λ (r ‖w‖₁ + (1 − r) ½‖w‖²)
 
     Cyclic coordinate descent on inner products, from the largest λ to the smallest, each from the
     solution before it. With more features than `max_active`, on a working set: at each λ, by turns,
@@ -478,7 +478,7 @@ def lasso_path(
 ) -> LassoPath:
     """The lasso at every λ of a grid, each solution with its duality gap: `enet_path` at r = 1.
 
-        minimise over w, b:  ½ Σ s (y − b − Xw)² + λ ‖w‖₁
+        minimize over w, b:  ½ Σ s (y − b − Xw)² + λ ‖w‖₁
 
     Args:
         x: X, (n, p), finite.
@@ -520,7 +520,7 @@ def lam_max(
 ) -> jax.Array:
     """The smallest λ at which all coefficients of `enet_path` are 0.
 
-        λ_max = max_j |x_jᵀ y| / r      x and y centred and scaled by √s
+        λ_max = max_j |x_jᵀ y| / r      x and y centered and scaled by √s
 
     Args:
         x: X, (n, p), finite.

@@ -282,7 +282,7 @@ def leave_one_out(fit: Fit, problem: Centred) -> jax.Array:
 
 
 def generalised(fit: Fit, problem: Centred) -> jax.Array:
-    """Generalised cross-validation."""
+    """Generalized cross-validation."""
     used = problem.root > 0
     slack = jnp.sum(jnp.where(used, fit.slack, 0))
     return generalised_of(jnp.sum(fit.residual**2, axis=0), slack, jnp.sum(used))
@@ -366,7 +366,7 @@ def fold_errors(
 def group_scales(squares: jax.Array, n: Any, groups: jax.Array, count: int) -> jax.Array:
     """(G,), the mean eigenvalue ‖X_g‖² / min(n, p_g) of each group's Gram matrix; 1 where all is 0.
 
-    From ‖x‖² of every feature. Eigenvalues that are 0 for want of examples or features do not
+    From ‖x‖² of every feature. Eigenvalues that are 0 for lack of examples or features do not
     count.
     """
     sums = jnp.zeros(count, squares.dtype).at[groups].add(squares)

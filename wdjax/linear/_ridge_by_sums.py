@@ -1,6 +1,6 @@
 """Ridge regression from `Statistics`: what `_ridge` does by X and y, by their inner products.
 
-‖y − Xw‖² = yᵀy − 2 wᵀXᵀy + wᵀXᵀX w      X and y centred and weighted
+‖y − Xw‖² = yᵀy − 2 wᵀXᵀy + wᵀXᵀX w      X and y centered and weighted
 """
 
 import functools
@@ -261,9 +261,9 @@ def _is_lost(of: Products, lams: jax.Array) -> jax.Array:
 def _warn(is_lost: Any) -> None:
     if _data.known(is_lost) and is_lost:
         warnings.warn(
-            "Some directions of `x` are lost in its inner products: features of very different "
-            "scales, or nearly equal ones, and a small λ. Scale the features to like variance, "
-            "or use larger `lams`.",
+            "Some directions of `x` are lost in its inner products: its features have very "
+            "different scales, or are nearly equal, and λ is small. Scale the features to similar "
+            "variances, or use larger `lams`.",
             stacklevel=4,
         )
 

@@ -183,8 +183,8 @@ def around(a: Statistics, c: Any) -> Statistics:
 def _around_one(a: Statistics, b: Statistics) -> tuple[Statistics, Statistics]:
     """Both around one c: their own, where they have the same, else the mean of the two.
 
-    Of two that differ by rounding the part with less weight has it from fewer additions: in a long
-    sum of float32 the other's would walk away.
+    If two differ by rounding, the c of less weight is kept, for it comes from fewer additions: in a
+    long sum of float32 the other would drift.
     """
     own, other = _divided(a.shift, a.weight), _divided(b.shift, b.weight)
     same = other + (own - other) * (a.weight <= b.weight)[:, None]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe & Ito, Color Universal Design, 2008: told apart with every common color blindness. Line
-# styles and markers change as well, for print in grey.
+# styles and markers change as well, for print in gray.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
 DOTS = (0, (1.0, 1.6))  # for what was predicted

@@ -434,7 +434,7 @@ def coefficient_path(
         color = COLORS[index % len(COLORS)]
         ax.plot(x, column, LINES[index % len(LINES)], color=color, linewidth=1.5)
         if names is not None:
-            aside = " " * (1 + 9 * (ranks[index] % 2))  # neighbours would cover each other
+            aside = " " * (1 + 9 * (ranks[index] % 2))  # neighbors would cover each other
             ax.text(x[0], column[0], f"{names[index]}{aside}", ha="right", va="center", color=color)
     _canvas.verticals(ax, chosen)
     _canvas.strength_axis(ax, x)

@@ -48,7 +48,7 @@ def check_usage(job: Job, hparams: PyTree, shared: _program.Shared) -> None:
         >>> shared = _program.Shared(np.zeros(1, int), rows, spans, np.ones((1, 2, 4)), np.ones(4))
         >>> check_usage(job, np.ones(1), shared)
         Traceback (most recent call last):
-        ValueError: `metric` must use its weights; got a function that does not: of all rows of ...
+        ValueError: `metric` must use its weights; got a function that does not: rows of `data` ...
     """
     with _chunks.explained():
         given = _first.eval_shape(job.gaps, hparams, shared)  # type: ignore[no-untyped-call]
@@ -56,7 +56,7 @@ def check_usage(job: Job, hparams: PyTree, shared: _program.Shared) -> None:
     training, score = job.blamed
     if job.gaps is not Gaps.NONE and _fills_up(shared):
         _check_weights(training, trained, "short batches are filled up with rows of weight 0")
-    _check_weights(score, scored, "of all rows of `data`, those of other folds have weight 0")
+    _check_weights(score, scored, "rows of `data` in other folds have weight 0")
     swept = [
         repr(name)
         for (name, values), is_used in zip(
@@ -98,7 +98,10 @@ def program_text(job: Job, hparams: PyTree, shared: _program.Shared) -> str:
     with _chunks.explained():
         traced = _program.train.trace(job, None, one, shared)
     hosts = [name for name in _HOST_CALLS if f"{name}[" in str(traced.jaxpr)]
-    advice = "A folder knows its sweep by the program, which does not show what the host does."
+    advice = (
+        "A folder knows its sweep by the compiled program, which does not show what the host does. "
+        "Remove the callback, or pass folder=None."
+    )
     rule = "be None for functions that call the host"
     checks.must("folder", not hosts, rule, listed(hosts), advice)
     text: str = traced.lower().as_text()

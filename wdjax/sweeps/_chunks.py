@@ -125,10 +125,13 @@ def mesh_over(devices: Sequence[Any] | None, count: int) -> Mesh | None:
     """
     given = jax.local_devices() if devices is None else list(devices)
     others = [str(device) for device in given if device.process_index != jax.process_index()]
-    advice = "Of several processes, each takes some rows of `hparams`, and a folder of its own."
+    advice = (
+        "Each process can use only its own devices: split `hparams`, and give each process its own "
+        "folder."
+    )
     fits = given and not others
     got = listed(others) or "none"
-    checks.must("devices", fits, "be of this process, one at least", got, advice)
+    checks.must("devices", fits, "belong to this process, at least one of them", got, advice)
     if devices is None and len(given) == 1:
         return None
     return Mesh(np.array(given[:count]), ("sweep",))
@@ -148,13 +151,13 @@ def explained() -> Iterator[None]:
         >>> with explained():
         ...     jax.jit(lambda h: 1.0 if h > 0.0 else 2.0)(1.0)
         Traceback (most recent call last):
-        TypeError: `build` must not branch on a hyperparameter, nor make a Python number of it: ...
+        TypeError: `build` must not branch on a hyperparameter or turn it into a Python number: ...
     """
     try:
         yield
     except jax.errors.ConcretizationTypeError as error:
         raise TypeError(
-            "`build` must not branch on a hyperparameter, nor make a Python number of it: it is "
+            "`build` must not branch on a hyperparameter or turn it into a Python number: it is "
             "traced. Many of Optax's schedules do; use wdjax.inverse_sqrt, wdjax.geometric, "
             "wdjax.schedules.warmed_up, cosine_ramp or linear_ramp, or jnp.where."
         ) from error

@@ -125,7 +125,7 @@ def check_hparams(hparams: PyTree) -> int:
     Example:
         >>> check_hparams({"weight_decay": np.array([0.1, -0.1])})
         Traceback (most recent call last):
-        ValueError: `hparams` must be finite and >= 0 at 'weight_decay', ...; got -0.1 in row 1.
+        ValueError: `hparams` must be finite and >= 0 in float32, ...; got -0.1 in row 1 of ...
     """
     checks.arrays("hparams", hparams)
     count = common_axis("hparams", hparams, "grid makes all combinations of some values.")
@@ -137,12 +137,12 @@ def check_hparams(hparams: PyTree) -> int:
         least = 0.0 if path.split("/")[-1] in _NOT_NEGATIVE else -np.inf
         bad = np.argwhere(~np.isfinite(held) | (values < least) | ((held == 0) & (values != 0)))
         sign = " and >= 0" if least == 0 else ""
-        rule = f"be finite{sign} at '{path}', in JAX's {dtype}, too, and not rounded to 0 there"
+        rule = f"be finite{sign} in {dtype}, and not so small that this rounds it to 0"
         checks.must(
             "hparams",
             not len(bad),
             rule,
-            "".join(f"{values[tuple(place)]} in row {place[0]}" for place in bad[:1]),
+            "".join(f"{values[tuple(place)]} in row {place[0]} of '{path}'" for place in bad[:1]),
         )
     return count
 
@@ -192,5 +192,5 @@ def _draw(name: str, space: Space, n: int, generator: np.random.Generator) -> Ar
 
 def _check_range(name: str, low: float, high: float) -> None:
     fits = is_real(low) and is_real(high) and 0.0 < low < high < np.inf
-    advice = "To include 0, put it in front: [0.0, *log_grid(...)]."
-    checks.must(name, fits, "be part of a range 0 < low < high < ∞", f"{low=}, {high=}", advice)
+    advice = "For 0 itself write [0.0, *log_grid(...)]."
+    checks.must(name, fits, "have 0 < low < high < ∞", f"{low=}, {high=}", advice)

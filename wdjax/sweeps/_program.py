@@ -304,7 +304,7 @@ def _weights(folds: Folds, examples: int) -> Array:
 def _orders(folds: Folds, epochs: int, size: int, seeds: Sequence[int], shuffle: bool) -> Array:
     """(P, K, S, B) rows of every batch; orders repeat if they would take more than 64 MB."""
     others = np.setdiff1d(folds.train_weights, (0, 1))
-    rule = "have training weights 0 or 1, as a row is in a batch or not"
+    rule = "have training weights 0 or 1, because a row is in a batch or not"
     advice = "Put weights of examples into `data`, and let the loss multiply by them."
     checks.must("folds", not len(others), rule, listed(map(str, others)), advice)
     count, width = folds.train.shape

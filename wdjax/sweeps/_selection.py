@@ -110,9 +110,9 @@ def select(
 ) -> Selection:
     """Choose a configuration.
 
-        min          the lowest mean; of equal ones the most regularised
-        1se          the most regularised one with mean ≤ min + se(min)
-        paired-1se   the most regularised one whose loss to the best, fold by fold, has a mean ≤ its
+        min          the lowest mean; among equal ones the most regularized
+        1se          the most regularized one with mean ≤ min + se(min)
+        paired-1se   the most regularized one whose loss to the best, fold by fold, has a mean ≤ its
                      own standard error
 
     The lowest mean is the best guess for prediction: in ridge regression the one-standard-error
@@ -123,7 +123,7 @@ def select(
         result: of a sweep.
         rule: "min", "1se", "paired-1se", or a function of the scores (C, K), seeds averaged, ∞
             where a configuration diverged, that returns a row.
-        prefer: what more regularised means: a name, of which larger is more, or a function of the
+        prefer: what more regularized means: a name, of which larger is more, or a function of the
             hyperparameters that gives (C,) numbers. The 1-SE rules need it, and never choose less
             than the best configuration has.
         at: "last" judges by the end of training, "best" each configuration by the epoch with its
@@ -269,7 +269,7 @@ def _eligible(rule: Rule, scores: Array, mean: Array, se: Array, best: int, repe
 
 
 def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -> Array:
-    """(C,) numbers, larger where more regularised; all equal if that is unknown."""
+    """(C,) numbers, larger where more regularized; all equal if that is unknown."""
     if callable(prefer):
         more = np.asarray(prefer(hparams), np.float64)
         fits = more.shape == (count,) and not np.isnan(more).any()
@@ -282,7 +282,7 @@ def _preference(hparams: PyTree, prefer: Preference, count: int, needed: bool) -
 
 
 def _most(more: Array, among: Array, mean: Array) -> int:
-    """The most regularised one, then the lowest mean, then the first."""
+    """The most regularized one, then the lowest mean, then the first."""
     rows = np.flatnonzero(among)
     return int(min(rows, key=lambda i: (-more[i], mean[i], i)))
 

@@ -125,15 +125,15 @@ def _piece(path: Path) -> tuple[Array, list[Array]] | None:
     try:
         with path.open("rb") as file, np.load(file) as held:
             if held.zip.testzip() is not None:
-                raise ValueError("its checksum is another")
+                raise ValueError("its checksum does not match")
             return held["rows"], [held[str(i)] for i in range(held["arrays"])]
     except Exception as error:  # whatever zipfile and NumPy make of garbage
         aside = path.with_suffix(".damaged")
         with contextlib.suppress(FileNotFoundError):  # another process has done so
             path.replace(aside)
         warnings.warn(
-            f"`folder` has a damaged file, {str(path)!r}: {error}. It is now {aside.name!r}, to be "
-            "removed, and its rows are trained again.",
+            f"`folder` has a damaged file, {str(path)!r}: {error}. It is now {aside.name!r}, which "
+            "you may remove; its rows are trained again.",
             stacklevel=5,
         )
         return None
@@ -154,7 +154,9 @@ def _write(path: Path, fill: Any, move: Callable[[Path, Path], object] = os.repl
             continue
         finally:
             temporary.unlink(missing_ok=True)
-    raise FileNotFoundError(f"{str(path)!r} could not be written: its folder is gone")
+    raise FileNotFoundError(
+        f"{str(path)!r} could not be written: its folder is gone. Keep it during the sweep."
+    )
 
 
 def _claim(temporary: Path, path: Path) -> None:

@@ -26,7 +26,7 @@ _TRIES = 3  # of a chunk whose worker is lost each time
 
 
 def check_executor(executor: Any) -> None:
-    """Refuse what is no executor, and a pool of forked processes: in these JAX may hang.
+    """Refuse anything but an executor, and pools of forked processes, in which JAX may hang.
 
     Args:
         executor: from `concurrent.futures`, or an engine's own.
@@ -38,14 +38,14 @@ def check_executor(executor: Any) -> None:
     Example:
         >>> check_executor(4)
         Traceback (most recent call last):
-        TypeError: `executor` must have `submit`, as those of concurrent.futures have; got 4. ...
+        TypeError: `executor` must have `submit`, as executors of concurrent.futures do; got 4. ...
     """
-    rule = "have `submit`, as those of concurrent.futures have"
-    advice = "Of dask give client.get_executor()."
+    rule = "have `submit`, as executors of concurrent.futures do"
+    advice = "For dask, pass client.get_executor()."
     checks.must("executor", hasattr(executor, "submit"), rule, repr(executor), advice, TypeError)
     context = getattr(executor, "_mp_context", None)
     is_forked = context is not None and context.get_start_method() == "fork"
-    rule = "start its processes anew, for JAX may hang in forked ones"
+    rule = "spawn its processes, because JAX may hang in forked ones"
     advice = 'Write ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")).'
     checks.must("executor", not is_forked, rule, "the method 'fork'", advice)
 
@@ -105,7 +105,7 @@ def _received(future: Any, rows: Array, last: bool) -> list[Array] | None:
         if last:
             raise RuntimeError(
                 f"Configurations {rows[0]} to {rows[-1]} were given to {_TRIES} workers, and all "
-                "of them were lost. Do they have the memory for it? A smaller `chunk` needs less."
+                "of them were lost. Do they have enough memory? A smaller `chunk` needs less."
             ) from error
         return None
     return pieces

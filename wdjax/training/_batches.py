@@ -39,7 +39,9 @@ def from_memory(
     checks.whole("batch_size", batch_size, most=size, advice=advice)
     assert batch_size is not None
     is_one = (epochs is None) != (steps is None)
-    checks.must("epochs", is_one, "be given, or else `steps`", f"{epochs=} and {steps=}")
+    checks.must(
+        "epochs", is_one, "be given, or else `steps`, but not both", f"{epochs=} and {steps=}"
+    )
     checks.whole("seed", seed, least=0)
     per_epoch = -(-size // batch_size)
     capacity = max(1, min(chunk, _INDICES // batch_size))

@@ -33,19 +33,20 @@ def check_made_by(optimizer: Any, params: PyTree, opt_state: PyTree) -> None:
         >>> params = {"w": jnp.ones(2)}
         >>> check_made_by(optax.sgd(0.1), params, optax.sgd(0.1, momentum=0.9).init(params))
         Traceback (most recent call last):
-        ValueError: `opt_state` must be of this step's optimizer; ...in the state: '0/trace/w'. ...
+        ValueError: `opt_state` must be made by this step's optimizer; ...state: '0/trace/w'. ...
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # said when the state was made
             made = jax.eval_shape(optimizer.init, params)
     except jax.errors.JAXTypeError:
         return
-    difference = _difference(made, opt_state, jnp.shape, "what its init makes", "the state")
+    difference = _difference(made, opt_state, jnp.shape, "the optimizer", "the state")
     advice = (
-        "Begin with TrainState.create(params, optimizer) of the same optimizer and parameters, and "
-        "restore into that."
+        "Start from TrainState.create(params, optimizer) with this optimizer and these parameters, "
+        "and restore into that."
     )
-    checks.must("opt_state", not difference, "be of this step's optimizer", difference, advice)
+    got = f"that of another, {difference}"
+    checks.must("opt_state", not difference, "be made by this step's optimizer", got, advice)
 
 
 def check_kept(name: str, before: PyTree, after: PyTree) -> None:

@@ -167,7 +167,7 @@ def make_train_step(
 
     Warns:
         UserWarning: when the step is first called, no gradient reaches a parameter (it is unused,
-            or behind `jax.lax.stop_gradient`), and the optimizer makes it decay.
+            or under `jax.lax.stop_gradient`), and the optimizer makes it decay.
 
     Example:
         >>> def loss_fn(params, batch):
@@ -248,9 +248,9 @@ def _differentiated(
         fading = _decayed(params, optimizer) & still if still else ()
         if fading:
             warnings.warn(
-                f"no gradient reaches {listed(map(repr, sorted(fading)))}, and the optimizer makes "
-                "them decay, so they fade away. Give them the multiplier 0 in `rules`, or keep "
-                "them out of `params`.",
+                "these parameters decay and no gradient reaches them, so they fade away: "
+                f"{listed(map(repr, sorted(fading)))}. Give them the multiplier 0 in `rules`, or "
+                "keep them out of `params`.",
                 stacklevel=2,
             )
         return gradient(params, *rest)
@@ -259,7 +259,7 @@ def _differentiated(
 
 
 def _decayed(params: PyTree, optimizer: optax.GradientTransformation) -> set[str]:
-    """The paths of parameters that decay, as far as the audit can tell inside of a trace."""
+    """The paths of parameters that decay, as far as the audit can tell inside a trace."""
     shapes = jax.eval_shape(lambda: params)
     try:
         with jax.ensure_compile_time_eval():
