@@ -470,8 +470,12 @@ def test_decay_is_as_declared(source, name, settings, strength, power):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (("pytorch", "SGD"), ValueError, r"`source` must be one that is known .*Did you mean 't"),
-        (("torch", "Adamw"), ValueError, r"`optimizer` must be one of torch .*mean 'AdamW'\?"),
+        (("pytorch", "SGD"), ValueError, r"knows no source named 'pytorch'. Did you mean 't"),
+        (
+            ("torch", "Adamw"),
+            ValueError,
+            r"knows no optimizer of torch named 'Adamw'. Did you mean 'AdamW'\?",
+        ),
         (("keras", "lion"), ValueError, r"Did you mean 'Lion'\?"),
         (("torch", "Rprop"), ValueError, r"torch's Rprop has no equivalent here: it has no weight"),
         (("heavyball", "NAdam"), ValueError, r"multiplies the weights by 1 \+ lr·λ: they grow"),
@@ -533,7 +537,12 @@ def test_what_is_unknown_or_wrong_is_refused_by_name(call, error, message):
             TypeError,
             r"Write mask=mask\(params\)",
         ),
-        (("optax", "adamw"), {"learning_rate": 0.1, "mask": {"a": 1.0}}, TypeError, r"1.0 at 'a'"),
+        (
+            ("optax", "adamw"),
+            {"learning_rate": 0.1, "mask": {"a": 1.0}},
+            TypeError,
+            r"float at 'a'",
+        ),
         (
             ("optax", "adamw"),
             {"learning_rate": 0.1, "mask": {"a": True}, "rules": EVERYTHING},
