@@ -53,20 +53,47 @@ def ours(record, steps=STEPS):
     return np.asarray(run(params, noise))
 
 
-def torchs(build, steps=STEPS):
+def together(optimizers):
+    """Parameters after each step of each optimizer, from one program."""
+
+    def step(carry, noise):
+        carry = [one(optimizer, *state, noise) for optimizer, state in zip(optimizers, carry)]  # noqa: B905
+        return carry, [jnp.concatenate([p[name].ravel() for name in NAMES]) for p, _ in carry]
+
+    def one(optimizer, params, state, noise):
+        grads = jax.tree.map(lambda n, p: n + 0.1 * p, noise, params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, noise = (jax.tree.map(jnp.asarray, tree) for tree in (START, NOISE))
+    start = [(params, optimizer.init(params)) for optimizer in optimizers]
+    run = jax.jit(lambda carry, noise: jax.lax.scan(step, carry, noise)[1])
+    return [np.asarray(rows) for rows in run(start, noise)]
+
+
+def agree(cases, within=1e-9):
+    """Cases are (label, record, the rows that are wanted, and within what if not as the others)."""
+    ran = together([case[1].optimizer for case in cases])
+    for (name, _, want, *own), got in zip(cases, ran, strict=True):
+        print(name, end=": ")
+        close(got, want, *(own or [within]))
+
+
+def torchs(build, steps=STEPS, dtype="float64"):
     """The same of a PyTorch optimizer under LambdaLR; build(parameters) -> optimizer."""
     torch = imported("torch")
-    params = {name: torch.nn.Parameter(torch.tensor(START[name])) for name in NAMES}
-    noise = {name: torch.tensor(NOISE[name]) for name in NAMES}
+    kind = getattr(torch, dtype)
+    params = {name: torch.nn.Parameter(torch.tensor(START[name], dtype=kind)) for name in NAMES}
+    noise = {name: torch.tensor(NOISE[name], dtype=kind) for name in NAMES}
     optimizer = build(params)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, falling)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: float(falling(t)))
     rows = []
     for t in range(steps):
         for name, p in params.items():
             p.grad = noise[name][t] + 0.1 * p.detach()
         optimizer.step()
         schedule.step()
-        rows.append(flat({name: p.detach().numpy() for name, p in params.items()}))
+        rows.append(flat({name: p.detach().numpy() for name, p in params.items()}).astype(float))
     return np.stack(rows)
 
 

@@ -17,21 +17,41 @@ def imported(name):
         return pytest.importorskip(name, reason=f"{name} comes with the extra 'oracles'")
 
 
+def alone(name, stand_ins, reason):
+    """Import a module whose package needs more than is here, or skip.
+
+    `stand_ins` maps modules that it would import to what is taken from them; an empty one is a
+    package, whose own __init__ does not run.
+    """
+    top = name.split(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        pytest.skip(f"{top} comes with {reason}")
+    (folder,) = spec.submodule_search_locations
+    modules = {key: types.ModuleType(key) for key in stand_ins}
+    for key, module in modules.items():
+        vars(module).update(stand_ins[key] or {"__path__": [folder + key[len(top) :].replace(".", "/")]})
+    before = set(sys.modules)
+    sys.modules |= modules
+    try:
+        return importlib.import_module(name)
+    finally:
+        for key in {*modules, *(x for x in sys.modules if x.split(".")[0] == top)} - before:
+            del sys.modules[key]
+
+
 @functools.cache
 def timm_optim():
     """timm.optim without the rest of timm, which needs torchvision."""
-    pytest.importorskip("torch", reason="comes with the extra 'oracles'")
-    spec = importlib.util.find_spec("timm")
-    if spec is None:
-        pytest.skip("timm comes with the extra 'oracles'")
-    package, models, stub = (
-        types.ModuleType(name) for name in ("timm", "timm.models", "timm.models.group_parameters")
-    )
-    package.__path__, models.__path__ = list(spec.submodule_search_locations), []
-    stub.group_parameters = stub.group_with_matcher = None
-    sys.modules |= {module.__name__: module for module in (package, models, stub)}
-    try:
-        return importlib.import_module("timm.optim")
-    finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
-            del sys.modules[name]
+    imported("torch")
+    group = "timm.models.group_parameters"
+    taken = {"group_parameters": None, "group_with_matcher": None}
+    return alone("timm.optim", {"timm": {}, "timm.models": {}, group: taken}, "`make oracles`")
+
+
+@functools.cache
+def composer_optim():
+    """Composer's decoupled optimizers without what it needs for training."""
+    imported("torch")
+    stand_ins = {"composer": {}, "composer.optim": {}, "composer.utils": {"dist": None}}
+    return alone("composer.optim.decoupled_weight_decay", stand_ins, "`make oracles`")

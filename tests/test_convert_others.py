@@ -13,10 +13,10 @@ import pytest
 from convert_runs import (
     EVERYTHING,
     NAMES,
-    NOISE,
     START,
     STEPS,
     adam_step,
+    agree,
     close,
     decoupled,
     falling,
@@ -27,6 +27,7 @@ from convert_runs import (
     references,
     scheduled,
     slow,
+    together,
     torchs,
 )
 from convert_runs import coupled as coupled_with
@@ -37,33 +38,6 @@ from wdjax import convert
 from wdjax.convert._sources import SOURCES
 
 LR, LAM = 0.01, 0.3
-
-
-def together(optimizers):
-    """Parameters after each step of each optimizer, from one program."""
-
-    def step(carry, noise):
-        carry = [one(optimizer, *state, noise) for optimizer, state in zip(optimizers, carry)]  # noqa: B905
-        return carry, [jnp.concatenate([p[name].ravel() for name in NAMES]) for p, _ in carry]
-
-    def one(optimizer, params, state, noise):
-        grads = jax.tree.map(lambda n, p: n + 0.1 * p, noise, params)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, noise = (jax.tree.map(jnp.asarray, tree) for tree in (START, NOISE))
-    start = [(params, optimizer.init(params)) for optimizer in optimizers]
-    run = jax.jit(lambda carry, noise: jax.lax.scan(step, carry, noise)[1])
-    return [np.asarray(rows) for rows in run(start, noise)]
-
-
-def agree(cases, within=1e-9):
-    """Cases are (label, record or optimizer, the rows that are wanted)."""
-    ran = together([getattr(case[1], "optimizer", case[1]) for case in cases])
-    for (name, _, want), got in zip(cases, ran, strict=True):
-        print(name, end=": ")
-        close(got, want, within)
-
 
 # HeavyBall, whose memory is float32 unless told otherwise.
 

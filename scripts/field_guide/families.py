@@ -122,7 +122,10 @@ def mlx(code, names, start, rates, wd, dtype):
     """mlx.optimizers: gradients and parameters go in, parameters come out."""
     import mlx.core as mx
 
-    array = lambda x: mx.array(x.astype(np.float32)).astype(getattr(mx, dtype))
+    wide = "float64" if dtype == "float64" else "float32"
+    if wide == "float64":
+        mx.set_default_device(mx.cpu)
+    array = lambda x: mx.array(x.astype(wide), getattr(mx, wide)).astype(getattr(mx, dtype))
     params = {key: array(x) for key, x in zip(KEYS, start, strict=False)}
     keys = list(params)
     optimizer = eval(code, {**names, "lr": rates[0], "wd": wd})
@@ -131,11 +134,12 @@ def mlx(code, names, start, rates, wd, dtype):
         params.update({key: array(x) for key, x in zip(keys, weights, strict=True)})
 
     def step(rate, gradients):
-        optimizer.learning_rate = rate
+        optimizer.learning_rate = mx.array(rate, getattr(mx, wide))
         grads = {key: array(g) for key, g in zip(keys, gradients, strict=True)}
         params.update(optimizer.apply_gradients(grads, params))
 
-    read = lambda: [np.array(params[key].astype(mx.float32)).astype(np.float64) for key in keys]
+    kind = getattr(mx, wide)
+    read = lambda: [np.array(params[key].astype(kind)).astype(np.float64) for key in keys]
     return read, write, step
 
 

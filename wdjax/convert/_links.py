@@ -146,7 +146,7 @@ def eta_times_alpha(s: Settings, rules: Rules) -> list[Piece]:
     code = f"wdjax.lr_scaled({shown(lam)}, {shown(eta)})"
     meaning = f"wdjax.decay_weights({code}, rules={named_rules(rules)}): {_ACTS[decay_weights]}"
     return [
-        rate(given(s, "alpha", "eta"), _changed(eta, f"times {shown(alpha)}", by_alpha)),
+        rate(given(s, "alpha", "eta"), changed(eta, f"times {shown(alpha)}", by_alpha)),
         decay(given(s, "weight_decay_rate"), lam, meaning,
               decay_weights(lr_scaled(lam, eta), rules=rules)),
     ]  # fmt: skip
@@ -198,7 +198,7 @@ def rated(s: Settings, rules: Rules) -> list[Piece]:
 def relative(s: Settings, rules: Rules) -> list[Piece]:
     """−min(η, 1/√t), Adafactor's."""
     name = _name(s, _RATES)
-    return [rate(given(s, name), _changed(s[name], "min(…, 1/√t)", _relative))]
+    return [rate(given(s, name), changed(s[name], "min(…, 1/√t)", _relative))]
 
 
 def _relative(lr: Schedule, count: Any) -> Any:
@@ -208,7 +208,7 @@ def _relative(lr: Schedule, count: Any) -> Any:
 def averaged(s: Settings, rules: Rules) -> list[Piece]:
     """The rate of ASGD, which is that of the step before, and its decay λ₀ without any λ."""
     check_numbers(s, "lambd", "alpha", "t0")
-    eta = _changed(s["lr"], "of the step before", lambda lr, n: _lagging(lr, n, s))
+    eta = changed(s["lr"], "of the step before", lambda lr, n: _lagging(lr, n, s))
     link = decay_weights(lr_scaled(s["lambd"], eta), rules=rules)
     meaning = f"wdjax.decay_weights(wdjax.lr_scaled({shown(s['lambd'])}, η), ...): besides λ"
     return [
@@ -223,14 +223,15 @@ def _lagging(lr: Schedule, count: Any, s: Settings) -> Any:
     return before / (1 + s["lambd"] * before * jnp.asarray(count, float)) ** s["alpha"]
 
 
-def _changed(lr: Strength, how: str, formula: Callable[[Schedule, Any], Any]) -> Schedule:
+def changed(lr: Strength, how: str, formula: Callable[[Schedule, Any], Any]) -> Schedule:
+    """formula(η, t) as a schedule of the step, and its name."""
     schedule = as_schedule(lr, "lr")
 
-    def changed(count: Any) -> Any:
+    def made(count: Any) -> Any:
         return formula(schedule, count)
 
-    changed.__name__ = f"{shown(lr).strip('<>')} {how}"
-    return changed
+    made.__name__ = f"{shown(lr).strip('<>')} {how}"
+    return made
 
 
 # Directions.

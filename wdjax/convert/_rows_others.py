@@ -80,8 +80,8 @@ HEAVYBALL: Mapping[str, Entry] = {
         "it does not decay in its first step, and nothing here takes its steps. The decay alone "
         "would be wdjax.decay_weights(wdjax.delayed(wdjax.lr_scaled(λ, lr), 1)), last.",
     ),
-    "SFAdamW": "it decays at an iterate between two others; see optax.contrib.schedule_free with "
-    "the decay inside.",
+    "SFAdamW": "its memory is float32 and its own. Schedule-Free's AdamW is "
+    "convert.from_('schedulefree', 'AdamWScheduleFree', ...).",
 }
 BALL_NO_EQUAL: Mapping[str, str] = {
     "cautious_weight_decay": "Say it with a gate: wdjax.decay_weights(..., "

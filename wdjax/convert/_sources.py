@@ -65,6 +65,7 @@ from wdjax.convert._rows_others import (
     PADDLE_NO_EQUAL,
     PYTORCH_OPTIMIZER,
 )
+from wdjax.convert._rows_schedulefree import SCHEDULEFREE
 from wdjax.convert._rows_torch import TIMM, TORCH
 from wdjax.schedules import fixed, lr_squared, schedule_scaled
 from wdjax.transforms import EVERYTHING, decay_after_step
@@ -262,13 +263,9 @@ SOURCES: Mapping[str, Source] = {
         says={"wd_mults": lambda pairs: like.big_vision(wd_mults=pairs)},
     ),
     "easylm": Source("EasyLM", EASYLM, groups=False),
+    "schedulefree": Source("schedulefree", SCHEDULEFREE, ("foreach",)),
     # Only what must not be converted.
     "t5x": Source("t5x", T5X),
-    "schedulefree": Source("schedulefree", dict.fromkeys(
-        ("AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"),
-        "it decays at an iterate between two others; see optax.contrib.schedule_free with the "
-        "decay inside.",
-    )),
     "torch_optimizer": Source("torch_optimizer", {
         "SGDW": "it takes the constant lr·λ off every weight, and negative ones run away. For "
         "what its name promises write convert.from_('timm', 'sgdw', ...).",
