@@ -30,7 +30,9 @@ def alone(name, stand_ins, reason):
     (folder,) = spec.submodule_search_locations
     modules = {key: types.ModuleType(key) for key in stand_ins}
     for key, module in modules.items():
-        vars(module).update(stand_ins[key] or {"__path__": [folder + key[len(top) :].replace(".", "/")]})
+        vars(module).update(
+            stand_ins[key] or {"__path__": [folder + key[len(top) :].replace(".", "/")]}
+        )
     before = set(sys.modules)
     sys.modules |= modules
     try:

@@ -7,6 +7,7 @@ install it, and its tests no longer skip.
 import functools
 import importlib
 import inspect
+import sys
 import types
 import typing
 import warnings
@@ -15,19 +16,22 @@ import numpy as np
 import pytest
 import script_files
 from convert_runs import (
+    EVERYTHING,
     NAMES,
     NOISE,
     START,
     STEPS,
     agree,
+    close,
     falling,
     flat,
     groups_of,
     our_groups,
     scheduled,
+    together,
     torchs,
 )
-from oracles import composer_optim, imported
+from oracles import alone, composer_optim, imported
 
 from wdjax import convert
 from wdjax.convert._sources import SOURCES
@@ -218,10 +222,14 @@ def test_chainer(chainer, x64):
 @pytest.fixture
 def chainer(monkeypatch):
     """It is older than NumPy 2, and than setuptools without distutils of its own."""
-    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
+    for name in ("numpy.distutils", "numpy.distutils.system_info"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     kinds = ("int8 int16 int32 int64", "uint8 uint16 uint32 uint64", "float16 float32 float64")
     names = ("int", "uint", "float")
-    sctypes = {key: [np.dtype(x).type for x in kind.split()] for key, kind in zip(names, kinds, strict=True)}
+    sctypes = {
+        key: [np.dtype(x).type for x in kind.split()]
+        for key, kind in zip(names, kinds, strict=True)
+    }
     sctypes["complex"] = [np.complex64, np.complex128]
     for kind in (bool, int, float, complex, object, str):
         monkeypatch.setitem(vars(np), kind.__name__, kind)
@@ -231,14 +239,90 @@ def chainer(monkeypatch):
         yield imported("chainer")
 
 
-# Their defaults.
+# Projects in JAX, which give an Optax transformation. MaxText installs; the others are clones on
+# the path.
+CLONE = "a clone of it on PYTHONPATH"
 
 
-def theirs(source, name):
-    """What the package calls by that name, for the sources above."""
-    places = {
-        "lion-pytorch": "lion_pytorch", "schedulefree": "schedulefree",
-        "bitsandbytes": "bitsandbytes.optim", "deepspeed": "deepspeed.ops.adam",
-        "mlx": "mlx.optimizers", "paddle": "paddle.optimizer", "thinc": "thinc.api",
+def maxtext():
+    stand_ins = {
+        "maxtext.common": {}, "maxtext.optimizers": {}, "maxtext.utils": {},
+        "maxtext.common.common_types": {"DecoderBlockType": None},
+        "maxtext.optimizers.muon": {"muon": None},
+        "maxtext.utils.muon_utils": {"get_muon_weight_dimension_numbers": None},
+        "maxtext.utils.maxtext_muon_utils": {"get_maxtext_muon_weight_dimension_numbers": None},
     }  # fmt: skip
-    return getattr(imported(places[source]), name)
+    project = alone("maxtext.optimizers.optimizers", stand_ins, "pip install --no-deps maxtext")
+    given = {"adam_weight_decay": LAM, "adamw_mask": ["bias"], "gradient_clipping_threshold": 0.0}
+    defaults = SOURCES["maxtext"].entries["adamw"].defaults
+    config = types.SimpleNamespace(opt_type="adamw", **{**defaults, **given})
+    rate = scheduled(LR)
+    yield (
+        convert.from_("maxtext", "adamw", learning_rate=rate, **given),
+        project.get_optimizer(config, rate),
+    )
+
+
+def easylm():
+    stand_ins = {"EasyLM": {}, "EasyLM.jax_utils": {"float_to_dtype": None}}
+    project = alone("EasyLM.optimizers", stand_ins, CLONE)
+    mask = lambda params: {name: name == "kernel" for name in params}
+    rules = (("kernel", 1.0), ("**", 0.0))
+    for name, factory, given in (
+        ("adamw", project.AdamWOptimizerFactory, {"lr_decay_steps": STEPS, "weight_decay": LAM}),
+        ("palm", project.PalmOptimizerFactory, {"clip_gradient": 0.5, "weight_decay": 1e-3}),
+    ):
+        config = {"lr": 0.02, "lr_warmup_steps": 100, **given}
+        record = convert.from_("easylm", name, **config, rules=rules)
+        yield record, factory.get_optimizer(config, mask)[0]
+
+
+def big_vision():
+    files = {
+        "tensorflow": {"io": types.SimpleNamespace(gfile=None)},
+        "tensorflow.io": {"gfile": None}, "tensorflow.io.gfile": {"GFile": None},
+    }  # fmt: skip
+    project = alone("big_vision.optax", files, CLONE)
+    config = importlib.import_module("ml_collections").ConfigDict(
+        {"lr": LR, "wd": SMALL, "schedule": {"decay_type": "cosine", "warmup_steps": 100}}
+    )
+    wd_mults = [("bias", 0.5), (".*", 1.0)]
+    config.wd_mults = wd_mults
+    steps = {"total_steps": STEPS, "batch_size": 1, "data_size": STEPS}
+    for name, given in (("scale_by_adam", {"b2": 0.95}), ("scale_by_lion", {})):
+        config.optax_name, config.optax = name, given
+        theirs, (schedule,) = project.make(config, START, sched_kw=steps)
+        rate = lambda count, schedule=schedule: LR * schedule(count)
+        settings = {"initial_lr": LR, "wd": SMALL, "wd_mults": wd_mults, **given}
+        yield convert.from_("big_vision", name, lr=rate, **settings), theirs
+
+
+def levanter():
+    stand_ins = {
+        "haliax": {"is_named_array": None},
+        "levanter": {}, "levanter.optim": {}, "levanter.tracker": {"jit_log": None},
+        "levanter.optim.clip_update_norm": {"ClipUpdateNormConfig": None},
+        "levanter.optim.skipstep": {"SkipStepConfig": int},
+        "levanter.optim.util": {"log_norm_passthrough": None, "scan_aware_clip_by_block_rms": None},
+        "levanter.utils": {}, "levanter.utils.jax_utils": {"leaf_key_paths": None},
+    }  # fmt: skip
+    project = alone("levanter.optim.config", stand_ins, CLONE)
+    config = project.AdamConfig(
+        learning_rate=LR, weight_decay=LAM, lr_schedule="cosine", warmup=100, min_lr_ratio=0.1,
+        default_weight_decay_mask=False,
+    )  # fmt: skip
+    rate = config.lr_scheduler(STEPS)
+    record = convert.from_(
+        "levanter", "adam", learning_rate=rate, weight_decay=LAM, rules=EVERYTHING
+    )
+    yield record, config.build(STEPS)
+
+
+@pytest.mark.parametrize("pairs", [maxtext, easylm, big_vision, levanter])
+def test_project_in_jax(pairs, x64):
+    """Their schedules are float32 in part."""
+    made = [*pairs()]
+    ran = together([x for record, theirs in made for x in (record.optimizer, theirs)])
+    for (record, _), got, want in zip(made, ran[::2], ran[1::2], strict=True):
+        print(record.source, end=": ")
+        close(got, want, 1e-9 if pairs is maxtext else 1e-6)

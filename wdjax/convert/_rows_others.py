@@ -1,5 +1,6 @@
 """Rows of HeavyBall, pytorch_optimizer, MLX, Paddle and Chainer; see `wdjax.convert._row`."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,20 @@ from wdjax.convert._links import (
     unless,
     when,
 )
-from wdjax.convert._pieces import Settings
-from wdjax.convert._row import EARLY, PAIR, PLAIN, REQUIRED, STOPS, Entry, adan, lion, row
+from wdjax.convert._pieces import Build, Settings
+from wdjax.convert._row import (
+    EARLY,
+    PAIR,
+    PLAIN,
+    REQUIRED,
+    STOPS,
+    Entry,
+    adadelta,
+    adamax,
+    adan,
+    lion,
+    row,
+)
 from wdjax.schedules import corrected, fixed
 from wdjax.transforms import prox_weights
 
@@ -98,16 +111,65 @@ _decoupled = when(
     "weight_decouple", unless("fixed_decay", last()), when("fixed_decay", last(fixed))
 )
 _EITHER: Settings = {"weight_decay": 0.0, "weight_decouple": True, "maximize": False}
+
+
+def _either(*direction: Build, **defaults: Any) -> Entry:
+    """The package's three places of decay; `fixed_decay` matters where it is decoupled."""
+    return row(
+        unless("weight_decouple", coupled), *direction, rated, _decoupled,
+        **{**_EITHER, "fixed_decay": False, **defaults},
+    )  # fmt: skip
+
+
+def _adam_with_floor(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    return _update_rules.adam(
+        b1, b2, amsgrad=False,
+        denominator=lambda root, c: (jnp.sqrt(root * root + 1e-15) + eps) / c,
+    )  # fmt: skip
+
+
+_sign_of_momentum = functools.partial(ours, _update_rules.tiger, "the sign of the momentum")
 PYTORCH_OPTIMIZER: Mapping[str, Entry] = {
-    "Lion": row(
-        unless("weight_decouple", coupled), lion, rated, _decoupled,
-        lr=1e-4, betas=(0.9, 0.99), **_EITHER, fixed_decay=False,
+    "Lion": _either(lion, lr=1e-4, betas=(0.9, 0.99)),
+    "Tiger": _either(_sign_of_momentum("beta"), lr=1e-3, beta=0.965, weight_decay=0.01),
+    "SignSGD": row(
+        unless("weight_decouple", coupled), _sign_of_momentum("momentum"), rated,
+        when("weight_decouple", last()),
+        lr=1e-3, momentum=0.9, **_EITHER,
     ),
-    "Tiger": row(
+    "AdaMax": _either(adamax, lr=1e-3, **PAIR, weight_decouple=False),
+    "AdaDelta": _either(adadelta, lr=1.0, rho=0.9, eps=1e-6, weight_decouple=False),
+    "AdaBelief": _either(
+        only("rectify", False, "Nothing here has it."),
+        only("ams_bound", False, "Nothing here has it."),
+        ours(
+            lambda b1, b2, eps: optax.scale_by_belief(b1, b2, eps, eps_root=eps),
+            "optax.scale_by_belief", "betas", "eps",
+        ),
+        lr=1e-3, **{**PAIR, "eps": 1e-16}, rectify=False, ams_bound=False,
+    ),
+    "Yogi": _either(
+        ours(
+            lambda b1, b2, eps, a: optax.scale_by_yogi(b1, b2, eps, eps_root=0.0, initial_accumulator_value=a),
+            "optax.scale_by_yogi", "betas", "eps", "initial_accumulator",
+        ),
+        lr=1e-2, **{**PAIR, "eps": 1e-3}, initial_accumulator=1e-6,
+    ),
+    "AdEMAMix": _either(
+        only("t_alpha_beta3", None, "Nothing here lets its α and β₃ rise."),
+        ours(
+            lambda b1, b2, b3, eps, alpha: optax.contrib.scale_by_ademamix(b1, b2, b3, alpha, eps),
+            "optax.contrib.scale_by_ademamix", "betas", "eps", "alpha",
+        ),
+        lr=1e-3, betas=(0.9, 0.999, 0.9999), eps=1e-8, alpha=5.0, t_alpha_beta3=None,
+        weight_decouple=False,
+    ),
+    "AdamC": row(
         unless("weight_decouple", coupled),
-        ours(_update_rules.tiger, "the sign of the momentum", "beta"),
+        only("ams_bound", False, "Nothing here has it."),
+        ours(_adam_with_floor, "Adam whose root is of v + 1e-15", "betas", "eps"),
         rated, _decoupled,
-        lr=1e-3, beta=0.965, **{**_EITHER, "weight_decay": 0.01}, fixed_decay=False,
+        lr=1e-3, **PAIR, **_EITHER, fixed_decay=False, ams_bound=False,
     ),
     "SGDW": row(
         unless("weight_decouple", coupled), momentum, rated, when("weight_decouple", last()),
