@@ -42,7 +42,9 @@ test-slow: $(TEST)
 
 oracles: $(TEST)
 	$(PIP) -e '.[oracles]'
-	$(PIP) --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3 heavyball==3.2.1
+	$(PIP) --no-deps timm==1.0.31 celer==0.7.4 torch-optimi==0.3.3 heavyball==3.2.1 \
+	    lion-pytorch==0.2.5 schedulefree==1.4.1 mosaicml==0.32.1
+	$(PIP) --no-deps --ignore-requires-python emerging-optimizers==0.3.0
 
 peers: oracles
 	$(PIP) -e '.[peers]'

@@ -155,13 +155,6 @@ def lion_step(g, t, memory, b1=0.9, b2=0.99):
     return np.sign(b1 * m + (1 - b1) * g)
 
 
-def laprop_step(g, t, memory, b1=0.9, b2=0.999, eps=1e-8):
-    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
-    step = g / (np.sqrt(memory["v"] / (1 - b2**t)) + eps)
-    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * step
-    return memory["m"] / (1 - b1**t)
-
-
 def momentum_step(g, t, memory, mu=0.9):
     memory["b"] = mu * memory["b"] + g if memory else g
     return memory["b"]

@@ -13,7 +13,6 @@ import pytest
 from convert_runs import (
     EVERYTHING,
     NAMES,
-    START,
     STEPS,
     adam_step,
     agree,
@@ -124,8 +123,8 @@ def test_their_defaults(source):
                 assert theirs[setting].default == value, (name, setting)
 
 
-# MLX 0.32, Paddle 3.3 and Chainer 7.8 by the update rules in their sources, in NumPy. MLX 0.32.4
-# was also run once beside ours, in float32; Paddle was not, and Chainer no longer installs.
+# MLX 0.32, Paddle 3.3 and Chainer 7.8 by the update rules in their sources, in NumPy;
+# tests/test_convert_packages.py runs themselves where they are.
 
 
 def uncorrected(g, t, memory):
@@ -156,7 +155,7 @@ REFERENCES = {
 }
 
 
-def test_rules_of_mlx_paddle_and_chainer(x64):
+def test_mlx_paddle_and_chainer_in_numpy(x64):
     cases = []
     for label, (given, made) in REFERENCES.items():
         source, name = label.split()[:2]
@@ -248,7 +247,7 @@ def easylms_palm():
 PROJECTS = [maxtexts, levanters, big_visions, easylms_adamw, easylms_palm]
 
 
-def test_chains_of_projects_in_jax(x64):
+def test_projects_in_jax_by_chains_of_their_source(x64):
     pairs = [project() for project in PROJECTS]
     ran = together([x for record, theirs in pairs for x in (record.optimizer, theirs)])
     for project, got, want in zip(PROJECTS, ran[::2], ran[1::2], strict=True):

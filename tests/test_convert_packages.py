@@ -1,10 +1,9 @@
-"""`convert.from_` beside packages that few have: 1,000 steps, a schedule, and groups where there are.
+"""`convert.from_` beside packages that few have: 1,000 steps, a schedule, groups if there are any.
 
 `make oracles` installs the light ones. What else is named here is large, or needs a compiler:
 install it, and its tests no longer skip.
 """
 
-import functools
 import importlib
 import inspect
 import sys
@@ -34,10 +33,12 @@ from convert_runs import (
 from oracles import alone, composer_optim, imported
 
 from wdjax import convert
+from wdjax.convert._row import REQUIRED, Row
 from wdjax.convert._sources import SOURCES
 
 LR, LAM, SMALL = 0.01, 0.3, 0.003
 FAMILIES = script_files.load("field_guide/families")
+pytestmark = pytest.mark.slow
 
 
 # Optimizers for PyTorch, with parameter groups.
@@ -326,3 +327,35 @@ def test_project_in_jax(pairs, x64):
     for (record, _), got, want in zip(made, ran[::2], ran[1::2], strict=True):
         print(record.source, end=": ")
         close(got, want, 1e-9 if pairs is maxtext else 1e-6)
+
+
+# Their defaults.
+
+PACKAGES = {
+    "lion-pytorch": lambda: imported("lion_pytorch"),
+    "mosaicml": composer_optim,
+    "schedulefree": lambda: imported("schedulefree"),
+    "emerging-optimizers": lambda: imported("emerging_optimizers.scalar_optimizers"),
+    "bitsandbytes": lambda: imported("bitsandbytes").optim,
+    "deepspeed": lambda: imported("deepspeed.ops.adam"),
+    "mlx": lambda: imported("mlx.optimizers"),
+    "paddle": lambda: imported("paddle").optimizer,
+    "thinc": lambda: imported("thinc.api"),
+}
+NOT_THEIRS = {
+    ("lion-pytorch", "initial_lr"), ("mosaicml", "initial_lr"),
+    ("bitsandbytes", "percentile_clipping"),  # before 0.50
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", PACKAGES)
+def test_their_defaults(source, monkeypatch):
+    monkeypatch.setattr(typing, "override", lambda method: method, raising=False)
+    package = PACKAGES[source]()
+    for name, entry in SOURCES[source].entries.items():
+        if isinstance(entry, Row) and hasattr(package, name):  # DeepSpeed's Adam is a config's
+            theirs = inspect.signature(getattr(package, name)).parameters
+            for setting, value in entry.defaults.items():
+                if value is not REQUIRED and (source, setting) not in NOT_THEIRS:
+                    given = theirs[setting].default
+                    assert (tuple(given) if isinstance(given, list) else given) == value, setting

@@ -56,6 +56,8 @@ def torch(code, names, start, rates, wd, dtype):
             for group in optimizer.param_groups:
                 filled = getattr(group["lr"], "fill_", None)  # torchao's is a tensor
                 group["lr"] = filled(rate) if filled else rate
+            if hasattr(optimizer, "set_hyper"):  # fastai's own
+                optimizer.set_hyper("lr", rate)
         for p, g in zip(params, gradients, strict=True):
             p.grad = torch.tensor(g).to(kind)
         optimizer.step()
@@ -169,6 +171,29 @@ def paddle(code, names, start, rates, wd, dtype):
     return read, write, step
 
 
+def tinygrad(code, names, start, rates, wd, dtype):
+    """tinygrad.nn.optim: as in PyTorch, but the rate is a tensor."""
+    from tinygrad import Context, Tensor, dtypes
+
+    tensor = lambda x: Tensor(x.astype(np.float32)).cast(getattr(dtypes, dtype)).realize()
+    params = [tensor(x).is_param_(True) for x in start]
+    optimizer = eval(code, {**names, "params": params, "lr": rates[0], "wd": wd})
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.assign(tensor(x)).realize()
+
+    def step(rate, gradients):
+        optimizer.lr.assign(Tensor([rate], dtype=optimizer.lr.dtype)).realize()
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = tensor(g)
+        with Context(TRAINING=1):
+            optimizer.step()
+
+    read = lambda: [p.cast(dtypes.float32).numpy().astype(np.float64) for p in params]
+    return read, write, step
+
+
 def thinc(code, names, start, rates, wd, dtype):
     """thinc.api: an optimizer maps a key, weights and gradients to new weights."""
     optimizer = eval(code, {**names, "lr": rates[0], "wd": wd})
@@ -220,6 +245,7 @@ FAMILIES = {
     "optax": optax,
     "mlx": mlx,
     "paddle": paddle,
+    "tinygrad": tinygrad,
     "thinc": thinc,
     "sklearn": sklearn,
 }

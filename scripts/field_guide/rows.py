@@ -294,6 +294,8 @@ spec.loader.exec_module(module)
 DecoupledAdamW, DecoupledSGDW = module.DecoupledAdamW, module.DecoupledSGDW
 """  # the one file, without what Composer needs for training
 
+DEEPSPEED = ("packaging", "msgpack", "psutil", "pydantic>=2", "tqdm", "ninja")
+FASTAI = ("pandas==2.3.3", "matplotlib", "requests", "pyyaml", "scipy", "rich", "cloudpickle")
 SMALL = {
     "adan-pytorch": single(
         "adan-pytorch", "adan-pytorch==0.1.0", "from adan_pytorch import Adan",
@@ -374,6 +376,49 @@ SMALL = {
             "Adafactor(params, lr=lr, weight_decay=wd, relative_step=False, scale_parameter=False)",
             decayed()),
     ), imports="from transformers.optimization import Adafactor"),
+    "flashoptim": Package("flashoptim, on the CPU", "torch", TORCH, tuple(
+        Row(f"{name}({options})" if options else name,
+            f"flashoptim.{name}(params, lr=lr, weight_decay=wd, fused=False, quantize=False, "
+            f"master_weight_bits=None{options and ', ' + options})", line)
+        for name, options, line in (
+            ("FlashAdamW", "", ADAMW),
+            ("FlashAdamW", "decouple_lr=True", decayed("optax.adam", PAPER)),
+            ("FlashAdam", "", torch("torch_adam")),
+            ("FlashLion", "", LION),
+            ("FlashSGD", "momentum=0.9", torch("torch_sgd", "momentum=0.9")),
+            ("FlashSGDW", "momentum=0.9", decayed()),
+        )
+    ), imports="import flashoptim", bare=("flashoptim==0.1.4", "triton==3.4.0"), dtype="float32"),
+    "fastai": Package("fastai", "torch", (*TORCH, *FASTAI), (
+        Row("SGD(mom=0.9)", "optimizer.SGD(params, lr, mom=0.9, wd=wd)", decayed()),
+        Row("SGD(mom=0.9, decouple_wd=False)",
+            "optimizer.SGD(params, lr, mom=0.9, wd=wd, decouple_wd=False)",
+            torch("torch_sgd", "momentum=0.9")),
+        Row("Adam", "optimizer.Adam(params, lr, wd=wd)", decayed()),
+        Row("Adam(decouple_wd=False)", "optimizer.Adam(params, lr, wd=wd, decouple_wd=False)",
+            coupled("base(lr)")),
+        Row("RAdam", "optimizer.RAdam(params, lr, wd=wd)", decayed()),
+        Row("Lamb", "optimizer.Lamb(params, lr, wd=wd)", decayed()),
+        Row("ranger", "optimizer.ranger(params, lr, wd=wd)",
+            why="Every 6 steps the wrapper takes back half, of decay too."),
+    ), imports="from fastai import optimizer", bare=(
+        "fastai==2.8.12", "fastcore==2.2.41", "fasttransform==0.0.5", "fastprogress==1.0.3",
+        "fastdownload==0.0.8", "plum-dispatch==2.10.1", "beartype==0.23.1",
+    ), home="fastai"),
+    "deepspeed": Package("DeepSpeed, on the CPU", "torch", (*TORCH, *DEEPSPEED), (
+        Row("DeepSpeedCPUAdam", "adam.DeepSpeedCPUAdam(params, lr=lr, weight_decay=wd)", ADAMW),
+        Row("DeepSpeedCPUAdam(adamw_mode=False)",
+            "adam.DeepSpeedCPUAdam(params, lr=lr, weight_decay=wd, adamw_mode=False)",
+            torch("torch_adam")),
+        Row("DeepSpeedCPULion", "lion.DeepSpeedCPULion(params, lr=lr, weight_decay=wd)",
+            decayed("optax.lion", "b2=0.999")),
+        Row("DeepSpeedCPUAdagrad",
+            "adagrad.DeepSpeedCPUAdagrad(params, lr=lr, weight_decay=wd)",
+            torch("torch_adagrad")),
+    ), imports="from deepspeed.ops import adagrad, adam, lion", bare=(
+        "deepspeed==0.19.8", "einops==0.8.2", "hjson==3.1.0", "py-cpuinfo==9.0.0",
+    ), home="deepspeed",
+       dtype="float32"),
     "galore-torch": Package("galore-torch", "torch", (*TORCH, "transformers==5.24.0"), (
         Row("GaLoreAdamW",
             "GaLoreAdamW(params, lr=lr, weight_decay=wd, no_deprecation_warning=True)",
@@ -482,6 +527,37 @@ THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
         "Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0.0)", coupled("base(lr)")),
 ), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32", bfloat16=False)  # fmt: skip
 
+PSGD = Package("psgd-jax", "optax", JAX, (
+    Row("kron", "plain(kron(lr, weight_decay=wd))", decayed()),
+), imports="""import optax
+from psgd_jax.kron import kron
+plain = lambda tx: optax.GradientTransformation(*tx)  # it takes no more arguments than it says
+""", bare=("psgd-jax==0.2.9",))  # fmt: skip
+
+KAULDRON_ALONE = """
+import importlib.util, pathlib, sys, types
+import optax
+folder = next(p for p in map(pathlib.Path, sys.path) if (p / "kauldron/optim").is_dir())
+spec = importlib.util.spec_from_file_location("transform", folder / "kauldron/optim/transform.py")
+transform = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(transform)
+"""  # the one file, without TensorFlow
+KAULDRON = Package("Kauldron", "optax", JAX, (
+    Row("decay_to_init, then sgd", "optax.chain(transform.decay_to_init(wd), optax.sgd(lr))",
+        'optax.chain(wdjax.add_decayed_weights(wd, anchor="init"), optax.sgd(lr))',
+        law="λη of the way from the first weights", default="none", left_out="nothing"),
+), imports=KAULDRON_ALONE, bare=("kauldron==1.4.2",), bfloat16=False)  # fmt: skip
+
+TINYGRAD = Package("tinygrad", "tinygrad", ("tinygrad==0.14.0", "numpy==2.3.5"), (
+    Row("SGD(momentum=0.9)", "optim.SGD(params, lr=lr, momentum=0.9, weight_decay=wd)",
+        torch("torch_sgd", "momentum=0.9")),
+    Row("AdamW", "optim.AdamW(params, lr=lr, weight_decay=wd)", ADAMW),
+    Row("LAMB", "optim.LAMB(params, lr=lr, weight_decay=wd)", why=RATIO),
+    Row("LARS", "optim.LARS(params, lr=lr, weight_decay=wd)", why=RATIO),
+    Row("Muon", "optim.Muon(params, lr=lr, weight_decay=wd)", decayed(), matrix_only=True),
+), imports="import os\nos.environ['DEV'] = 'PYTHON'\nfrom tinygrad.nn import optim",
+    dtype="float32")  # fmt: skip
+
 NET = (
     "MLPRegressor(hidden_layer_sizes=(), batch_size=n, shuffle=False, learning_rate_init=lr, "
     "alpha=n * wd{})"
@@ -507,7 +583,10 @@ PACKAGES: dict[str, Package] = {
     "bitsandbytes": BITSANDBYTES,
     "torchao": TORCHAO,
     **SMALL,
+    "psgd-jax": PSGD,
+    "kauldron": KAULDRON,
     "mlx": MLX,
+    "tinygrad": TINYGRAD,
     "paddlepaddle": PADDLE,
     "thinc": THINC,
     "scikit-learn": SCIKIT_LEARN,

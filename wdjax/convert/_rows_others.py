@@ -150,7 +150,9 @@ PYTORCH_OPTIMIZER: Mapping[str, Entry] = {
     ),
     "Yogi": _either(
         ours(
-            lambda b1, b2, eps, a: optax.scale_by_yogi(b1, b2, eps, eps_root=0.0, initial_accumulator_value=a),
+            lambda b1, b2, eps, start: optax.scale_by_yogi(
+                b1, b2, eps, eps_root=0.0, initial_accumulator_value=start
+            ),
             "optax.scale_by_yogi", "betas", "eps", "initial_accumulator",
         ),
         lr=1e-2, **{**PAIR, "eps": 1e-3}, initial_accumulator=1e-6,
