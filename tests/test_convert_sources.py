@@ -581,7 +581,7 @@ SILENT = {  # at their defaults they are no part of the chain, or they are its r
         "dampening",
         "accumulator_dtype",
     ),
-    *("nesterovs_momentum", "decoupled_weight_decay", "initial_lr"),
+    *("nesterovs_momentum", "decoupled_weight_decay", "initial_lr", "warmup_steps"),
 }
 
 

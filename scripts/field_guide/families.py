@@ -53,16 +53,22 @@ def torch(code, names, start, rates, wd, dtype):
     def step(rate, gradients):
         if rate != earlier[0]:  # as schedulers do; some optimizers write there as well
             earlier[0] = rate
-            for group in optimizer.param_groups:
-                filled = getattr(group["lr"], "fill_", None)  # torchao's is a tensor
-                group["lr"] = filled(rate) if filled else rate
-            if hasattr(optimizer, "set_hyper"):  # fastai's own
-                optimizer.set_hyper("lr", rate)
+            set_rate(optimizer, rate)
         for p, g in zip(params, gradients, strict=True):
             p.grad = torch.tensor(g).to(kind)
         optimizer.step()
 
     return lambda: [p.detach().double().numpy().copy() for p in params], write, step
+
+
+def set_rate(optimizer, rate):
+    """Set the learning rate as the schedulers of the package do."""
+    if hasattr(optimizer, "set_hyper"):  # fastai
+        optimizer.set_hyper("lr", rate)
+        return
+    for group in optimizer.param_groups:
+        filled = getattr(group["lr"], "fill_", None)  # torchao's is a tensor
+        group["lr"] = filled(rate) if filled else rate
 
 
 def keras(code, names, start, rates, wd, dtype):

@@ -398,7 +398,7 @@ SMALL = {
         Row("Adam(decouple_wd=False)", "optimizer.Adam(params, lr, wd=wd, decouple_wd=False)",
             coupled("base(lr)")),
         Row("RAdam", "optimizer.RAdam(params, lr, wd=wd)", decayed()),
-        Row("Lamb", "optimizer.Lamb(params, lr, wd=wd)", decayed()),
+        Row("Lamb", "optimizer.Lamb(params, lr, wd=wd)", after()),
         Row("ranger", "optimizer.ranger(params, lr, wd=wd)",
             why="Every 6 steps the wrapper takes back half, of decay too."),
     ), imports="from fastai import optimizer", bare=(
@@ -410,12 +410,7 @@ SMALL = {
         Row("DeepSpeedCPUAdam(adamw_mode=False)",
             "adam.DeepSpeedCPUAdam(params, lr=lr, weight_decay=wd, adamw_mode=False)",
             torch("torch_adam")),
-        Row("DeepSpeedCPULion", "lion.DeepSpeedCPULion(params, lr=lr, weight_decay=wd)",
-            decayed("optax.lion", "b2=0.999")),
-        Row("DeepSpeedCPUAdagrad",
-            "adagrad.DeepSpeedCPUAdagrad(params, lr=lr, weight_decay=wd)",
-            torch("torch_adagrad")),
-    ), imports="from deepspeed.ops import adagrad, adam, lion", bare=(
+    ), imports="from deepspeed.ops import adam", bare=(
         "deepspeed==0.19.8", "einops==0.8.2", "hjson==3.1.0", "py-cpuinfo==9.0.0",
     ), home="deepspeed",
        dtype="float32"),
@@ -527,7 +522,7 @@ THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
         "Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0.0)", coupled("base(lr)")),
 ), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32", bfloat16=False)  # fmt: skip
 
-PSGD = Package("psgd-jax", "optax", JAX, (
+PSGD = Package("psgd-jax", "optax", (*JAX, "chex", "flax"), (
     Row("kron", "plain(kron(lr, weight_decay=wd))", decayed()),
 ), imports="""import optax
 from psgd_jax.kron import kron

@@ -23,8 +23,8 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
     Args:
         source: the package: "torch", "keras", "timm", "optax", "lion-pytorch", "mosaicml",
             "bitsandbytes", "deepspeed", "emerging-optimizers", "heavyball", "pytorch_optimizer",
-            "mlx", "paddle", "chainer", "scikit-learn", "thinc", "maxtext", "levanter",
-            "big_vision", "easylm", "paper".
+            "schedulefree", "mlx", "paddle", "chainer", "scikit-learn", "thinc", "maxtext",
+            "levanter", "big_vision", "easylm", "paper".
         optimizer: its name there, such as "RAdam"; in timm that of `create_optimizer_v2`, in
             MaxText `opt_type`, in big_vision `optax_name`.
         **settings: those of the original under their names, such as a configuration's keys; what
@@ -62,8 +62,9 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
     References:
         PyTorch 2.13, Keras 3.15, timm 1.0.31, Optax 0.2.8, lion-pytorch 0.2.5, Composer 0.32,
         bitsandbytes 0.50, DeepSpeed 0.19, Emerging-Optimizers 0.3, HeavyBall 3.2,
-        pytorch_optimizer 4.1, MLX 0.32, Paddle 3.3, Chainer 7.8, scikit-learn 1.9, thinc 8.3;
-        MaxText 0.2.5, Levanter at 00816d0, big_vision at 11eea57, EasyLM at 134105f.
+        pytorch_optimizer 4.1, schedulefree 1.4, MLX 0.32, Paddle 3.3, Chainer 7.8,
+        scikit-learn 1.9, thinc 8.3; MaxText 0.2.5, Levanter at 9263f81, big_vision at 0127fb6,
+        EasyLM at fe5b2c3.
     """
     package = _found("source", source, SOURCES)
     entry = _found(f"optimizer of {source}", optimizer, package.entries)
