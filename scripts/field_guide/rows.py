@@ -539,7 +539,7 @@ spec.loader.exec_module(transform)
 """  # the one file, without TensorFlow
 KAULDRON = Package("Kauldron", "optax", JAX, (
     Row("decay_to_init, then sgd", "optax.chain(transform.decay_to_init(wd), optax.sgd(lr))",
-        'optax.chain(wdjax.add_decayed_weights(wd, anchor="init"), optax.sgd(lr))',
+        decayed("optax.sgd", 'anchor="init"'), note="before momentum or Adam it is coupled",
         law="λη of the way from the first weights", default="none", left_out="nothing"),
 ), imports=KAULDRON_ALONE, bare=("kauldron==1.4.2",), bfloat16=False)  # fmt: skip
 
