@@ -10,11 +10,11 @@ import warnings
 import pytest
 
 
-def imported(name):
+def imported(name, source="the extra 'oracles'"):
     """Import a package that warns, or skip."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip(name, reason=f"{name} comes with the extra 'oracles'")
+        return pytest.importorskip(name, reason=f"{name} comes with {source}")
 
 
 def alone(name, stand_ins, reason):

@@ -39,6 +39,18 @@ from wdjax.convert._sources import SOURCES
 LR, LAM, SMALL = 0.01, 0.3, 0.003
 FAMILIES = script_files.load("field_guide/families")
 pytestmark = pytest.mark.slow
+MAKE = "`make oracles`"
+PACKAGES = {
+    "lion-pytorch": lambda: imported("lion_pytorch", MAKE),
+    "mosaicml": composer_optim,
+    "schedulefree": lambda: imported("schedulefree", MAKE),
+    "emerging-optimizers": lambda: imported("emerging_optimizers.scalar_optimizers", MAKE),
+    "bitsandbytes": lambda: imported("bitsandbytes", "pip install bitsandbytes").optim,
+    "deepspeed": lambda: imported("deepspeed.ops.adam", "pip install deepspeed"),
+    "mlx": lambda: imported("mlx.optimizers", "pip install mlx[cpu]"),
+    "paddle": lambda: imported("paddle", "pip install paddlepaddle").optimizer,
+    "thinc": lambda: imported("thinc.api", "pip install thinc"),
+}
 
 
 # Optimizers for PyTorch, with parameter groups.
@@ -49,7 +61,7 @@ def emerging_optimizers(monkeypatch):
     """It asks for Python 3.12, and of what is new there has only typing.override."""
     monkeypatch.setattr(typing, "override", lambda method: method, raising=False)
     imported("torch").compiler.set_stance("force_eager")
-    yield imported("emerging_optimizers.scalar_optimizers")
+    yield PACKAGES["emerging-optimizers"]()
     imported("torch").compiler.set_stance("default")
 
 
@@ -82,7 +94,7 @@ def test_lion_pytorch(x64):
             "weight_decay": SMALL, "decoupled_weight_decay": True, "initial_lr": LR,
         },
     }  # fmt: skip
-    beside("lion-pytorch", imported("lion_pytorch"), cases)
+    beside("lion-pytorch", PACKAGES["lion-pytorch"](), cases)
 
 
 def test_composer(x64):
@@ -93,7 +105,7 @@ def test_composer(x64):
             "weight_decay": SMALL, "initial_lr": LR, "momentum": 0.9, "nesterov": True,
         },
     }  # fmt: skip
-    beside("mosaicml", composer_optim(), cases, initial_lr=LR / 3)
+    beside("mosaicml", PACKAGES["mosaicml"](), cases, initial_lr=LR / 3)
 
 
 METHODS = {"decoupled": LAM, "independent": SMALL, "palm": 30.0, "l2": LAM}
@@ -110,7 +122,7 @@ def test_emerging_optimizers(emerging_optimizers, torch64, x64):
 
 def test_schedulefree(x64):
     """The weights are those of training: between its two others."""
-    package = imported("schedulefree")
+    package = PACKAGES["schedulefree"]()
     cases = {
         "AdamWScheduleFree": {"warmup_steps": 100},
         "AdamWScheduleFree other": {"betas": (0.8, 0.95), "weight_lr_power": 1.0, "eps": 1e-3},
@@ -132,12 +144,12 @@ def in_training(factory):
 
 def test_bitsandbytes(x64):
     cases = {"Adam": {}, "AdamW": {"eps": 1e-3}, "Lion": {}}
-    beside("bitsandbytes", imported("bitsandbytes").optim, cases, "float32")
+    beside("bitsandbytes", PACKAGES["bitsandbytes"](), cases, "float32")
 
 
 def test_deepspeed(x64):
     """It compiles its Adam of the CPU, and has no other there."""
-    adam = imported("deepspeed.ops.adam")
+    adam = PACKAGES["deepspeed"]()
     cases = {"DeepSpeedCPUAdam": {}, "DeepSpeedCPUAdam coupled": {"adamw_mode": False}}
     beside("deepspeed", adam, cases, "float32")
 
@@ -176,7 +188,7 @@ def test_mlx(x64):
         ),
         ("o.Lion(lr, weight_decay=wd)", "Lion", decays),
     ]  # fmt: skip
-    courses("mlx", imported("mlx.optimizers"), cases)
+    courses("mlx", PACKAGES["mlx"](), cases)
 
 
 def test_paddle(x64):
@@ -187,7 +199,7 @@ def test_paddle(x64):
             ("SGD", 1e-9), ("Momentum", FLOAT32), ("Adam", FLOAT32), ("AdamW", FLOAT32)
         )
     ]  # fmt: skip
-    courses("paddle", imported("paddle").optimizer, cases)
+    courses("paddle", PACKAGES["paddle"](), cases)
 
 
 def test_thinc(x64):
@@ -197,7 +209,7 @@ def test_thinc(x64):
         ("o.Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0)", "Adam", coupled, FLOAT32),
         ("o.SGD(lr, L2=wd, grad_clip=0.5)", "SGD", {"L2": LAM, "grad_clip": 0.5}, FLOAT32),
     ]
-    courses("thinc", imported("thinc.api"), cases, "float32")
+    courses("thinc", PACKAGES["thinc"](), cases, "float32")
 
 
 def test_chainer(chainer, x64):
@@ -237,7 +249,7 @@ def chainer(monkeypatch):
     monkeypatch.setitem(vars(np), "sctypes", sctypes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield imported("chainer")
+        yield imported("chainer", "pip install chainer")
 
 
 # Projects in JAX, which give an Optax transformation. MaxText installs; the others are clones on
@@ -331,17 +343,6 @@ def test_project_in_jax(pairs, x64):
 
 # Their defaults.
 
-PACKAGES = {
-    "lion-pytorch": lambda: imported("lion_pytorch"),
-    "mosaicml": composer_optim,
-    "schedulefree": lambda: imported("schedulefree"),
-    "emerging-optimizers": lambda: imported("emerging_optimizers.scalar_optimizers"),
-    "bitsandbytes": lambda: imported("bitsandbytes").optim,
-    "deepspeed": lambda: imported("deepspeed.ops.adam"),
-    "mlx": lambda: imported("mlx.optimizers"),
-    "paddle": lambda: imported("paddle").optimizer,
-    "thinc": lambda: imported("thinc.api"),
-}
 NOT_THEIRS = {
     ("lion-pytorch", "initial_lr"), ("mosaicml", "initial_lr"),
     ("bitsandbytes", "percentile_clipping"),  # before 0.50
