@@ -119,6 +119,20 @@ def test_a_finished_step_with_decay_is_not_searched(method):
         searched(chain, lambda p: 0.0, 1)
 
 
+def test_decay_after_a_line_search_that_keeps_its_gradient_is_refused():
+    """`optax.value_and_grad_from_state` would give that of weights before the decay."""
+    decay = wdjax.decay_weights(0.1, rules=(("**", 1.0),))
+    keeps = functools.partial(optax.scale_by_backtracking_linesearch, 5, store_grad=True)
+    message = "comes after a line search, which keeps the gradient .* the loss that the search"
+    for inner in (optax.lbfgs(), optax.chain(optax.sgd(1.0), keeps())):
+        with pytest.raises(TypeError, match=f"`decay_weights` {message}"):
+            searched(optax.chain(inner, decay), lambda p: 0.0, 1)
+    with pytest.raises(TypeError, match=f"`decayed` adds decay, which here {message}"):
+        wdjax.decayed(optax.lbfgs)(1.0, weight_decay=0.1)
+    forgets = optax.scale_by_backtracking_linesearch(5)
+    searched(optax.chain(optax.sgd(1.0), forgets, decay), lambda p: 0.0, 1)
+
+
 # L-BFGS has the search by zooming inside
 @pytest.mark.parametrize("search", ["lbfgs", "backtracking"])
 def test_the_penalty_in_the_loss_that_is_searched_ends_at_ridge(search):

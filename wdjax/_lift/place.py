@@ -35,6 +35,11 @@ _WRAPPERS = {
     "lookahead.<locals>.update_fn": "optax.lookahead and misses the slow weights",
     "schedule_free.<locals>.update_fn": "schedule_free and misses the iterate",
 }
+_SEARCHES = ("scale_by_zoom_linesearch.", "scale_by_backtracking_linesearch.")
+PENALTY = (
+    "Put the penalty into the loss that the search is given, and take it out of the chain: "
+    "loss(params) + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
+)
 
 
 def check_is_last(name: str) -> None:
@@ -45,7 +50,7 @@ def check_is_last(name: str) -> None:
 
     Raises:
         TypeError: in a chain around the caller, the learning rate comes later, or a wrapper that
-            takes steps at other times comes earlier.
+            takes steps at other times or a line search that keeps its gradient comes earlier.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -174,8 +179,19 @@ def _links(updates: Sequence[Update]) -> Iterator[Update]:
 
 
 def _wrapper(updates: Sequence[Update]) -> str:
-    found = next(filter(None, map(_WRAPPERS.get, map(name_of, _links(updates)))), "")
-    return found and f"{found}. Wrap the whole chain: wrapper(optax.chain(optax.sgd(...), decay))."
+    for update in _links(updates):
+        name = name_of(update)
+        if name in _WRAPPERS:
+            advice = "Wrap the whole chain: wrapper(optax.chain(optax.sgd(...), decay))."
+            return f"{_WRAPPERS[name]}. {advice}"
+        if name.startswith(_SEARCHES) and _keeps_gradient(update):
+            return f"a line search, which keeps the gradient of weights before decay. {PENALTY}"
+    return ""
+
+
+def _keeps_gradient(search: Update) -> bool:
+    """Whether `optax.value_and_grad_from_state` reads what a line search has kept."""
+    return bool(inspect.getclosurevars(search).nonlocals.get("store_grad", True))
 
 
 def _maker(update: Update) -> str:
