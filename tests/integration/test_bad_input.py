@@ -24,7 +24,7 @@ def test_an_nnx_state_beside_pure_arrays_is_refused_by_container():
     nnx = pytest.importorskip("flax.nnx")
     state = nnx.state(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Param)
     pure = nnx.to_pure_dict(state)
-    match = "'bias' is in State/Param in the first, in dict in the second"
+    match = "'bias' is in State/Param in updates, in dict in params"
     with pytest.raises(ValueError, match=match):
         OPTIMIZER.update(state, OPTIMIZER.init(pure), pure)
     for params in (state, pure):  # each by itself is fine
@@ -35,7 +35,7 @@ def test_the_optimizer_state_of_another_model_is_refused_by_path():
     """As after a checkpoint has been restored into the wrong program."""
     params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
     other = {"dense": {"kernel": jnp.ones((2, 3)), "scale": jnp.ones(3)}}
-    with pytest.raises(ValueError, match="only in the first: 'dense/bias'"):
+    with pytest.raises(ValueError, match="only in updates: 'dense/bias'"):
         OPTIMIZER.update(params, OPTIMIZER.init(other), other)
     with pytest.raises(ValueError, match=r"dense|scale"):
         OPTIMIZER.update(params, OPTIMIZER.init(other), params)
