@@ -79,8 +79,9 @@ FIXED = "law=wdjax.fixed"
 
 ADAMW = torch("torch_adamw")
 LION = "wdjax.lionw(lr, weight_decay=wd, rules=everything)"
-DELAYED = "No law knows a first step without decay."
-BY_NORM = "No law sees the weights, whose size this decay depends on."
+LATER = "wdjax.delayed(wdjax.lr_scaled(wd, lr), 1), rules=everything"  # from the second step on
+DELAYED = f"optax.chain(base(lr), wdjax.decay_weights({LATER}))"
+BY_SIZE = decayed(options="penalty=wdjax.penalties.cubic()")  # ∂R = RMS(θ) θ
 RATIO = "Decay is inside a trust ratio of its own kind."
 TORCH = ("torch==2.13.0", "numpy==2.3.5")
 JAX = ("jax==0.10.2", "jaxlib==0.10.2", "optax==0.2.8", "numpy==2.3.5")
@@ -157,8 +158,8 @@ TIMM = Package("timm", "torch", TORCH, (
     timm("laprop", after()),
     timm("adan", decayed(options=DIVIDED)),
     timm("adanw", decayed()),
-    timm("adopt", why=DELAYED),
-    timm("adoptw", why=DELAYED),
+    timm("adopt", coupled("base(lr)")),
+    timm("adoptw", DELAYED),
     timm("lamb", "optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(eps=1e-6), "
          "wdjax.add_decayed_weights(wd), optax.scale_by_trust_ratio(), "
          "optax.scale_by_learning_rate(lr))"),
@@ -193,7 +194,7 @@ COLLECTION = Package("pytorch_optimizer", "torch", TORCH, (
     collected("QHAdam", coupled("base(lr)")),
     collected("Adan", decayed(options=DIVIDED)),
     collected("LaProp", after()),
-    collected("SOAP", why=DELAYED),
+    collected("SOAP", f"optax.chain(base(lr), wdjax.decay_after_step({LATER}))"),
     collected("AdamP", why="λ is lost: write no decay.", options=NOT_COUPLED),
     collected("Grams", why="λ is lost: write no decay.", options=NOT_COUPLED),
     collected("LaProp", why="λ is lost: write no decay.", options=NOT_COUPLED),
@@ -218,8 +219,8 @@ HEAVYBALL = Package("HeavyBall", "torch", (*TORCH, "heavyball==3.2.1"), tuple(
         ("NAdam", "NAdam(decoupled_weight_decay=True)", ", decoupled_weight_decay=True", decayed(),
          ""),
         ("AdamC", "", ", max_lr=lr", decayed("base", CORRECTED), ""),
-        ("SOAP", "", "", "", DELAYED),
-        ("ADOPT", "", "", "", DELAYED),
+        ("SOAP", "", "", DELAYED, ""),
+        ("ADOPT", "", "", DELAYED, ""),
         ("HyperBallAdamW", "", "", "", "Norms are held: `wdjax.radial.hyperball`."),
     )
 ), imports=EAGER + "import heavyball\nheavyball.utils.compile_mode = None", dtype="float32",
@@ -371,7 +372,7 @@ SMALL = {
         dtype="float32"),
     "transformers": Package("transformers", "torch", (*TORCH, "transformers==5.24.0"), (
         Row("Adafactor(relative_step=False)",
-            "Adafactor(params, lr=lr, weight_decay=wd, relative_step=False)", why=BY_NORM),
+            "Adafactor(params, lr=lr, weight_decay=wd, relative_step=False)", line=BY_SIZE),
         Row("Adafactor(relative_step=False, scale_parameter=False)",
             "Adafactor(params, lr=lr, weight_decay=wd, relative_step=False, scale_parameter=False)",
             decayed()),
@@ -493,7 +494,7 @@ MLX = Package("MLX, on the CPU", "mlx", ("mlx[cpu]==0.32.4", "numpy==2.3.5"), (
         note="by default Adam's means are not corrected"),
     Row("Lion", "optim.Lion(lr, weight_decay=wd)", LION),
     Row("Adafactor(relative_step=False)",
-        "optim.Adafactor(lr, weight_decay=wd, relative_step=False)", why=BY_NORM),
+        "optim.Adafactor(lr, weight_decay=wd, relative_step=False)", line=BY_SIZE),
     Row("Muon", "optim.Muon(lr, weight_decay=wd)", coupled("base(lr)"), default="0.01",
         note="Newton-Schulz forgets how large λθ was"),
 ), imports="import mlx.optimizers as optim", dtype="float32", distribution="mlx")  # fmt: skip
