@@ -116,7 +116,7 @@ PYTORCH = Package("PyTorch", "torch", TORCH, (
         torch("torch_muon", "outputs=0"), matrix_only=True, left_out="refuses other than matrices",
         within=2e-2),
     Row("ASGD", "optim.ASGD(params, lr=lr, weight_decay=wd)",
-        why="Its rate lags one step behind, and `lambd` decays as well."),
+        "convert.from_('torch', 'ASGD', lr=lr, weight_decay=wd).optimizer", within=1e-8),
 ), imports="from torch import optim")  # fmt: skip
 
 TIMM_ALONE = """
@@ -235,9 +235,9 @@ SINGLE = {
     ), imports="from lion_pytorch import Lion"),
     "schedulefree": Package("schedulefree", "torch", (*TORCH, "schedulefree==1.4.1"), (
         Row("AdamWScheduleFree", "schedulefree.AdamWScheduleFree(params, lr=lr, weight_decay=wd)",
-            why="The average of weights decays half as fast; decay goes inside the wrapper."),
+            "convert.from_('schedulefree', 'AdamWScheduleFree', lr=lr, weight_decay=wd).optimizer"),
         Row("SGDScheduleFree", "schedulefree.SGDScheduleFree(params, lr=lr, weight_decay=wd)",
-            why="The same."),
+            "convert.from_('schedulefree', 'SGDScheduleFree', lr=lr, weight_decay=wd).optimizer"),
     ), imports="import schedulefree"),
     "prodigyopt": Package("prodigyopt", "torch", (*TORCH, "prodigyopt==1.1.2"), (
         Row("Prodigy", "Prodigy(params, lr=lr, weight_decay=wd)",
@@ -441,7 +441,9 @@ KERAS = Package("Keras, on JAX", "keras", (*JAX, "keras==3.15.1"), (
     Row("Lion", K.format("Lion"), LION),
     Row("Lamb", K.format("Lamb"), after()),
     Row("Adafactor", K.format("Adafactor"), after()),
-    Row("Muon", K.format("Muon"), why="Vectors have a λ of their own, `adam_weight_decay`."),
+    Row("Muon", K.format("Muon"),
+        "convert.from_('keras', 'Muon', learning_rate=lr, weight_decay=wd).optimizer",
+        within=1e-8),
 ), imports=KERAS_JAX, home="optax")  # fmt: skip
 
 OPTAX = Package("Optax", "optax", JAX, imports="import optax", rows=(
