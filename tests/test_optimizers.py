@@ -241,6 +241,10 @@ def test_an_array_in_place_of_a_container_is_named(tx):
             lambda: wdjax.decayed(functools.partial(optax.ema, debias=False)),
             r"learning rate first; ema takes decay",
         ),
+        (
+            lambda: wdjax.decayed(functools.partial(optax.adamw, weight_decay=0.1)),
+            r"`weight_decay` would decay a second time",
+        ),
         (lambda: wdjax.decayed(optax.linear_schedule(0.1, 0.0, 9)), r"first; schedule takes count"),
         (lambda: wdjax.decayed(lambda: optax.sgd(0.1)), r"rate first; <lambda> takes nothing"),
         (

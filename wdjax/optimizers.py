@@ -61,10 +61,10 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         `optax.inject_hyperparams`, name `law` and `gate` in `static_args` when you pass them.
 
     Raises:
-        TypeError: `factory` is not a factory, or a part or schedule of Optax; at build, it
-            returns no optimizer, an argument is wrong, or it wraps an optimizer and takes its steps
-            at other times (MultiSteps, apply_if_finite, lookahead, schedule-free): decay goes
-            inside.
+        TypeError: `factory` is not a factory, or a part or schedule of Optax, or a partial with
+            decay or a mask of its own; at build, it returns no optimizer, an argument is wrong, or
+            it wraps an optimizer and takes its steps at other times (MultiSteps, apply_if_finite,
+            lookahead, schedule-free): decay goes inside.
         ValueError: at build or `init`, as `decay_weights` and `prox_weights`.
 
     Example:
@@ -82,6 +82,8 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
     """
     signature = _signature_of(factory)
     own = dict(signature.parameters)
+    held = getattr(factory, "keywords", {})  # of functools.partial
+    _check_arguments(own, [*held], held)
     switched_off = {name: _OWN_DECAY[name] for name in _OWN_DECAY if name in own}
 
     def decayed_factory(
