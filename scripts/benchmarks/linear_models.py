@@ -104,13 +104,12 @@ def bench_folds(repeats: int, smoke: bool) -> list[Figure]:
             paired(f"5 folds, {name}", ours, theirs, repeats=few, goal=60, faster=True),
             paired(f"5 folds cold, {name}", cold(ours), theirs, repeats=few, goal=2, faster=True),
         ]
-        theirs = lambda x=x, y=y, folds=folds: folds_by_hand(x, y, lams, folds)
-        name_by_hand = f"5 folds cold, {name}, against a program by hand"
         few = max(1, repeats // 5)
-        figures.append(paired(name_by_hand, cold(ours), theirs, repeats=few, goal=1.15))
+        theirs = lambda x=x, y=y, folds=folds: folds_by_hand(x, y, lams, folds)
+        by_hand = f"5 folds cold, {name}, against a program by hand"
+        figures.append(paired(by_hand, cold(ours), theirs, repeats=few, goal=1.15))
         if installed("himalaya"):
             theirs = lambda x=x, y=y, cv=splitter: himalaya_folds(x, y, lams, cv)
-            few = max(1, repeats // 5)
             name = f"5 folds, {name}, against himalaya"
             figures.append(paired(name, ours, theirs, repeats=few, goal=50, faster=True))
     return figures

@@ -235,8 +235,7 @@ def lined_up(
     except ValueError:
         fits = False
     if not fits:
-        found = paths.structure_difference(updates, params)
-        found = found.replace("the first", of).replace("the second", "params")
+        found = paths.structure_difference(updates, params, (of, "params"))
         raise ValueError(f"{wrong}{found}. Pass the gradients of these params.")
     rows = list(zip(leaves, *columns, strict=True))
     for i, (update, param, *_) in enumerate(rows):

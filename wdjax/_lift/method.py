@@ -17,7 +17,7 @@ import optax
 from wdjax import schedules
 from wdjax._lift import leaves
 from wdjax._lift.leaves import Params
-from wdjax._lift.place import PENALTY, check_is_last, comes_later, held, name_of
+from wdjax._lift.place import PENALTY, check_is_last, comes_later, held, is_search, name_of
 from wdjax._trees import checks, paths
 from wdjax._trees.groups import Axes, along, check_axes
 from wdjax.rules import Ruled, Rules, check_rules, ruled, warn_of_guesses
@@ -94,7 +94,7 @@ def check_last(name: str) -> None:
 
 def check_no_search(name: str) -> None:
     """Raise where a line search comes later."""
-    if comes_later(lambda update: "_linesearch." in name_of(update)):
+    if comes_later(is_search):
         raise TypeError(
             f"`{name}` comes before a line search, which compares losses without it. {PENALTY}"
         )

@@ -35,7 +35,6 @@ _WRAPPERS = {
     "lookahead.<locals>.update_fn": "optax.lookahead and misses the slow weights",
     "schedule_free.<locals>.update_fn": "schedule_free and misses the iterate",
 }
-_SEARCHES = ("scale_by_zoom_linesearch.", "scale_by_backtracking_linesearch.")
 PENALTY = (
     "Put the penalty into the loss that the search is given, and take it out of the chain: "
     "loss(params) + λ * wdjax.penalty_value(wdjax.penalties.l2, params)."
@@ -102,10 +101,15 @@ def comes_later(is_one: Callable[[Update], bool]) -> bool:
     """Tell whether in a chain around the caller an update comes later that is one of these.
 
     Example:
-        >>> comes_later(lambda update: "_linesearch." in name_of(update))
+        >>> comes_later(is_search)
         False
     """
     return bool(_read(lambda places: any(map(is_one, _after(places))), False))
+
+
+def is_search(update: Update) -> bool:
+    """Whether it is the update of a line search of Optax."""
+    return "_linesearch." in name_of(update)
 
 
 def wrapper_in(update: Update) -> str:
@@ -180,11 +184,10 @@ def _links(updates: Sequence[Update]) -> Iterator[Update]:
 
 def _wrapper(updates: Sequence[Update]) -> str:
     for update in _links(updates):
-        name = name_of(update)
-        if name in _WRAPPERS:
-            advice = "Wrap the whole chain: wrapper(optax.chain(optax.sgd(...), decay))."
-            return f"{_WRAPPERS[name]}. {advice}"
-        if name.startswith(_SEARCHES) and _keeps_gradient(update):
+        found = _WRAPPERS.get(name_of(update))
+        if found:
+            return f"{found}. Wrap the whole chain: wrapper(optax.chain(optax.sgd(...), decay))."
+        if is_search(update) and _keeps_gradient(update):
             return f"a line search, which keeps the gradient of weights before decay. {PENALTY}"
     return ""
 

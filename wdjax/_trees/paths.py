@@ -232,12 +232,15 @@ def distinct(names: Iterable[str]) -> list[str]:
     return found
 
 
-def structure_difference(left: Any, right: Any) -> str:
+def structure_difference(
+    left: Any, right: Any, names: tuple[str, str] = ("the first", "the second")
+) -> str:
     """Say how the structures of two trees differ, by paths.
 
     Args:
-        left: a pytree, called "the first".
-        right: a pytree, called "the second".
+        left: a pytree.
+        right: a pytree.
+        names: what the two are called.
 
     Returns:
         One line: the paths only one of them has, else where the containers differ, else "".
@@ -252,16 +255,16 @@ def structure_difference(left: Any, right: Any) -> str:
     first, second = list(entries(left)), list(entries(right))
     # counted, for two leaves may share one path
     here, there = (Counter("/".join(parts) for parts, _, _ in side) for side in (first, second))
-    sides = {"first": here - there, "second": there - here}
+    sides = dict(zip(names, (here - there, there - here), strict=True))
     if any(sides.values()):
         return "; ".join(
-            f"only in the {side}: {listed(map(repr, only))}" for side, only in sides.items() if only
+            f"only in {side}: {listed(map(repr, only))}" for side, only in sides.items() if only
         )
     for (parts, one, _), (_, other, _) in zip(first, second, strict=True):
         if one != other:
             return (
                 f"the same paths in other containers: {'/'.join(parts)!r} is in "
-                f"{_class_names(one)} in the first, in {_class_names(other)} in the second"
+                f"{_class_names(one)} in {names[0]}, in {_class_names(other)} in {names[1]}"
             )
     return "the same paths in other containers"
 

@@ -166,12 +166,10 @@ PYTORCH_OPTIMIZER: Mapping[str, Entry] = {
         lr=1e-3, betas=(0.9, 0.999, 0.9999), eps=1e-8, alpha=5.0, t_alpha_beta3=None,
         weight_decouple=False,
     ),
-    "AdamC": row(
-        unless("weight_decouple", coupled),
+    "AdamC": _either(
         only("ams_bound", False, "Nothing here has it."),
         ours(_adam_with_floor, "Adam whose root is of v + 1e-15", "betas", "eps"),
-        rated, _decoupled,
-        lr=1e-3, **PAIR, **_EITHER, fixed_decay=False, ams_bound=False,
+        lr=1e-3, **PAIR, ams_bound=False,
     ),
     "SGDW": row(
         unless("weight_decouple", coupled), momentum, rated, when("weight_decouple", last()),
