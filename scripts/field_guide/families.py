@@ -106,7 +106,8 @@ def optax(code, names, start, rates, wd, dtype):
     params = {key: jnp.asarray(x, dtype) for key, x in zip(KEYS, start, strict=False)}
     keys, table = list(params), jnp.asarray(rates, wide)
     lr = rates[0] if len(set(rates)) == 1 else lambda count: table[count]
-    tx = optax.with_extra_args_support(eval(code, {**names, "lr": lr, "wd": wd}))
+    built = eval(code, {**names, "params": params, "lr": lr, "wd": wd})
+    tx = optax.with_extra_args_support(built)
     state = tx.init(params)
 
     @jax.jit
@@ -245,6 +246,34 @@ def sklearn(code, names, start, rates, wd, dtype):
     return lambda: [net.coefs_[0].astype(np.float64)], write, step
 
 
+def chainer(code, names, start, rates, wd, dtype):
+    """chainer.optimizers: a step of a link; what has no rate `lr` calls it `alpha`."""
+    import chainer
+
+    link = chainer.Link()
+    with link.init_scope():
+        for key, x in zip(KEYS, start, strict=False):
+            setattr(link, key, chainer.Parameter(x.astype(dtype)))
+    params = [getattr(link, key) for key in KEYS[: len(start)]]
+    optimizer, *hooks = eval(code, {**names, "lr": rates[0], "wd": wd})
+    optimizer.setup(link)
+    for hook in hooks:
+        optimizer.add_hook(hook)
+    rate_name = "lr" if "lr" in optimizer.hyperparam.get_dict() else "alpha"
+
+    def write(weights):
+        for p, x in zip(params, weights, strict=True):
+            p.array[...] = x
+
+    def step(rate, gradients):
+        setattr(optimizer.hyperparam, rate_name, rate)
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g.astype(dtype)
+        optimizer.update()
+
+    return lambda: [p.array.astype(np.float64) for p in params], write, step
+
+
 FAMILIES = {
     "torch": torch,
     "keras": keras,
@@ -254,4 +283,5 @@ FAMILIES = {
     "tinygrad": tinygrad,
     "thinc": thinc,
     "sklearn": sklearn,
+    "chainer": chainer,
 }

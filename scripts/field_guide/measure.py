@@ -162,7 +162,10 @@ def main(name):
         except Exception as error:
             text = re.sub(r"\s+", " ", str(error))[:200]
             print(f"{name} {row.name}: {type(error).__name__}: {text}", file=sys.stderr)
-    version = importlib.metadata.version(package.distribution or name).partition("+")[0]
+    version = (
+        package.clone.partition("==")[2]
+        or importlib.metadata.version(package.distribution or name).partition("+")[0]
+    )
     print("\n" + json.dumps({"version": version, "dtype": package.dtype, "rows": rows}))
 
 

@@ -212,6 +212,9 @@ bfloat16.
 - **left out** is what does not decay by default.
 - **bfloat16** is what 300 steps at η = 0.001 and λ = 0.1 leave of a weight of 1. For s = λη exact
   is 0.970; 1 means that every step rounded away.
+- **at** in a title names a commit: the project's own function was run from its repository. MaxText,
+  Levanter, big_vision and EasyLM make their schedule from a configuration; the runs put the rates
+  above in its place.
 
 The lines use these names. `lr` may be a number or a schedule, and `peak` is its first or largest
 value. `base` is your own optimizer without decay: a function of the learning rate.

@@ -44,6 +44,8 @@ class Package:
     dtype: str = "float64"
     home: str = ""  # its environment, where that is not the family's
     bare: tuple[str, ...] = ()  # installed without what they say they need
+    clone: str = ""  # "owner/name==commit" on GitHub, where it is run from its repository
+    files: tuple[str, ...] = ()  # what is checked out of that
     distribution: str = ""  # whose version is stated
     bfloat16: bool = True  # run it in this dtype, too
 
@@ -525,12 +527,13 @@ THINC = Package("Thinc, which spaCy uses", "thinc", ("thinc==8.3.11",), (
         "Adam(lr, L2=wd, L2_is_weight_decay=False, grad_clip=0.0)", coupled("base(lr)")),
 ), imports="from thinc.api import Adam, RAdam, SGD", dtype="float32", bfloat16=False)  # fmt: skip
 
-PSGD = Package("psgd-jax", "optax", (*JAX, "chex", "flax"), (
+OLDER = ("jax==0.8.0", "jaxlib==0.8.0", "optax==0.2.5", "numpy==2.3.5")
+PSGD = Package("psgd-jax", "optax", (*OLDER, "chex==0.1.90", "flax==0.12.0"), (
     Row("kron", "plain(kron(lr, weight_decay=wd))", decayed()),
 ), imports="""import optax
 from psgd_jax.kron import kron
 plain = lambda tx: optax.GradientTransformation(*tx)  # it takes no more arguments than it says
-""", bare=("psgd-jax==0.2.9",))  # fmt: skip
+""", bare=("psgd-jax==0.2.9",), home="psgd")  # fmt: skip
 
 KAULDRON_ALONE = """
 import importlib.util, pathlib, sys, types
@@ -570,6 +573,144 @@ SCIKIT_LEARN = Package("scikit-learn", "sklearn", ("scikit-learn==1.9.1", "numpy
         default="α = 0.0001"),
 ), imports="from sklearn.neural_network import MLPRegressor", bfloat16=False)  # fmt: skip
 
+RATE = """
+schedule = lambda lr: lr if callable(lr) else lambda step: lr
+first = lambda lr: float(schedule(lr)(0))
+"""  # a project's rate comes from its configuration; the runs put theirs in its place
+MAXTEXT = Package("MaxText", "optax", (*JAX, "pyyaml==6.0.4"), (
+    Row("adamw", 'maxtext("adamw", lr, adam_weight_decay=wd)',
+        "convert.from_('maxtext', 'adamw', learning_rate=lr, gradient_clipping_threshold=0.0, "
+        "adam_weight_decay=wd).optimizer", note="MaxText clips elsewhere"),
+    Row("adam_pax", 'maxtext("adam_pax", lr, adam_weight_decay=wd)', decayed()),
+    Row("muon", 'maxtext("muon", lr, adam_weight_decay=wd)',
+        'wdjax.decayed(base)(lr, weight_decay=wd, rules=(("bias", 1.0), ("**", 0.0)))',
+        note="`muon_weight_decay` is another λ", default="0.1, for matrices 0"),
+), imports=RATE + """
+import pathlib, types
+import optax, yaml
+from alone import alone
+dimensions = lambda *_: {"kernel": optax.contrib.MuonDimensionNumbers(), "bias": None}
+optimizers = alone("maxtext.optimizers.optimizers", {
+    "maxtext": {}, "maxtext.common": {}, "maxtext.optimizers": {}, "maxtext.utils": {},
+    "maxtext.common.common_types": {"DecoderBlockType": types.SimpleNamespace(DEEPSEEK4=None)},
+    "maxtext.optimizers.muon": {"muon": None},
+    "maxtext.utils.muon_utils": {"get_muon_weight_dimension_numbers": dimensions},
+    "maxtext.utils.maxtext_muon_utils": {"get_maxtext_muon_weight_dimension_numbers": None},
+})
+file = pathlib.Path(optimizers.__file__).parents[1] / "configs/base.yml"
+base = yaml.safe_load(file.read_text()) | {"mu_dtype": None, "muon_consistent_rms": None}
+def maxtext(name, lr, **settings):
+    config = types.SimpleNamespace(**{**base, "opt_type": name, **settings})
+    return optimizers.get_optimizer(config, schedule(lr), model="a model")
+""", bare=("maxtext==0.2.5",))  # fmt: skip
+
+LEVANTER = Package("Levanter at", "optax",
+    (*JAX, "equinox==0.13.8", "draccus==0.11.6"), (
+    Row("adam", "adam(lr, weight_decay=wd)",
+        "convert.from_('levanter', 'adam', learning_rate=lr, weight_decay=wd, rules=everything)"
+        ".optimizer", left_out="LayerNorm, RMSNorm, Embedding, bias"),
+    Row("adam(adamc_weight_decay=True)", "adam(lr, weight_decay=wd, adamc_weight_decay=True)",
+        decayed(options=CORRECTED), left_out="LayerNorm, RMSNorm, Embedding, bias"),
+), imports=RATE + """
+from alone import alone
+config = alone("levanter.optim.config", {
+    "haliax": {"is_named_array": None},
+    "levanter": {}, "levanter.optim": {}, "levanter.tracker": {"jit_log": None},
+    "levanter.optim.clip_update_norm": {"ClipUpdateNormConfig": None},
+    "levanter.optim.skipstep": {"SkipStepConfig": int},
+    "levanter.optim.util": {"log_norm_passthrough": None, "scan_aware_clip_by_block_rms": None},
+    "levanter.utils": {}, "levanter.utils.jax_utils": {"leaf_key_paths": None},
+})
+class Adam(config.AdamConfig):
+    lr_scheduler = lambda self, steps: self.rates
+def adam(lr, **settings):
+    made = Adam(learning_rate=first(lr), default_weight_decay_mask=False, **settings)
+    object.__setattr__(made, "rates", schedule(lr))
+    return made.build(4)
+""", clone="stanford-crfm/levanter==9263f81", files=("src/levanter/optim",))  # fmt: skip
+
+BIG_VISION = Package("big_vision at", "optax", (
+    *JAX, "flax==0.12.7", "ml_collections==1.1.0", "einops==0.8.2"), tuple(
+    Row(name, f'big_vision("{name}", params, lr, wd=wd)',
+        f"convert.from_('big_vision', '{name}', lr=lr, initial_lr=peak, wd=wd, rules=everything)"
+        ".optimizer", left_out="all but `.*/kernel$`")
+    for name in ("scale_by_adam", "scale_by_lion")
+), imports=RATE + """
+import types, ml_collections
+from alone import alone
+project = alone("big_vision.optax", {
+    "tensorflow": {"io": types.SimpleNamespace(gfile=None)},
+    "tensorflow.io": {"gfile": None}, "tensorflow.io.gfile": {"GFile": None},
+})
+def big_vision(name, params, lr, **settings):
+    rate, peak = schedule(lr), first(lr)
+    project.u.create_learning_rate_schedule = lambda **_: lambda step: rate(step) / peak
+    given = {"lr": peak, "optax_name": name, "wd_mults": [(".*", 1.0)], **settings}
+    return project.make(ml_collections.ConfigDict(given), params, sched_kw={})[0]
+""", clone="google-research/big_vision==0127fb6",
+    files=("big_vision/optax.py", "big_vision/utils.py", "big_vision/pp/registry.py"))  # fmt: skip
+
+EASYLM = Package("EasyLM at", "optax", (*JAX, "ml_collections==1.1.0"), (
+    Row("adamw", "adamw(lr, weight_decay=wd)",
+        "convert.from_('easylm', 'adamw', lr=lr, weight_decay=wd).optimizer", within=1e-7),
+    Row("palm(weight_decay=λ/10,000)", "palm(lr, weight_decay=1e-4 * wd)",
+        "convert.from_('easylm', 'palm', lr=lr, weight_decay=1e-4 * wd).optimizer",
+        within=1e-7, without="palm(lr)", default="1"),
+), imports=RATE + """
+import types
+import jax.numpy as jnp, optax
+from alone import alone
+project = alone("EasyLM.optimizers", {"EasyLM": {}, "EasyLM.jax_utils": {"float_to_dtype": None}})
+def adamw(lr, **settings):
+    cosine = {"warmup_cosine_decay_schedule": lambda **_: schedule(lr)}
+    project.optax = types.SimpleNamespace(**{**vars(optax), **cosine})
+    return project.AdamWOptimizerFactory.get_optimizer(settings)[0]
+def palm(lr, **settings):  # its rate is 1 / jnp.sqrt(jnp.maximum(step, warm_up)) where lr is 0.01
+    maximum = {"maximum": lambda step, warm_up: schedule(lr)(step) ** -2.0}
+    project.jnp = types.SimpleNamespace(**{**vars(jnp), **maximum})
+    return project.PalmOptimizerFactory.get_optimizer({"lr": 0.01, **settings})[0]
+""", clone="young-geng/EasyLM==fe5b2c3",
+    files=("EasyLM/__init__.py", "EasyLM/optimizers.py"))  # fmt: skip
+
+
+def nvidia(name: str, line: str, options: str = "", **kwargs) -> Row:
+    """Return a row of Emerging-Optimizers."""
+    label, given = (f"{name}({options})", f", {options}") if options else (name, "")
+    return Row(label, f"{name}(params, lr=lr, weight_decay=wd{given})", line, **kwargs)
+
+
+NVIDIA = Package("Emerging-Optimizers", "torch", (*TORCH, "absl-py==2.5.1"), (
+    nvidia("Lion", LION),
+    nvidia("Lion", decayed("optax.lion", FIXED), 'weight_decay_method="independent"'),
+    nvidia("Lion", decayed("optax.lion", "law=wdjax.lr_squared"), 'weight_decay_method="palm"'),
+    nvidia("Lion", coupled("optax.scale_by_lion(), optax.scale_by_learning_rate(lr)"),
+           'weight_decay_method="l2"', default="0.01"),
+    nvidia("LaProp", "convert.from_('emerging-optimizers', 'LaProp', lr=lr, weight_decay=wd)"
+           ".optimizer"),
+    nvidia("Muon", decayed(), matrix_only=True, left_out="refuses other than matrices"),
+    nvidia("SOAP", decayed(), matrix_only=True, left_out="refuses other than matrices"),
+), imports=EAGER + """
+import typing
+typing.override = lambda method: method  # Python 3.12 has it
+from emerging_optimizers.orthogonalized_optimizers import Muon
+from emerging_optimizers.scalar_optimizers import LaProp, Lion
+from emerging_optimizers.soap import SOAP
+""", bare=("emerging-optimizers==0.3.0",), dtype="float32")  # fmt: skip
+
+CHAINER = Package("Chainer", "chainer", ("chainer==7.8.1", "numpy==1.23.5"), (
+    Row("AdamW", "(optimizers.AdamW(alpha=lr, weight_decay_rate=wd),)",
+        "convert.from_('chainer', 'AdamW', alpha=lr, weight_decay_rate=wd).optimizer",
+        note="a schedule in `eta` scales decay, one in `alpha` does not"),
+    *(Row(f"{name} and WeightDecay", f"(optimizers.{name}(lr), WeightDecay(rate=wd))", line,
+          without=f"(optimizers.{name}(lr),)", default="none")
+      for name, line in (
+        ("SGD", torch("torch_sgd")),
+        ("MomentumSGD", coupled("optax.scale_by_learning_rate(lr), optax.trace(0.9)")),
+        ("Adam", coupled("base(lr)")),
+      )),
+), imports="from chainer import optimizers\nfrom chainer.optimizer_hooks import WeightDecay",
+    bfloat16=False)  # fmt: skip
+
 PACKAGES: dict[str, Package] = {
     "torch": PYTORCH,
     "optax": OPTAX,
@@ -588,4 +729,10 @@ PACKAGES: dict[str, Package] = {
     "paddlepaddle": PADDLE,
     "thinc": THINC,
     "scikit-learn": SCIKIT_LEARN,
+    "emerging-optimizers": NVIDIA,
+    "chainer": CHAINER,
+    "maxtext": MAXTEXT,
+    "levanter": LEVANTER,
+    "big_vision": BIG_VISION,
+    "easylm": EASYLM,
 }

@@ -4,13 +4,15 @@
     python scripts/field_guide/run.py timm keras   these again
     python scripts/field_guide/page.py --write     then the page
 
-Each package is installed in a temporary environment, at the versions that rows.py names. Packages
-that need the same share one; `--keep FOLDER` keeps the environments there for the next time.
+Each package is installed in a temporary environment, at the versions that rows.py names, or cloned
+at a commit. Packages that need the same share one; `--keep FOLDER` keeps the environments there for
+the next time.
 """
 
 import argparse
 import datetime
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -33,14 +35,33 @@ def environment(folder: pathlib.Path, package: Package) -> pathlib.Path:
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, *package.requires], check=True)
     if package.bare:
-        subprocess.run([*install, "--no-deps", *package.bare], check=True)
+        alone = ["--no-deps", "--ignore-requires-python"]
+        subprocess.run([*install, *alone, *package.bare], check=True)
     return python
 
 
-def measure(python: pathlib.Path, name: str) -> dict:
+def cloned(folder: pathlib.Path, package: Package) -> list[pathlib.Path]:
+    """Return where the code of a package lies that is run from its repository."""
+    if not package.clone:
+        return []
+    repository, _, commit = package.clone.partition("==")
+    place = folder / "clones" / repository
+    if not place.exists():
+        url = f"https://github.com/{repository}"
+        subprocess.run(["git", "clone", "-q", "--no-checkout", url, place], check=True)
+    checkout = ["git", "-C", place, "checkout", "-q", commit, "--", *package.files]
+    subprocess.run(checkout, check=True)
+    return [place, place / "src"]
+
+
+def measure(python: pathlib.Path, name: str, clones: list[pathlib.Path]) -> dict:
     """Return what measure.py prints in that environment."""
     run = subprocess.run(
-        [python, HERE / "measure.py", name], stdout=subprocess.PIPE, text=True, check=True
+        [python, HERE / "measure.py", name],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, clones))},
     )
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -61,11 +82,12 @@ def main() -> None:
     unknown = set(options.packages) - set(PACKAGES)
     if unknown:
         sys.exit(f"rows.py has no package {sorted(unknown)}; it has {list(PACKAGES)}.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or pathlib.Path(temporary)
         for name in options.packages or PACKAGES:
             try:
-                python = environment(options.keep or pathlib.Path(folder), PACKAGES[name])
-                seen = measure(python, name)
+                python = environment(folder, PACKAGES[name])
+                seen = measure(python, name, cloned(folder, PACKAGES[name]))
             except subprocess.CalledProcessError as error:
                 print(f"{name}: left as it was, {error}", file=sys.stderr)
                 continue
