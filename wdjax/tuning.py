@@ -160,7 +160,7 @@ def hyper_decay(
         is_part = has_holes(params) and not stands_for_all(params)
         checks.must("params", not is_part, _WHOLE, "a part of it", _OUTSIDE, TypeError)
         of = penalty.curvature
-        _check_strengths(schedule, rows, high * of, float(init) * of)
+        _check_strengths(schedule, rows, high * of, init * of)
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)
         zeros = jnp.zeros((), jnp.int32), jnp.zeros_like(log_decay)
@@ -390,7 +390,7 @@ def _checked_data(val_loss: Any, val_data: PyTree, batch_size: int | None) -> tu
 
 
 def _check_strengths(
-    schedule: schedules.Schedule, rows: tuple[Ruled, ...], most: float, first: float
+    schedule: schedules.Schedule, rows: tuple[Ruled, ...], most: float, first: Any
 ) -> None:
     """The largest λ must not flip signs, and a dtype should hold what the first one takes off."""
     strengths = schedules.checked_samples(schedule)
