@@ -369,7 +369,7 @@ def test_rounding_keeps_as_much_decay_as_it_does_in_a_simulation(dtype, shrink, 
 
 
 def test_without_steps_rounding_keeps_nothing_below_the_audit_s_threshold():
-    from wdjax.transforms import swallowed_below
+    from wdjax._lift.rounding import swallowed_below
 
     least = swallowed_below("bfloat16")
     assert dynamics.decay_kept("bfloat16", 0.99 * least, 0.0) == 0

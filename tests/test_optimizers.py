@@ -245,6 +245,18 @@ def test_an_array_in_place_of_a_container_is_named(tx):
             lambda: wdjax.decayed(functools.partial(optax.adamw, weight_decay=0.1)),
             r"`weight_decay` would decay a second time",
         ),
+        (
+            lambda: wdjax.decayed(lambda lr: optax.chain(optax.clip(1.0), optax.adamw(lr)))(
+                optax.linear_schedule(0.0, 1e-3, 100), weight_decay=0.1
+            ),
+            r"must not decay by itself.*; <lambda> takes 2e-09 of a weight off in a step without",
+        ),
+        (
+            lambda: wdjax.decayed(lambda lr: wdjax.adamw(lr, weight_decay=0.5))(
+                0.1, weight_decay=0.1
+            ),
+            r"must not decay by itself.*; <lambda> takes 0\.05 of a weight",
+        ),
         (lambda: wdjax.decayed(optax.linear_schedule(0.1, 0.0, 9)), r"first; schedule takes count"),
         (lambda: wdjax.decayed(lambda: optax.sgd(0.1)), r"rate first; <lambda> takes nothing"),
         (
@@ -301,6 +313,19 @@ def test_update_without_params_says_what_to_call():
 
 
 # Promise 4: the wrappers of Optax.
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda lr: optax.lamb(lr),  # its trust ratio reads the weights, and pulls at none
+        lambda lr: optax.adamw(lr, mask={"kernel": False}),
+        lambda lr: optax.chain(optax.add_noise(1.0, 0.0, 0), optax.lamb(lr)),  # alike at −θ
+        optax.inject_hyperparams(optax.adam),
+    ],
+)
+def test_a_factory_that_reads_weights_need_not_decay(factory):
+    wdjax.decayed(factory)(0.1, weight_decay=0.1)
 
 
 def test_inside_multi_steps_decay_happens_once_per_real_step():

@@ -139,6 +139,15 @@ def test_a_lam_for_every_group(method):
     assert min(near) > found.score - 1e-4 * abs(found.score)  # it is flat there
 
 
+@pytest.mark.parametrize("method", ["gcv", "evidence"])
+def test_a_lam_for_every_group_is_that_of_all_data(method):
+    options = {"groups": GROUPS, "method": method}
+    got = jax.device_get(linear.group_ridge(total_of(x=X, y=Y), **options))
+    wanted = jax.device_get(linear.group_ridge(X, Y, **options))
+    close(got[:4], wanted[:4])
+    np.testing.assert_array_equal(got.edge, wanted.edge)
+
+
 def test_parts_add_in_any_order_and_whatever_they_were_summed_around():
     parts = [statistics(**batch) for batch in batches(x=X, y=Y, fold=FOLD)]
     (whole,) = batches((N,), x=X, y=Y, fold=FOLD)

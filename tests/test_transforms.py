@@ -287,6 +287,45 @@ def test_decay_that_bfloat16_would_swallow_warns_with_paths_and_remedy(verb):
     verb(0.01).init(params)  # and bfloat16 holds this
 
 
+TAKES = {  # lengths and rates, not fractions of each number
+    "l1": lambda s: wdjax.decay_weights(s, penalties.l1),
+    "after the step": lambda s: wdjax.decay_after_step(s, penalties.l1),
+    "group_lasso": lambda s: wdjax.prox_weights(s, penalties.group_lasso()),
+    "nuclear": lambda s: wdjax.prox_weights(s, wdjax.matrices.nuclear),
+    "norm_control": lambda s: radial.norm_control(s, 0.5),
+    "project_radial": radial.project_radial,
+    "cumulative_l1": adaptive.cumulative_l1,
+    "hyper_decay": lambda s: wdjax.tuning.hyper_decay(
+        0.1, lambda params, batch: 0.0, np.ones(100), init=10 * s, bounds=(1e-5, 9.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("method", TAKES.values(), ids=TAKES)
+def test_each_method_says_when_bfloat16_swallows_what_it_takes(method):
+    params = {"kernel": np.linspace(-3, -1, 64).reshape(8, 8).astype(jnp.bfloat16)}
+    with pytest.warns(UserWarning, match="bfloat16 parameters swallow this decay.*'kernel'"):
+        state = method(1e-4).init(params)
+    updates = method(1e-4).update(jax.tree.map(np.zeros_like, params), state, params)[0]
+    chex.assert_trees_all_equal(optax.apply_updates(params, updates), params)
+    method(0.1).init(params)  # this it holds
+    wdjax.compensated(method(1e-4)).init(params)
+    method(1e-4).init(jax.tree.map(np.float32, params))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        adaptive.cpr(wdjax.bounds.dependent(0.9)),
+        adaptive.swd(1e-6),
+        wdjax.add_decayed_weights(1e-4),
+        wdjax.decay_weights(1e-4, penalties.l1, anchor={"kernel": np.ones((8, 8))}),
+    ],
+)
+def test_what_gradients_or_later_steps_decide_is_not_warned_of(method):
+    method.init({"kernel": jnp.ones((8, 8), jnp.bfloat16)})
+
+
 def test_the_warning_says_the_truth_about_bfloat16():
     """At eps/4 the decay still rounds away; at a little more it acts."""
     limit = float(jnp.finfo(jnp.bfloat16).eps) / 4

@@ -137,7 +137,8 @@ def cpr(
         (s,) = step.values
         return step.map_with(memory, leaf)
 
-    return _lift("cpr", method, strength, start, rules=rules, axes=axes)
+    settings = {"rules": rules, "axes": axes, "is_steady": False}  # μ grows until it is felt
+    return _lift("cpr", method, strength, start, **settings)
 
 
 def cumulative_l1(

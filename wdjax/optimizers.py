@@ -1,9 +1,13 @@
 """Any Optax optimizer with decay in its right place: after it, on the parameters."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from wdjax import penalties
@@ -11,6 +15,7 @@ from wdjax._lift import preconditioners
 from wdjax._lift.leaves import Params, lined_up, moved_params
 from wdjax._lift.place import wrapper_in
 from wdjax._trees import checks
+from wdjax._trees.reach import always_zero
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
 from wdjax.rules import STANDARD, Rules
@@ -26,6 +31,7 @@ _REQUIRED: Any = inspect.Parameter.empty  # so that signatures show no default
 _OWN_DECAY = {"weight_decay": 0.0, "weight_decay_rate": None, "adam_weight_decay": 0.0}
 _OWN_MASK = ("mask", "weight_decay_mask")
 _OWN_RATE = ("adam_learning_rate",)  # of some leaves only
+_ROUNDING = 1e-12  # of float64, in a step
 
 
 def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtraArgs]:
@@ -64,7 +70,8 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         TypeError: `factory` is not a factory, or a part or schedule of Optax, or a partial with
             decay or a mask of its own; at build, it returns no optimizer, an argument is wrong, or
             it wraps an optimizer and takes its steps at other times (MultiSteps, apply_if_finite,
-            lookahead, schedule-free): decay goes inside.
+            lookahead, schedule-free): decay goes inside; or a function of your own returns an
+            optimizer that decays by itself.
         ValueError: at build or `init`, as `decay_weights` and `prox_weights`.
 
     Example:
@@ -85,6 +92,7 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
     held = getattr(factory, "keywords", {})  # of functools.partial
     _check_arguments(own, [*held], held)
     switched_off = {name: _OWN_DECAY[name] for name in _OWN_DECAY if name in own}
+    is_known = _home(factory).startswith("optax.")  # what decays there is switched off
 
     def decayed_factory(
         learning_rate: Any,
@@ -113,6 +121,8 @@ def decayed(factory: Factory) -> Callable[..., optax.GradientTransformationExtra
         wrapper = wrapper_in(inner.update)
         if wrapper:
             raise TypeError(f"`decayed` adds decay, which here comes after {wrapper}")
+        if not is_known:
+            _check_is_plain(factory, inner)
         if law is None and next(iter(own.values())).default == 1.0:
             raise TypeError(
                 f"`law` must be given to a decayed {_name(factory)}: its learning rate is a "
@@ -228,9 +238,10 @@ def _signature_of(factory: Factory) -> inspect.Signature:
         )
     signature = inspect.signature(factory)
     first = next(iter(signature.parameters.values()), None)
-    home = getattr(getattr(factory, "func", factory), "__module__", "")
     # in Optax' own factories it has this name; parts and schedules take something else first
-    is_part = first and str(home).startswith("optax.") and not first.name.endswith("learning_rate")
+    is_part = (
+        first and _home(factory).startswith("optax.") and not first.name.endswith("learning_rate")
+    )
     if first is None or is_part:
         raise TypeError(
             f"`factory` must take the learning rate first; {_name(factory)} takes "
@@ -238,6 +249,46 @@ def _signature_of(factory: Factory) -> inspect.Signature:
             "wdjax.decayed(lambda learning_rate: ...); optax.scale_by_adam and such build parts."
         )
     return signature
+
+
+def _home(factory: Factory) -> str:
+    """Return the module of the factory, or of what a partial holds."""
+    return str(getattr(getattr(factory, "func", factory), "__module__", ""))
+
+
+def _check_is_plain(factory: Factory, inner: optax.GradientTransformation) -> None:
+    """Refuse an optimizer that decays by itself: without a gradient it moves a stand-in weight."""
+
+    def step(state: Any, theta: Any) -> tuple[Any, Any]:
+        updates, state = inner.update(jax.tree.map(jnp.zeros_like, theta), state, theta)
+        return state, updates
+
+    def pull(theta: Any) -> Any:
+        return sum(map(jnp.sum, jax.tree.leaves(step(inner.init(theta), theta)[1])))
+
+    def run(theta: Any) -> Any:
+        return jax.lax.scan(lambda state, _: step(state, theta), inner.init(theta), length=3)[1]
+
+    def odd(theta: Any) -> Any:
+        """Noise has the same sign at −θ, decay has not; three steps, for a warm-up begins at 0."""
+        there, here = run(jax.tree.map(jnp.negative, theta)), run(theta)
+        return jax.tree.map(lambda x, y: (x - y) / 2, there, here)
+
+    taken = 0.0
+    # what cannot be tried, such as a traced learning rate, is for `wdjax.audit` to see
+    with contextlib.suppress(Exception):
+        theta = {"kernel": np.ones((2, 2), np.float32)}
+        if all(always_zero(jax.make_jaxpr(jax.grad(pull))(theta).jaxpr)):
+            return
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            theta = jax.tree.map(np.float64, theta)
+            taken = float(jnp.max(jax.jit(odd)(theta)["kernel"]))
+    if taken > _ROUNDING:
+        raise TypeError(
+            f"`factory` must not decay by itself, or decay would act twice; {_name(factory)} takes "
+            f"{taken:.2g} of a weight off in a step without a gradient. Switch that off, for "
+            "instance by weight_decay=0.0, and pass λ to the decayed factory."
+        )
 
 
 def _check_arguments(

@@ -243,7 +243,7 @@ def project_radial(
     this in the chain would be removed, for it is radial: pass it as `strength`.
 
     Args:
-        strength: s >= 0, decoupled decay, the fraction taken off per step before ρ: a number,
+        strength: s in [0, 1], decoupled decay, the fraction taken off per step before ρ: a number,
             schedule or traced scalar. AdamP: `lr_scaled(λ, η)`; SGDP: that over 1 − momentum.
         cosine: δ >= 0, AdamP's is 0.1; None projects always.
         decay_ratio: ρ >= 0 where projected, 1 elsewhere; AdamP's is 0.1.
@@ -293,7 +293,14 @@ def project_radial(
     quantities = {"strength": strength, "decay_ratio": decay_ratio}
     sees = cosine is not None
     return _lift(
-        "project_radial", step, quantities, axes=axes, rules=rules, most=1, sees_grads=sees
+        "project_radial",
+        step,
+        quantities,
+        axes=axes,
+        rules=rules,
+        fractions=("strength",),
+        most=1,
+        sees_grads=sees,
     )
 
 

@@ -9,7 +9,6 @@ With the optimizer's finished update Δ and the candidate c = θ + Δ:
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -21,7 +20,8 @@ from wdjax import anchors, penalties
 from wdjax._lift.leaves import Params
 from wdjax._lift.method import Memory, Samples, Step, lift
 from wdjax._lift.place import check_is_early
-from wdjax._trees import checks, paths
+from wdjax._lift.rounding import warn_of_lost_fractions
+from wdjax._trees import checks
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
 from wdjax.rules import STANDARD, Ruled, Rules
@@ -322,6 +322,7 @@ def _anchored(
         rules=rules,
         start=lambda params, _: target.init(params),
         check=functools.partial(_check_taken, name, penalty),
+        is_steady=penalty.curvature == 0,  # else the fraction is known
         **options,
     )
 
@@ -385,27 +386,4 @@ def _check_taken(name: str, penalty: Penalty, rows: tuple[Ruled, ...], samples: 
     taken = [(row.leaf, top * row.multiplier) for row in rows]
     if name != "prox_weights":
         checks.fractions("`strength` times multiplier", [(leaf.path, x) for leaf, x in taken])
-    swallowed: dict[Any, list[str]] = {}
-    for leaf, x in taken:
-        if not isinstance(x, jax.core.Tracer) and 0 < x < swallowed_below(leaf.dtype):
-            swallowed.setdefault(leaf.dtype, []).append(repr(leaf.path))
-    for dtype, names in swallowed.items():
-        warnings.warn(
-            f"`{name}`: {dtype} parameters swallow this decay: it takes off at most {top:.2g} per "
-            f"step, and a change below {swallowed_below(dtype):.2g} of a number rounds away, for "
-            f"{paths.listed(names)}. Wrap the optimizer in wdjax.compensated, or keep these "
-            "parameters in float32.",
-            stacklevel=2,
-        )
-
-
-def swallowed_below(dtype: Any) -> float:
-    """Return the fraction below which a decay step leaves every number of that dtype as it was.
-
-    Just below 1, numbers lie ε/2 apart: a change of less than half of that rounds away.
-
-    Example:
-        >>> swallowed_below(jnp.bfloat16)
-        0.001953125
-    """
-    return float(jnp.finfo(dtype).eps) / 4  # type: ignore[no-untyped-call]
+    warn_of_lost_fractions(name, taken, top)

@@ -21,11 +21,12 @@ from jax.scipy.sparse.linalg import cg
 from wdjax import schedules
 from wdjax._lift.leaves import Params, is_off, lined_up, map_leaves, moved_params, widened
 from wdjax._lift.method import check_last, check_no_search
+from wdjax._lift.rounding import warn_of_lost_fractions
 from wdjax._trees import PyTree, checks
 from wdjax._trees.checks import check_data
 from wdjax._trees.paths import distinct, has_holes, listed, nodes, stands_for_all
 from wdjax.penalties import Penalty, l2
-from wdjax.rules import STANDARD, Rules, check_rules, label, owners, ruled, warn_of_guesses
+from wdjax.rules import STANDARD, Ruled, Rules, check_rules, label, owners, ruled, warn_of_guesses
 from wdjax.schedules import Strength
 
 ValLoss = Callable[[Params, PyTree], jax.Array]
@@ -154,11 +155,12 @@ def hyper_decay(
     slope_at: Callable[[Params, PyTree], Params] = jax.grad(val_loss, allow_int=True)
 
     def init_state(params: Params) -> HyperDecayState:
-        rows, multipliers = ruled(rules, params)
+        rows, _ = ruled(rules, params)
         warn_of_guesses("hyper_decay", rows)
         is_part = has_holes(params) and not stands_for_all(params)
         checks.must("params", not is_part, _WHOLE, "a part of it", _OUTSIDE, TypeError)
-        _check_strengths(schedule, multipliers, high * penalty.curvature)
+        of = penalty.curvature
+        _check_strengths(schedule, rows, high * of, init * of)
         _check_many(rules, params, examples)
         log_decay = jnp.full(len(rules), jnp.log(init), jnp.float32)
         zeros = jnp.zeros((), jnp.int32), jnp.zeros_like(log_decay)
@@ -387,16 +389,21 @@ def _checked_data(val_loss: Any, val_data: PyTree, batch_size: int | None) -> tu
     return jax.tree.map(jnp.asarray, val_data), examples
 
 
-def _check_strengths(schedule: schedules.Schedule, multipliers: Params, most: float) -> None:
-    """The largest λ must not flip signs, and a traced one cannot be known to."""
+def _check_strengths(
+    schedule: schedules.Schedule, rows: tuple[Ruled, ...], most: float, first: Any
+) -> None:
+    """The largest λ must not flip signs, and a dtype should hold what the first one takes off."""
     strengths = schedules.checked_samples(schedule)
     if strengths is not None:
-        top = float(strengths.max()) * most
-        known = [m for m in jax.tree.leaves(multipliers) if not isinstance(m, jax.core.Tracer)]
+        top = float(strengths.max())
+        known = [row for row in rows if not isinstance(row.multiplier, jax.core.Tracer)]
         checks.fractions(
-            "`strength` times the largest λ of `bounds`", [("", top * float(m)) for m in known],
+            "`strength` times the largest λ of `bounds`",
+            [("", top * most * row.multiplier) for row in known],
             "Lower `bounds[1]`, or check the units of `strength`, which belongs to λ = 1.",
-        )  # fmt: skip
+        )
+        taken = [(row.leaf, top * first * row.multiplier) for row in known]
+        warn_of_lost_fractions("hyper_decay", taken, top * first)
 
 
 def _check_many(rules: Rules, params: Params, examples: int) -> None:

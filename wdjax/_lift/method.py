@@ -5,6 +5,7 @@ of one leaf with `Step.map`. Rules are resolved once for each call and handed on
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -18,6 +19,7 @@ from wdjax import schedules
 from wdjax._lift import leaves
 from wdjax._lift.leaves import Params
 from wdjax._lift.place import PENALTY, check_is_last, comes_later, held, is_search, name_of
+from wdjax._lift.rounding import warn_of_lost_steps
 from wdjax._trees import checks, paths
 from wdjax._trees.groups import Axes, along, check_axes
 from wdjax.rules import Ruled, Rules, check_rules, ruled, warn_of_guesses
@@ -118,6 +120,7 @@ def lift(
     check_order: Callable[[str], None] = check_last,
     exact: bool = False,
     sees_grads: bool = False,
+    is_steady: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Lift a method to Optax.
 
@@ -133,6 +136,8 @@ def lift(
         check_order: raises where the method is on the wrong side of the learning rate.
         exact: θ + Δ⁺ must be reached exactly, which a Δ narrower than θ cannot express.
         sees_grads: the method looks at raw gradients, which may be missing.
+        is_steady: what it takes from weights at rest, without gradients, tells what it takes later.
+            Then a stand-in says at `init` whether narrow dtypes swallow it.
 
     Returns:
         The transformation. Its state is a `MethodState`.
@@ -154,10 +159,25 @@ def lift(
         _check_has_axes(axes, rows)
         samples = {key: schedules.checked_samples(s, key) for key, s in of_step.items()}
         check(rows, samples)
-        acts = all(values is not None and values.max() > 0 for values in samples.values())
+        known = {key: values for key, values in samples.items() if values is not None}
+        acts = len(known) == len(samples) and all(values.max() > 0 for values in known.values())
         if acts and all(map(leaves.is_off, jax.tree.leaves(multipliers))):
             leaves.warn_if_idle(name, rows, params)
+        if (
+            is_steady
+            and check_order is check_last
+            and not sees_grads
+            and len(known) == len(samples)
+        ):
+            tops = tuple(float(values.max()) for values in known.values())
+            warn_of_lost_steps(name, rows, functools.partial(at_rest, tops))
         return start(params, multipliers)
+
+    def at_rest(values: tuple[float, ...], theta: jax.Array, m: float) -> Params:
+        """What the method takes from weights that began at θ and lie at 2θ."""
+        zero, count = jnp.zeros_like(theta), jnp.zeros((), jnp.int32)
+        step = Step(name, count, values, zero, 2 * theta, m, None, {})
+        return method(step, start(theta, m))[0]
 
     def act(
         count: Any, updates: Params, memory: Memory, params: Params | None, extra: dict[str, Any]

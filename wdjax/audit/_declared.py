@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from wdjax import schedules, stacking
+from wdjax._lift.rounding import swallowed_below
 from wdjax._trees import checks, paths
 from wdjax._trees.paths import Leaf
 from wdjax.audit._table import Audit, Row, merged
 from wdjax.rules import RuleError, Rules, Selector, check_rules, is_guess, label, ruled
 from wdjax.schedules import Schedule, Strength
-from wdjax.transforms import swallowed_below
 
 _MOST_COUNTS = 2**20  # steps looked at
 _LAST_COUNT = np.iinfo(np.int32).max
