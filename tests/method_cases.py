@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import adaptive_reference as of_adaptive
+import jax
 import jax.numpy as jnp
+import numpy as np
 import radial_reference as of_radial
 import reference as ref
 from cases import MATRICES, PENALTIES
 
 import wdjax
-from wdjax import adaptive, bounds, gates, penalties, radial
+from wdjax import adaptive, bounds, gates, penalties, radial, tuning
 
 
 class MethodCase(NamedTuple):
@@ -224,3 +226,15 @@ METHODS = {**dict(of_transforms()), **dict(of_adaptive_methods()), **dict(of_rad
 
 # What the lift answers is asked once per verb: its first row, whatever the penalty or bound.
 VERBS = {case.verb: case for case in reversed(METHODS.values())}
+
+# Learned strengths have no formula of one step: what they learn is tested in `test_tuning`.
+
+
+def _learned(strength, rules):
+    wide = lambda x: x.astype(jnp.float32)
+    loss = lambda params, batch: batch[0] * sum(jnp.sum(wide(x)) for x in jax.tree.leaves(params))
+    data = np.ones(100, np.float32)
+    return tuning.hyper_decay(strength, loss, data, rules=rules, init=1.0)
+
+
+LEARNED = {"hyper_decay": MethodCase("hyper_decay", _learned, None)}

@@ -1,27 +1,29 @@
 """A parameter keeps its dtype: every method and wrapper, in every library's own addition."""
 
 import functools
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_cases import METHODS
+import two_devices
+from method_cases import LEARNED, METHODS
 
 import wdjax
-from wdjax import metrics, precision
+from wdjax import adaptive, metrics, precision, stacking
 from wdjax._lift.leaves import applied, widened
 
 RULES = (("bias", 0.0), ("**", 1.0))
 NARROW = [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2]
 
 
-def params():
+def params(*dtypes):
     """A mixed tree: a leaf of each dtype."""
     kernel = np.linspace(0.5, 2.0, 12).reshape(3, 4)
-    leaves = {jnp.dtype(dtype).name: kernel.astype(dtype) for dtype in [*NARROW, np.float32]}
-    return leaves | {"bias": np.ones(4, jnp.bfloat16)}
+    leaves = {jnp.dtype(d).name: kernel.astype(d) for d in dtypes or [*NARROW, np.float32]}
+    return leaves | {"bias": np.ones(4, dtypes[0] if dtypes else jnp.bfloat16)}
 
 
 def dtypes(tree):
@@ -52,60 +54,90 @@ LIBRARIES = {"optax": optax.apply_updates, "equinox": equinox, "plain": plain, "
 WRAPPERS = {
     "compensated": wdjax.compensated,
     "stochastically_rounded": lambda optimizer: wdjax.stochastically_rounded(optimizer, 0),
-    "compensated(measured)": lambda optimizer: wdjax.compensated(metrics.measured(optimizer)),
 }
+
+
+def of_stacks(optimizer):
+    """An optimizer of leaves around one of stacks."""
+    inner = stacking.stacked(optimizer)
+
+    def update(grads, state, params, **extra):
+        updates, state = inner.update(stacking.stack(grads), state, stacking.stack(params), **extra)
+        return stacking.unstack(updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda p: inner.init(stacking.stack(p)), update)
+
+
+DECAY = {"weight_decay": 0.1, "rules": RULES}
 OPTIMIZERS = {
-    "sgdw": lambda: wdjax.sgdw(1e-2, weight_decay=0.1, rules=RULES),
-    "adamw": lambda: wdjax.adamw(1e-2, weight_decay=0.1, rules=RULES),
-    "adamw, implicit": lambda: wdjax.adamw(1e-2, weight_decay=0.1, rules=RULES, implicit=True),
-    "lionw": lambda: wdjax.lionw(1e-2, weight_decay=0.1, rules=RULES),
-    "L2 before momentum": lambda: optax.chain(
-        wdjax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)
+    **{name: wrap(wdjax.sgdw(1e-2, **DECAY)) for name, wrap in WRAPPERS.items()},
+    "compensated adamw": wdjax.compensated(wdjax.adamw(1e-2, **DECAY)),
+    "compensated L2 before momentum": wdjax.compensated(
+        optax.chain(wdjax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     ),
+    "compensated(measured)": wdjax.compensated(metrics.measured(wdjax.sgdw(1e-2, **DECAY))),
+    "rounded adamw, implicit": wdjax.stochastically_rounded(
+        wdjax.adamw(1e-2, **DECAY, implicit=True), 0
+    ),
+    "rounded lionw": wdjax.stochastically_rounded(wdjax.lionw(1e-2, **DECAY), 0),
+    "measured": metrics.measured(wdjax.adamw(1e-2, **DECAY)),
+    "stacked": of_stacks(wdjax.adamw(1e-2, **DECAY)),
+    "compensated(stacked)": wdjax.compensated(of_stacks(wdjax.sgdw(1e-2, **DECAY))),
+    "decayed": wdjax.decayed(optax.rmsprop)(1e-2, **DECAY),
+    "mask": optax.adamw(1e-2, weight_decay=0.1, mask=wdjax.mask(RULES)),
+    "with_grad": adaptive.with_grad(optax.chain(optax.sgd(1e-2), adaptive.swd(0.1, rules=RULES))),
 }
+WIDE = [name for name in OPTIMIZERS if name.startswith(("compensated", "stoch", "rounded"))]
 
 
-def kept(optimizer, add, grads, **extra):
-    """Check dtypes after a step, on paper: they need no numbers."""
+def kept(optimizer, params, grads, **extra):
+    """Check two steps on paper: dtypes after every addition, and that one program takes both."""
+    for library in ("equinox", "flax.nnx"):  # an import while tracing is another trace
+        pytest.importorskip(library)
+    traces = []
 
-    def run(params, grads):
-        updates, _ = optimizer.update(grads, optimizer.init(params), params, **extra)
-        return add(params, updates)
+    @jax.jit
+    def step(params, state, grads, extra):
+        traces.append(1)
+        updates, state = optimizer.update(grads, state, params, **extra)
+        return {name: add(params, updates) for name, add in LIBRARIES.items()}, state
 
-    assert dtypes(jax.eval_shape(run, params(), grads)) == dtypes(params())
+    state = jax.eval_shape(optimizer.init, params)
+    for _ in range(2):
+        added, state = jax.eval_shape(step, params, state, grads, extra)
+        for name, after in added.items():
+            assert dtypes(after) == dtypes(params), name
+    assert len(traces) == 1
+
+
+def trees(name):
+    """A mixed tree, and one of a single dtype: for each method another one."""
+    yield params()
+    yield params(NARROW[zlib.crc32(name.encode()) % len(NARROW)])
 
 
 @pytest.mark.filterwarnings("ignore:.*swallow")
-@pytest.mark.parametrize("case", METHODS.values(), ids=METHODS)
-def test_no_method_changes_a_dtype(case):
-    arguments = {"rules": RULES}
-    if case.anchor is not None:
-        full = lambda p: np.full_like(p, case.anchor)
-        is_number = not isinstance(case.anchor, str)
-        arguments["anchor"] = jax.tree.map(full, params()) if is_number else case.anchor
-    kept(case.build(case.x, **arguments), plain, params(), grad=params())
+@pytest.mark.parametrize("name", METHODS | LEARNED)
+def test_no_method_changes_a_dtype(name):
+    case, arguments = (METHODS | LEARNED)[name], {"rules": RULES}
+    for tree in trees(name):
+        if case.anchor is not None:
+            full = lambda p: np.full_like(p, case.anchor)
+            is_number = not isinstance(case.anchor, str)
+            arguments["anchor"] = jax.tree.map(full, tree) if is_number else case.anchor
+        kept(case.build(case.x, **arguments), tree, tree, grad=tree)
 
 
-@pytest.mark.parametrize("add", LIBRARIES.values(), ids=LIBRARIES)
-@pytest.mark.parametrize("wrap", ["compensated", "stochastically_rounded"])
-def test_no_wrapper_changes_a_dtype_in_any_addition(wrap, add):
-    """Nor do gradients in float32."""
-    wide = jax.eval_shape(lambda: jax.tree.map(widened, params()))
-    kept(WRAPPERS[wrap](OPTIMIZERS["sgdw"]()), add, wide)
+@pytest.mark.filterwarnings("ignore:.*swallow")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_wrapper_changes_a_dtype(name):
+    for tree in trees(name):
+        kept(OPTIMIZERS[name], tree, tree)
 
 
-@pytest.mark.parametrize(
-    ("wrap", "make"),
-    [
-        ("compensated", "adamw"),
-        ("compensated", "L2 before momentum"),
-        ("compensated(measured)", "sgdw"),
-        ("stochastically_rounded", "adamw, implicit"),
-        ("stochastically_rounded", "lionw"),
-    ],
-)
-def test_no_wrapper_changes_a_dtype_around_any_optimizer(wrap, make):
-    kept(WRAPPERS[wrap](OPTIMIZERS[make]()), plain, params())
+@pytest.mark.parametrize("name", WIDE)
+def test_nor_do_gradients_in_float32(name):
+    kept(OPTIMIZERS[name], params(), jax.eval_shape(lambda: jax.tree.map(widened, params())))
 
 
 # Sums in the parameter's dtype.
@@ -186,11 +218,16 @@ def test_a_sum_that_rounds_to_the_largest_number_is_that_one_at_random_too(dtype
 
 
 @pytest.mark.parametrize(
-    ("add", "dtype"),
-    [(optax.apply_updates, jnp.float16), (equinox, jnp.bfloat16), (plain, jnp.bfloat16)],
+    ("library", "dtype"),
+    [
+        ("optax", jnp.float16),
+        ("equinox", jnp.bfloat16),
+        ("plain", jnp.float8_e4m3fn),
+        ("nnx", jnp.bfloat16),
+    ],
 )
-def test_a_thousand_decays_of_a_mixed_tree_are_those_of_float32(add, dtype):
-    """(1 − s)^T to 1%, and one compilation."""
+def test_a_thousand_decays_of_a_mixed_tree_are_those_of_float32(library, dtype):
+    """(1 − s)^T to 1% with what is left over, and one compilation."""
     s, steps = 1e-4, 1_000
     decay = optax.chain(optax.set_to_zero(), wdjax.decay_weights(s, rules=RULES))
     optimizer, traces = wdjax.compensated(decay), []
@@ -205,14 +242,16 @@ def test_a_thousand_decays_of_a_mixed_tree_are_those_of_float32(add, dtype):
     def step(theta, state):
         traces.append(1)
         updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, theta), state, theta)
-        return add(theta, updates), state
+        return LIBRARIES[library](theta, updates), state
 
     for _ in range(steps):
         theta, state = step(theta, state)
     assert len(traces) == 1
     assert dtypes(theta) == dtypes(start)
-    want = np.asarray(start["kernel"], np.float64) * (1 - s) ** steps
-    np.testing.assert_allclose(np.asarray(theta["kernel"], np.float64), want, rtol=0.01)
+    exact = np.float32(theta["kernel"]) + np.float32(state.residual["kernel"])
+    want = np.float32(start["kernel"]) * (1 - s) ** steps
+    np.testing.assert_allclose(exact, want, rtol=1e-4)
+    np.testing.assert_array_equal(np.asarray(theta["kernel"]), exact.astype(dtype))
 
 
 @pytest.mark.parametrize("dtype", NARROW[:2])
@@ -233,3 +272,52 @@ def test_float32_updates_reach_float8_parameters(dtype):
     new = jax.jit(applied)(np.ones(2, dtype), np.full(2, 0.5, np.float32))
     assert new.dtype == dtype
     np.testing.assert_array_equal(np.float32(new), 1.5)
+
+
+# Partitioned parameters of NNX: two devices, a half on each, in a fresh process.
+
+ON_TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, wdjax
+from flax import nnx
+from jax.sharding import AxisType
+
+ones = nnx.with_partitioning(nnx.initializers.ones_init(), ("fsdp", None))
+traces = []
+
+
+@nnx.jit
+def step(model, holder):
+    traces.append(1)
+    loss = lambda m: jnp.sum(m.kernel[...].astype(jnp.float32) ** 2)
+    holder.update(model, nnx.grad(loss)(model))
+
+
+def trained(wrap, dtype, devices):
+    axes = {"axis_types": (AxisType.Auto,), "devices": jax.devices()[:devices]}
+    with jax.set_mesh(jax.make_mesh((devices,), ("fsdp",), **axes)):
+        how = {"param_dtype": dtype, "kernel_init": ones, "use_bias": False}
+        model = nnx.Linear(4, 4, rngs=nnx.Rngs(0), **how)
+        optimizer = wrap(wdjax.sgdw(0.01, weight_decay=1.0))
+        holder = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+        for _ in range(3):
+            step(model, holder)
+    return model.kernel[...]
+
+
+rounded = lambda optimizer: wdjax.stochastically_rounded(optimizer, 0)
+for wrap, dtype in ((wdjax.compensated, jnp.bfloat16), (wdjax.compensated, jnp.float8_e4m3fn),
+                    (rounded, jnp.float16)):
+    one, two = (trained(wrap, dtype, devices) for devices in (1, 2))
+    assert one.dtype == two.dtype == dtype
+    assert [piece.data.shape for piece in two.addressable_shards] == [(2, 4)] * 2
+    np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in (one, two)))
+    assert (np.asarray(two, np.float32) < 1).any()
+assert len(traces) == 3 * 2, traces
+print("ok")
+"""
+
+
+@pytest.mark.slow  # a fresh process
+def test_partitioned_parameters_keep_dtype_and_place_on_two_devices():
+    pytest.importorskip("flax.nnx")
+    assert two_devices.printed(ON_TWO_DEVICES).strip() == "ok"
