@@ -411,16 +411,64 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+# In some versions JAX turns an interrupt that arrives inside its comparisons into a ValueError.
+INTERRUPTS = (KeyboardInterrupt, ValueError)
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_in_the_middle_leaves_a_state_to_go_on_with():
     fit(STEP, start(), DATA, steps=3, batch_size=8)
     for seconds in (0.1, 0.11, 0.12, 0.13):
         threading.Timer(seconds, _thread.interrupt_main).start()
-        with pytest.raises(KeyboardInterrupt) as caught:
+        with pytest.raises(INTERRUPTS) as caught:
             fit(STEP, start(), DATA, epochs=10**6, batch_size=8)
         state, history = caught.value.state, caught.value.history
         assert int(state.step) == len(history.steps) == len(history.metrics["loss"]) > 0
         assert np.isfinite(state.params["w"]).all()
+
+
+class Interrupting(dict):
+    """Metrics whose node in the tree sends an interrupt, as soon as `armed`, when JAX opens it."""
+
+    armed = 0
+
+    def opened(self):
+        if Interrupting.armed:
+            Interrupting.armed -= 1
+            signal.raise_signal(signal.SIGINT)
+        return tuple(self.values()), tuple(self)
+
+
+jax.tree_util.register_pytree_node(
+    Interrupting,
+    Interrupting.opened,
+    lambda names, values: Interrupting(zip(names, values, strict=True)),
+)
+
+
+def interrupting_step(state, batch):
+    state, metrics = STEP(state, batch)
+    return state, {"own": Interrupting(metrics)}
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("more", [1, 5])
+def test_interrupts_while_an_interrupted_run_is_settled_lose_no_step(more):
+    """The second batch interrupts the run, and the metrics of the first one its last lines."""
+
+    def batches():
+        yield DATA
+        Interrupting.armed = more
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(INTERRUPTS) as caught:
+        fit(interrupting_step, start(), batches())
+    error, Interrupting.armed = caught.value, 0
+    assert int(error.state.step) == 1
+    assert np.isfinite(error.state.params["w"]).all()
+    assert len(error.history.steps) <= 1
+    state, _ = fit(STEP, error.state, DATA, steps=3, batch_size=8)
+    assert int(state.step) == 3
 
 
 # What it refuses.

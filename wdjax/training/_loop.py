@@ -142,7 +142,8 @@ def fit(
         _warn_about(run, goal, int(state.skipped))
         return run.state, run.history()
     except BaseException as error:
-        with contextlib.suppress(Exception):  # a chunk that failed has no metrics to wait for
+        # a chunk that failed has no metrics to wait for, and who interrupts again does not wait
+        with contextlib.suppress(BaseException):
             run.settle(len(run.results))
         found = {"state": run.state, "history": run.history(), "batches": left}
         for name, value in found.items():
