@@ -914,6 +914,14 @@ def test_a_setting_out_of_range_or_without_equal_is_refused(call, message):
         ),
         (lambda: convert.torch_adam(eps=None), "`eps` must be a finite number >= 0; got None"),
         (
+            lambda: convert.keras_l2(l2=optax.constant_schedule(0.1)),
+            "`l2` must be a finite number >= 0; got <function",
+        ),
+        (
+            lambda: convert.keras_l1_l2(l1=0.1, l2=optax.constant_schedule(0.1)),
+            "`l2` must be a finite number >= 0; got <function",
+        ),
+        (
             lambda: convert.keras_sgd(exclude_from_weight_decay="bias"),
             r"`exclude_from_weight_decay` must be a list of names; got 'bias'. Write \['bias'\]",
         ),
