@@ -401,6 +401,83 @@ MODELS = {
 }
 
 
+# Leaves of one model or of several, each for what makes its name or shape hard to read.
+PIECES = {
+    "AlphaFold 2, layers stacked": """
+        evo/attention/query_w   L D H K  +
+        evo/attention/gating_w  L D H K  +
+        evo/attention/gating_b  L H K    -
+        evo/attention/output_b  L D      -
+        """,
+    "AlphaFold 2, one layer": """
+        attention/gating_w  D H K  +
+        attention/gating_b  H K    -
+        """,
+    "Praxis, repeated; adapters": """
+        repeat/ffn_layer1/linear/w  L D K  +
+        repeat/ffn_layer1/bias/b    L K    -
+        adapter/up_w                3 K D  +
+        adapter/up_b                3 D    -
+        """,
+    "S4, vmapped over features": """
+        seq/Lambda_re  N H    -
+        seq/Lambda_im  N H    -
+        seq/P          N H    -
+        seq/B          N H    -
+        seq/C          N H 2  +
+        seq/D          1 H    -
+        seq/log_step   1 H    -
+        out/kernel     H H    +
+        """,
+    "S4D": """
+        seq/A_re      N H    -
+        seq/A_im      N H    -
+        seq/C         N H 2  +
+        seq/D         1 H    -
+        seq/log_step  1 H    -
+        """,
+    "tokens of CrossViT, CoaT; a pooling probe": """
+        cls_token_0       1 1 D  -
+        cls_token1        1 1 D  -
+        attn_pool/latent  1 1 D  -
+        head/kernel       D K    +
+        """,
+    "one vector for each layer": """
+        blocks/learnable_skip       L D    -
+        layers/sinks                H L    -
+        layers/pre_forward_scale_2  D L    -
+        layers/mlp/kernel           L D K  +
+        """,
+    "one axis": """
+        ipa/trainable_point_weights  H  -
+        scaling/learnable_weight     1  -
+        """,
+    "PyTorch's names in a flat dict: DiT, ADM, SAM, T5": """
+        blocks.0.attn.qkv.weight            48 D   +
+        blocks.0.adaLN_modulation.1.weight  96 D   +
+        time_embed.0.weight                 64 D   +
+        time_embed.2.weight                 64 64  +
+        mask_decoder.mask_tokens.weight     4 D    -
+        shared.weight                       V D    e
+        """,
+    "relative positions, one table a direction": """
+        attn/rel_pos_h   27 D  -
+        attn/rel_pos_w   27 D  -
+        attn/qkv/kernel  D 48  +
+        """,
+    "RMSNorm gains called kernel: EasyLM": """
+        transformer/h/0/attention_norm/kernel  D    -
+        transformer/h/0/attention/wq/kernel    D D  +
+        transformer/ln_f/kernel                D    -
+        lm_head/kernel                         D V  +
+        """,
+    "the same, scanned": """
+        h/attention_norm/kernel  L D    -
+        h/wq/kernel              L D D  +
+        """,
+}
+
+
 def listed(text):
     """Path -> (shape, mark) of one model."""
     rows = [line.split() for line in text.strip().splitlines()]

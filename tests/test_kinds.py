@@ -25,9 +25,12 @@ def decided(tree):
     return {leaf.path: (MARKS[preset[i][1]], preset[i][0].name) for leaf, i in rows}
 
 
-@pytest.mark.parametrize("title", public_trees.MODELS)
+TREES = public_trees.MODELS | public_trees.PIECES
+
+
+@pytest.mark.parametrize("title", TREES)
 def test_the_preset_decides_as_public_models_do(title):
-    leaves = public_trees.listed(public_trees.MODELS[title])
+    leaves = public_trees.listed(TREES[title])
     expected = {path.replace(".", "/"): mark for path, (_, mark) in leaves.items()}
     found = decided(public_trees.nested(leaves))
     assert found.keys() == expected.keys()
