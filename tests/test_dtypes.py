@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 import two_devices
-from method_cases import LEARNED, METHODS
+from method_cases import LEARNED, METHODS, VERBS
 
 import wdjax
-from wdjax import adaptive, metrics, precision, stacking
+from wdjax import adaptive, anchors, metrics, penalties, precision, stacking
 from wdjax._lift.leaves import applied, widened
 
 RULES = (("bias", 0.0), ("**", 1.0))
@@ -84,6 +84,15 @@ OPTIMIZERS = {
     "stacked": of_stacks(wdjax.adamw(1e-2, **DECAY)),
     "compensated(stacked)": wdjax.compensated(of_stacks(wdjax.sgdw(1e-2, **DECAY))),
     "decayed": wdjax.decayed(optax.rmsprop)(1e-2, **DECAY),
+    "metric": wdjax.adamw(
+        1e-2, **DECAY, penalty=penalties.l1, implicit=True, metric="preconditioner"
+    ),
+    "anchors.ema": optax.chain(
+        optax.sgd(1e-2), wdjax.decay_weights(0.1, anchor=anchors.ema(0.9), rules=RULES)
+    ),
+    "anchors.passed": optax.chain(
+        optax.sgd(1e-2), wdjax.decay_weights(0.1, anchor=anchors.passed(), rules=RULES)
+    ),
     "mask": optax.adamw(1e-2, weight_decay=0.1, mask=wdjax.mask(RULES)),
     "with_grad": adaptive.with_grad(optax.chain(optax.sgd(1e-2), adaptive.swd(0.1, rules=RULES))),
 }
@@ -116,23 +125,36 @@ def trees(name):
     yield params(NARROW[zlib.crc32(name.encode()) % len(NARROW)])
 
 
+def made(case, tree, x):
+    arguments = {"rules": RULES}
+    if case.anchor is not None:
+        full = lambda p: np.full_like(p, case.anchor)
+        is_number = not isinstance(case.anchor, str)
+        arguments["anchor"] = jax.tree.map(full, tree) if is_number else case.anchor
+    return case.build(x, **arguments)
+
+
 @pytest.mark.filterwarnings("ignore:.*swallow")
 @pytest.mark.parametrize("name", METHODS | LEARNED)
 def test_no_method_changes_a_dtype(name):
-    case, arguments = (METHODS | LEARNED)[name], {"rules": RULES}
+    case = (METHODS | LEARNED)[name]
     for tree in trees(name):
-        if case.anchor is not None:
-            full = lambda p: np.full_like(p, case.anchor)
-            is_number = not isinstance(case.anchor, str)
-            arguments["anchor"] = jax.tree.map(full, tree) if is_number else case.anchor
-        kept(case.build(case.x, **arguments), tree, tree, grad=tree)
+        kept(made(case, tree, case.x), tree, tree, grad=tree)
+
+
+@pytest.mark.filterwarnings("ignore:.*swallow")
+@pytest.mark.parametrize("verb", VERBS)
+def test_strengths_in_float64_change_no_dtype(verb, x64):
+    case = VERBS[verb]
+    strength = jnp.asarray(case.x, jnp.float64)
+    kept(made(case, params(), strength), params(), params(), grad=params())
 
 
 @pytest.mark.filterwarnings("ignore:.*swallow")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_wrapper_changes_a_dtype(name):
     for tree in trees(name):
-        kept(OPTIMIZERS[name], tree, tree)
+        kept(optax.with_extra_args_support(OPTIMIZERS[name]), tree, tree, anchor=tree)
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -297,13 +319,25 @@ def trained(wrap, dtype, devices):
     with jax.set_mesh(jax.make_mesh((devices,), ("fsdp",), **axes)):
         how = {"param_dtype": dtype, "kernel_init": ones, "use_bias": False}
         model = nnx.Linear(4, 4, rngs=nnx.Rngs(0), **how)
-        optimizer = wrap(wdjax.sgdw(0.01, weight_decay=1.0))
+        optimizer = wrap(wdjax.sgdw(0.01, weight_decay=1.0, momentum=0.5))
         holder = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
         for _ in range(3):
+            for x in jax.tree.leaves(nnx.state(holder)):  # residual and momentum
+                assert x.ndim < 2 or x.sharding.shard_shape(x.shape) == (4 // devices, 4)
             step(model, holder)
     return model.kernel[...]
 
 
+def plain(optimizer, devices):
+    mesh = jax.make_mesh((devices,), ("fsdp",), devices=jax.devices()[:devices])
+    at = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    theta = jax.device_put(jnp.ones((4, 4), jnp.bfloat16), at)
+    state = optimizer.init({"kernel": theta})
+    for x in jax.tree.leaves(state):
+        assert x.ndim < 2 or x.sharding == at
+
+
+plain(wdjax.compensated(wdjax.sgdw(0.01, weight_decay=1.0, momentum=0.5)), 2)
 rounded = lambda optimizer: wdjax.stochastically_rounded(optimizer, 0)
 for wrap, dtype in ((wdjax.compensated, jnp.bfloat16), (wdjax.compensated, jnp.float8_e4m3fn),
                     (rounded, jnp.float16)):

@@ -125,13 +125,14 @@ SAYS = {
 # The faults in the order of SAYS: + said or refused, . nothing is wrong, ? wrong and not seen.
 #
 # Nothing is wrong where weights at rest are not pulled (spd, the brake, floors, gates that wait for
-# a step), where the length of a step does not depend on its strength (projections, rotations),
-# where twice is once (projections), and where no strength flips signs (a prox, a cap).
+# a step, lengths that weights start at), where the length of a step does not depend on its strength
+# (projections, rotations), where twice is once (projections), and where no strength flips signs (a
+# prox, a cap).
 #
-# Not seen: under stop_gradient, what acts in a way that has no number. Twice, what is curved: equal
-# parts of a program are computed once. Too strong, what flips small weights alone. On small weights
-# alone (l0) and after three steps (own bound). What only gradients cause, before Adam (swd) or too
-# strong (awd).
+# Not seen: under stop_gradient, what acts in a way that has no number. Twice, what is curved or
+# gated: equal parts of a program are computed once. Too strong, what flips small weights (mcp,
+# scad) or differences (spread). What acts on small weights alone (l0), or after three steps (own
+# bound). What gradients cause: before Adam (swd) and too strong (awd).
 TABLE = """
 add_decayed_weights l2           +  +  +  +  +  +
 decay_weights l2                 +  +  +  +  +  +
@@ -179,11 +180,11 @@ cpr own bound                    ?  ?  ?  ?  .  .
 cpr deviation                    .  +  .  ?  .  .
 cumulative_l1                    +  +  +  ?  +  +
 spd                              .  .  .  .  .  .
-swd                              .  ?  +  ?  .  .
+swd                              ?  ?  +  ?  .  .
 awd                              ?  +  +  ?  ?  .
 ada_decay                        +  +  +  ?  +  +
-norm_control                     ?  +  +  ?  +  .
-hyperball                        ?  +  +  .  .  .
+norm_control                     .  +  +  ?  +  .
+hyperball                        .  +  +  .  .  .
 radial_brake                     .  .  .  .  +  .
 project_radial                   +  +  +  .  +  +
 update_floor                     .  .  .  .  .  .
