@@ -120,7 +120,8 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
     default = package.rules
     for key in merged.keys() & package.says.keys():
         default = package.says[key](merged.pop(key))
-    rules = _rules(merged.pop("mask", None), settings.get("rules"), default)
+    masks = [merged.pop(key) for key in ("mask", "weight_decay_mask") if key in merged]
+    rules = _rules(*(masks or [None]), settings.get("rules"), default)
     groups = settings.get("groups", ())
     if groups and merged.get("max_grad_norm"):
         raise ValueError(
@@ -150,7 +151,7 @@ def _with_initial(s: dict[str, Any], groups: Groups, is_own: bool) -> tuple[dict
 
 def _rules(mask: Any, rules: Rules | None, default: Rules) -> Rules:
     """Rules, as they were given, or from a mask, or those of the source."""
-    if mask is None:
+    if mask is None or mask is True:
         return default if rules is None else rules
     if rules is not None:
         raise TypeError(

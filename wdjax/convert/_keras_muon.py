@@ -1,4 +1,4 @@
-"""Keras' Muon, whose matrices and other parameters have a λ each; see `wdjax.convert`."""
+"""Muon with a λ for matrices and one for the rest, as Keras and Optax have it."""
 
 import re
 from collections.abc import Callable
@@ -32,11 +32,7 @@ def muon(s: Settings, rules: Rules) -> list[Piece]:
     check_numbers(s, "epsilon", "adam_lr_ratio")
     checks.names("exclude_layers", s["exclude_layers"])
 
-    def for_adam(tree: Params) -> Params:
-        """Whether Adam has a leaf."""
-        flags = [_is_for_adam(leaf, s) for leaf in paths.leaves(tree)]
-        return jax.tree.unflatten(jax.tree.structure(tree), flags)
-
+    for_adam = by_owner(lambda leaf: _is_for_adam(leaf, s))
     parts = {
         False: _orthogonalized(s),
         True: optax.chain(_adam(s), optax.scale(s["adam_lr_ratio"])),
@@ -44,22 +40,37 @@ def muon(s: Settings, rules: Rules) -> list[Piece]:
     names = ("momentum", "nesterov", "ns_steps", "muon_a", "muon_b", "muon_c", "rms_rate")
     adams = ("adam_beta_1", "adam_beta_2", "epsilon", "adam_lr_ratio")
     chosen = ("exclude_layers", "exclude_embeddings")
-    decays = [_decay(s, name, rules) for name in ("weight_decay", "adam_weight_decay")]
-    told = [piece._replace(link=None) for piece in decays]
-    told[1] = told[1]._replace(link=_either(for_adam, *(piece.link for piece in decays)))
+    rates = dict.fromkeys(("weight_decay", "adam_weight_decay"), s["learning_rate"])
     return [
         Piece(given(s, *names), "matrices: Newton-Schulz, without a correction of b's bias"),
         Piece(given(s, *adams), "the rest: Adam with ε before the correction of the bias"),
         Piece(given(s, *chosen), "optax.partition of the two", optax.partition(parts, for_adam)),
         rate(given(s, "learning_rate"), s["learning_rate"]),
-        *told,
+        *decays_of(s, rates, rules, for_adam),
     ]
 
 
-def _decay(s: Settings, name: str, rules: Rules) -> Piece:
-    (piece,) = on_the_weights(given(s, name), s[name], s["learning_rate"], rules)
-    whose = "matrices: " if name == "weight_decay" else "the rest: "
-    return piece._replace(meaning=whose + piece.meaning)
+def by_owner(is_for_adam: Callable[[paths.Leaf], bool]) -> Callable[[Params], Params]:
+    """Make (tree -> whether Adam has each leaf)."""
+
+    def for_adam(tree: Params) -> Params:
+        flags = [is_for_adam(leaf) for leaf in paths.leaves(tree)]
+        return jax.tree.unflatten(jax.tree.structure(tree), flags)
+
+    return for_adam
+
+
+def decays_of(
+    s: Settings, rates: Settings, rules: Rules, for_adam: Callable[[Params], Params]
+) -> list[Piece]:
+    """The two decays, each by its own λ and rate: of matrices, and of what Adam has."""
+    pieces = []
+    for (name, lr), whose in zip(rates.items(), ("matrices: ", "the rest: "), strict=True):
+        (piece,) = on_the_weights(given(s, name), s[name], lr, rules)
+        pieces.append(piece._replace(meaning=whose + piece.meaning))
+    first, second = pieces
+    both = _either(for_adam, first.link, second.link)
+    return [first._replace(link=None), second._replace(link=both)]
 
 
 def _either(

@@ -6,6 +6,7 @@ A link finds the learning rate, λ and the moments under whatever name its packa
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -38,7 +39,7 @@ from wdjax.schedules import (
 from wdjax.transforms import add_decayed_weights, decay_after_step, decay_weights, prox_weights
 
 _RATES = ("lr", "learning_rate_init", "learning_rate", "learn_rate")
-_DECAYS = ("weight_decay", "adam_weight_decay", "wd", "L2", "alpha")
+_DECAYS = ("weight_decay", "adam_weight_decay", "weight_decay_rate", "wd", "L2", "alpha")
 _INITIALS = ("initial_lr", "max_lr")
 _SHARES = (  # all in [0, 1)
     *("betas", "beta_1", "beta_2", "beta1", "beta2", "b1", "b2", "adam_b1", "adam_b2"),
@@ -111,6 +112,18 @@ def coupled(s: Settings, rules: Rules) -> list[Piece]:
     """Classic decay, first: g + λ θ."""
     name = _name(s, _DECAYS)
     return in_the_gradient(given(s, name), 0.0 if s[name] is None else s[name], rules)
+
+
+def added(where: str) -> Build:
+    """λ θ joins what has been computed so far."""
+
+    def link(s: Settings, rules: Rules) -> list[Piece]:
+        name = _name(s, _DECAYS)
+        code = f"wdjax.add_decayed_weights({shown(s[name])}, rules={named_rules(rules)})"
+        joins = add_decayed_weights(s[name], rules=rules)
+        return [decay(given(s, name), s[name], f"{code}: {where}", joins)]
+
+    return link
 
 
 def last(law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights) -> Build:
@@ -236,6 +249,10 @@ def changed(lr: Strength, how: str, formula: Callable[[Schedule, Any], Any]) -> 
 
 # Directions.
 
+in_the_dtypes = optax.stateless(
+    lambda updates, params: jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
+)
+
 
 def part(factory: Callable[..., Any], *names: str, **fixed: Any) -> Build:
     """A part of Optax: `names` are settings, in the order of its own arguments."""
@@ -300,10 +317,7 @@ def lamb(s: Settings, rules: Rules) -> list[Piece]:
     pieces = []
     if s["max_grad_norm"] is not None:
         pieces = part(optax.clip_by_global_norm, "max_grad_norm")(s, rules)
-    code = f"wdjax.add_decayed_weights({shown(s['weight_decay'])}, rules={named_rules(rules)})"
-    link = add_decayed_weights(s["weight_decay"], rules=rules)
-    meaning = f"{code}: between Adam and the trust ratio"
-    pieces += [*adam(s, rules), decay(given(s, "weight_decay"), s["weight_decay"], meaning, link)]
+    pieces += chain(adam, added("between Adam and the trust ratio"))(s, rules)
     ratio, where = optax.scale_by_trust_ratio(), "everywhere"
     if not s["always_adapt"]:
         still = is_zero(s["weight_decay"])

@@ -221,7 +221,8 @@ def shown(value: Any) -> str:
         return "<traced>"
     if callable(value):
         return f"<{getattr(value, '__name__', 'schedule').strip('<>')}>"
-    return repr(value)
+    is_chain = isinstance(value, optax.GradientTransformation)
+    return "<transformation>" if is_chain else repr(value)
 
 
 def check_numbers(settings: Settings, *names: str, **limits: Any) -> None:

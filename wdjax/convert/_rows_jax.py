@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
-from wdjax.convert._links import chain, last, ours, part, rated, told, when
+from wdjax.convert._links import chain, in_the_dtypes, last, ours, part, rated, told, when
 from wdjax.convert._pieces import Build, Piece, Settings
 from wdjax.convert._row import REQUIRED, Entry, row
 from wdjax.rules import Rules
@@ -125,10 +124,6 @@ def _inverse_root(s: Settings) -> Strength:
     return inverse_root
 
 
-def _in_the_dtypes(updates: Any, params: Any) -> Any:
-    return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
-
-
 def _palm(s: Settings, rules: Rules) -> list[Piece]:
     """optax.adafactor, and s = (λ / 1e-4) η²."""
     dtype = jnp.bfloat16 if s["bf16_momentum"] else jnp.float32
@@ -138,7 +133,7 @@ def _palm(s: Settings, rules: Rules) -> list[Piece]:
             lr, multiply_by_parameter_scale=True, momentum=b1, decay_rate=b2, factored=False,
             clipping_threshold=None, dtype_momentum=dtype,
         )  # fmt: skip
-        return optax.chain(step, optax.stateless(_in_the_dtypes))
+        return optax.chain(step, in_the_dtypes)
 
     step = ours(
         adafactor,

@@ -56,6 +56,7 @@ from wdjax.convert._rows_jax import (
     T5X,
 )
 from wdjax.convert._rows_keras import KERAS
+from wdjax.convert._rows_optax import OPTAX, OPTAX_NO_EQUAL
 from wdjax.convert._rows_others import (
     BALL_NO_EQUAL,
     CHAINER,
@@ -137,10 +138,6 @@ def _thinc(*direction: Build, **defaults: Any) -> Row:
 
 
 _PADDLE_LEFT_OUT = ("lazy_mode", "multi_precision", "use_multi_tensor", "name")
-_OPTAX: Settings = {"learning_rate": REQUIRED, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
-_ROOT: Settings = {"eps_root": 0.0, "mu_dtype": None}
-_NAMES = ("b1", "b2", "eps", "eps_root", "mu_dtype")
-
 SOURCES: Mapping[str, Source] = {
     "torch": Source("torch.optim", TORCH, EXECUTION),
     "keras": Source("keras.optimizers", KERAS, groups=False),
@@ -204,28 +201,7 @@ SOURCES: Mapping[str, Source] = {
             weight_decay_method="decoupled",
         ),
     }),
-    "optax": Source("optax", {
-        "adamw": row(
-            part(optax.scale_by_adam, *_NAMES), rated, last(),
-            **_OPTAX, **_ROOT, weight_decay=1e-4, mask=None,
-        ),
-        "nadamw": row(
-            part(optax.scale_by_adam, *_NAMES, nesterov=True), rated, last(),
-            **_OPTAX, **_ROOT, weight_decay=1e-4, mask=None,
-        ),
-        "adamaxw": row(
-            part(optax.scale_by_adamax, "b1", "b2", "eps"), rated, last(),
-            **_OPTAX, weight_decay=1e-4, mask=None,
-        ),
-        "lion": row(
-            part(optax.scale_by_lion, "b1", "b2", "mu_dtype"), rated, last(),
-            learning_rate=REQUIRED, b1=0.9, b2=0.99, mu_dtype=None, weight_decay=1e-3, mask=None,
-        ),
-        "sgd": row(
-            when("momentum", part(optax.trace, "momentum", "nesterov", "accumulator_dtype")), rated,
-            learning_rate=REQUIRED, momentum=None, nesterov=False, accumulator_dtype=None,
-        ),
-    }, groups=False),
+    "optax": Source("optax", OPTAX, no_equal=OPTAX_NO_EQUAL, groups=False),
     "scikit-learn": Source(
         "sklearn.neural_network", {"MLPClassifier": _MLP, "MLPRegressor": _MLP},
         rules=((Kind("scikit-learn: intercepts", lambda leaf: leaf.ndim < 2), 0.0), *EVERYTHING),
