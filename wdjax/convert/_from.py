@@ -120,8 +120,8 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
     default = package.rules
     for key in merged.keys() & package.says.keys():
         default = package.says[key](merged.pop(key))
-    masks = [merged.pop(key) for key in ("mask", "weight_decay_mask") if key in merged]
-    rules = _rules(*(masks or [None]), settings.get("rules"), default)
+    mask = merged.pop("mask", merged.pop("weight_decay_mask", None))
+    rules = _rules(mask, settings.get("rules"), default)
     groups = settings.get("groups", ())
     if groups and merged.get("max_grad_norm"):
         raise ValueError(
