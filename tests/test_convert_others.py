@@ -3,6 +3,7 @@
 Several rows share one compiled program.
 """
 
+import dataclasses
 import re
 
 import jax
@@ -263,10 +264,97 @@ def test_levanters_rules_go_by_the_class_that_holds_a_leaf():
         "first": eqx.nn.Linear(3, 3, key=keys[1]),
         "last": eqx.nn.LayerNorm(3),
     }
-    rules = convert.from_("levanter", "adam").rules
+    rules = convert.from_("levanter", "adam", num_train_steps=10).rules
     found = wdjax.resolve(rules, eqx.filter(params, eqx.is_inexact_array))
     assert (found["tokens"].weight, found["last"].weight) == (0.0, 0.0)
     assert (found["first"].weight, found["first"].bias) == (1.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LevantersAdam:
+    """AdamConfig of Levanter, as at 9263f81, and what a trainer might hold besides."""
+
+    learning_rate: float = 1.0
+    weight_decay: float = 0.1
+    min_lr_ratio: float = 0.1
+    warmup: float = 0.2
+    decay: float | None = None
+    rewarmup: float = 0.0
+    cooldown: float | None = None
+    cycle_length: int | None = None
+    cycles: int | None = None
+    lr_schedule: str = "linear"
+    haps: list[int] | None = None
+    weight_decay_modules: str | None = None
+    default_weight_decay_mask: bool | None = False
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    nesterov: bool = False
+    update_rms_clipping: float | None = None
+    clip_update_norm: None = None
+    skip_bad_steps: bool = False
+    adamc_weight_decay: bool = False
+    run_name: str = "first"
+
+
+MAXTEXTS = {
+    "learning_rate": 1.0, "adam_b1": 0.9, "adam_b2": 0.95, "adam_eps": 1e-8, "adam_eps_root": 0.0,
+    "adam_weight_decay": 0.1, "mu_dtype": "", "adamw_mask": [],
+    "gradient_clipping_threshold": 1.0, "skip_step_on_spikes": False, "steps": 12,
+    "learning_rate_schedule_steps": 10, "lr_schedule_type": "wsd", "warmup_steps_fraction": 0.2,
+    "learning_rate_final_fraction": 0.1, "wsd_decay_steps_fraction": 0.4,
+    "wsd_decay_style": "linear", "opt_type": "adamw", "run_name": "first",
+}  # fmt: skip
+BIG_VISIONS = {
+    "lr": 1.0, "wd": 0.1, "optax_name": "scale_by_adam", "optax": {"b2": 0.95}, "seed": 0,
+    "schedule": {"decay_type": "cosine", "warmup_steps": 2}, "wd_mults": [(".*", 1.0)],
+}  # fmt: skip
+EASYLMS = {
+    "type": "adamw", "accumulate_gradient_steps": 1, "palm_optimizer": {},
+    "adamw_optimizer": {"lr": 1.0, "end_lr": 0.1, "lr_warmup_steps": 2, "lr_decay_steps": 10,
+                        "weight_decay": 0.1},
+}  # fmt: skip
+T5XS = {
+    "learning_rate": None, "factored": True, "multiply_by_parameter_scale": True, "beta1": None,
+    "decay_rate": 0.8, "step_offset": 0, "clipping_threshold": 1.0, "weight_decay_rate": 0.1,
+    "min_dim_size_to_factor": 128, "epsilon1": 1e-30, "epsilon2": 1e-3, "factor_map": None,
+    "logical_factor_rules": None, "weight_decay_rate_lr_exponent": 1,
+    "global_norm_clip_threshold": None, "max_parameter_scale": None, "skip_nan_updates": False,
+}  # fmt: skip
+ROOTS = {"factors": "linear_warmup * rsqrt_decay", "warmup_steps": 4}
+WHOLE = [  # the rate of steps 0, 1, 2, ... by hand
+    ("maxtext", "adamw", MAXTEXTS, {}, [0, 0.5, 1, 1, 1, 1, 1, 0.7, 0.4, 0.1, 0, 0]),
+    (
+        "levanter", "adam", LevantersAdam(), {"num_train_steps": 10},
+        [0, 0.5, *(1 - 0.9 * k / 8 for k in range(9))],
+    ),
+    (
+        "big_vision", "scale_by_adam", BIG_VISIONS, {"total_steps": 10},
+        [0, 0.5, *((1 + np.cos(np.pi * k / 8)) / 2 for k in range(9))],
+    ),
+    (
+        "easylm", "adamw", EASYLMS, {},
+        [0, 0.5, *(0.1 + 0.45 * (1 + np.cos(np.pi * k / 8)) for k in range(9))],
+    ),
+    ("t5x", "Adafactor", T5XS, ROOTS, [0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5**-0.5, 6**-0.5]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "name", "config", "steps", "rates"), WHOLE)
+def test_a_whole_configuration_becomes_its_schedule_and_decay(source, name, config, steps, rates):
+    """Without gradients a step takes off λη, here a tenth of the rate, or λη/η₀ with η₀ = 1."""
+    optimizer = convert.from_(source, name, config=config, **steps).optimizer
+    params = {"layer": {"kernel": jnp.ones((2, 2))}}
+    still = jax.tree.map(jnp.zeros_like, params)
+
+    def step(state, _):
+        updates, state = optimizer.update(still, state, params)
+        return state, -updates["layer"]["kernel"][0, 0]
+
+    taken = jax.lax.scan(step, optimizer.init(params), None, length=len(rates))[1]
+    np.testing.assert_allclose(taken, np.array(rates) / 10, atol=1e-7)
 
 
 def test_a_configuration_of_easylm_explains_its_schedule():

@@ -4,18 +4,21 @@
 install it, and its tests no longer skip.
 """
 
+import collections
 import importlib
 import inspect
+import pathlib
 import sys
 import types
 import typing
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import script_files
 from convert_runs import (
-    EVERYTHING,
     NAMES,
     NOISE,
     START,
@@ -252,12 +255,13 @@ def chainer(monkeypatch):
         yield imported("chainer", "pip install chainer")
 
 
-# Projects in JAX, which give an Optax transformation. MaxText installs; the others are clones on
-# the path.
+# Projects in JAX, which give an Optax transformation, by their whole configurations. MaxText
+# installs; the others are clones on the path.
 CLONE = "a clone of it on PYTHONPATH"
 
 
 def maxtext():
+    """Its base.yml as it ships, but for what one changes, and the function of its schedule."""
     stand_ins = {
         "maxtext.common": {}, "maxtext.optimizers": {}, "maxtext.utils": {},
         "maxtext.common.common_types": {"DecoderBlockType": None},
@@ -266,27 +270,54 @@ def maxtext():
         "maxtext.utils.maxtext_muon_utils": {"get_maxtext_muon_weight_dimension_numbers": None},
     }  # fmt: skip
     project = alone("maxtext.optimizers.optimizers", stand_ins, "pip install --no-deps maxtext")
-    given = {"adam_weight_decay": LAM, "adamw_mask": ["bias"], "gradient_clipping_threshold": 0.0}
-    defaults = SOURCES["maxtext"].entries["adamw"].defaults
-    config = types.SimpleNamespace(opt_type="adamw", **{**defaults, **given})
-    rate = scheduled(LR)
-    yield (
-        convert.from_("maxtext", "adamw", learning_rate=rate, **given),
-        project.get_optimizer(config, rate),
+    folder = pathlib.Path(project.__file__).parents[1]
+    shipped = imported("yaml", "pip install pyyaml").safe_load(
+        (folder / "configs/base.yml").read_text()
     )
+    text = (folder / "utils/maxtext_utils.py").read_text()
+    function = text[text.index("def create_learning_rate_schedule") :].split("\ndef ")[0]
+    kinds = types.SimpleNamespace(
+        LearningRateScheduleType=types.SimpleNamespace(COSINE="cosine"),
+        WsdDecayStyle=types.SimpleNamespace(LINEAR="linear"),
+    )
+    names = {"jnp": jnp, "optax": optax, "types": kinds}
+    exec(function, names)
+    given = {
+        "learning_rate": LR, "steps": STEPS, "adam_weight_decay": LAM, "adamw_mask": ["bias"],
+        "gradient_clipping_threshold": 0.0, "mu_dtype": "float64",
+    }  # fmt: skip
+    for name, own in (
+        ("adamw", {}),
+        ("adamw", {"learning_rate_schedule_steps": 700, "warmup_steps_fraction": 0.0}),
+        ("adamw", {"lr_schedule_type": "wsd", "wsd_decay_steps_fraction": 0.3}),
+        ("adam_pax", {"lr_schedule_type": "wsd", "wsd_decay_style": "cosine"}),
+    ):
+        config = {**shipped, **given, "opt_type": name, **own}
+        theirs = {**config}  # its loader fills this in
+        if theirs["learning_rate_schedule_steps"] == -1:
+            theirs["learning_rate_schedule_steps"] = STEPS
+        theirs = types.SimpleNamespace(**theirs)
+        rate = names["create_learning_rate_schedule"](theirs)
+        yield (
+            convert.from_("maxtext", name, config=config),
+            project.get_optimizer(theirs, rate),
+        )
 
 
 def easylm():
     stand_ins = {"EasyLM": {}, "EasyLM.jax_utils": {"float_to_dtype": None}}
-    project = alone("EasyLM.optimizers", stand_ins, CLONE)
+    factory = alone("EasyLM.optimizers", stand_ins, CLONE).OptimizerFactory
     mask = lambda params: {name: name == "kernel" for name in params}
     rules = (("kernel", 1.0), ("**", 0.0))
-    for name, factory, given in (
-        ("adamw", project.AdamWOptimizerFactory, {"lr_decay_steps": STEPS, "weight_decay": LAM}),
-        ("palm", project.PalmOptimizerFactory, {"clip_gradient": 0.5, "weight_decay": 1e-3}),
+    rate = {"lr": 0.02, "lr_warmup_steps": 100}
+    cosine = {**rate, "lr_decay_steps": STEPS, "weight_decay": LAM}
+    for changes in (
+        {"adamw_optimizer": cosine},
+        {"adamw_optimizer": {**cosine, "multiply_by_parameter_scale": True}},
+        {"type": "palm", "palm_optimizer": {**rate, "clip_gradient": 0.5, "weight_decay": 1e-3}},
     ):
-        config = {"lr": 0.02, "lr_warmup_steps": 100, **given}
-        record = convert.from_("easylm", name, **config, rules=rules)
+        config = factory.get_default_config(changes)
+        record = convert.from_("easylm", config.type, config=config, rules=rules)
         yield record, factory.get_optimizer(config, mask)[0]
 
 
@@ -296,18 +327,23 @@ def big_vision():
         "tensorflow.io": {"gfile": None}, "tensorflow.io.gfile": {"GFile": None},
     }  # fmt: skip
     project = alone("big_vision.optax", files, CLONE)
-    config = importlib.import_module("ml_collections").ConfigDict(
-        {"lr": LR, "wd": SMALL, "schedule": {"decay_type": "cosine", "warmup_steps": 100}}
-    )
-    wd_mults = [("bias", 0.5), (".*", 1.0)]
-    config.wd_mults = wd_mults
+    shipped = importlib.import_module("big_vision.configs.vit_s16_i1k").get_config()
+    cosine = {"decay_type": "cosine", "warmup_steps": 100}
+    linear = {"decay_type": "linear", "end": 0.1, "warmup_percent": 0.05, "cooldown_steps": 50}
+    root = {"decay_type": "rsqrt", "timescale": 200, "shift": 5, "warmup_steps": 30}
     steps = {"total_steps": STEPS, "batch_size": 1, "data_size": STEPS}
-    for name, given in (("scale_by_adam", {"b2": 0.95}), ("scale_by_lion", {})):
-        config.optax_name, config.optax = name, given
-        theirs, (schedule,) = project.make(config, START, sched_kw=steps)
-        rate = lambda count, schedule=schedule: LR * schedule(count)
-        settings = {"initial_lr": LR, "wd": SMALL, "wd_mults": wd_mults, **given}
-        yield convert.from_("big_vision", name, lr=rate, **settings), theirs
+    for name, given, schedule in (
+        ("scale_by_adam", {"b2": 0.95}, cosine),
+        ("scale_by_lion", {}, linear),
+        ("big_vision.scale_by_adafactor", {"beta2_cap": 0.95, "dtype_momentum": "float64"}, root),
+        ("big_vision.momentum_hp", {"dtype": "float64", "nesterov": True}, {}),
+    ):
+        config = shipped.copy_and_resolve_references()
+        config.update({"lr": LR, "wd": SMALL, "optax_name": name})
+        config.optax, config.schedule = given, schedule
+        config.wd_mults = [("bias", 0.5), (".*", 1.0)]
+        record = convert.from_("big_vision", name, config=config, total_steps=STEPS)
+        yield record, project.make(config, START, sched_kw=steps)[0]
 
 
 def levanter():
@@ -320,25 +356,65 @@ def levanter():
         "levanter.utils": {}, "levanter.utils.jax_utils": {"leaf_key_paths": None},
     }  # fmt: skip
     project = alone("levanter.optim.config", stand_ins, CLONE)
-    config = project.AdamConfig(
-        learning_rate=LR, weight_decay=LAM, lr_schedule="cosine", warmup=100, min_lr_ratio=0.1,
-        default_weight_decay_mask=False,
-    )  # fmt: skip
-    rate = config.lr_scheduler(STEPS)
-    record = convert.from_(
-        "levanter", "adam", learning_rate=rate, weight_decay=LAM, rules=EVERYTHING
-    )
-    yield record, config.build(STEPS)
+    given = {"learning_rate": LR, "weight_decay": LAM, "default_weight_decay_mask": False}
+    for name, factory, own in (
+        ("adam", project.AdamConfig, {"warmup": 100}),
+        ("adam", project.AdamConfig, {"adamc_weight_decay": True, "lr_schedule": "linear"}),
+        ("adam", project.AdamConfig, {"nesterov": True, "lr_schedule": "inv", "decay": 0.5}),
+        ("lion", project.LionConfig, {"lr_schedule": "inv_sqrt"}),
+        ("lion", project.LionConfig, {"lr_schedule": "constant", "warmup": 0, "decay": 10}),
+    ):
+        config = factory(**given, **own)
+        record = convert.from_("levanter", name, config=config, num_train_steps=STEPS)
+        yield record, config.build(STEPS)
 
 
-@pytest.mark.parametrize("pairs", [maxtext, easylm, big_vision, levanter])
-def test_project_in_jax(pairs, x64):
-    """Their schedules are float32 in part."""
+def t5x():
+    """Its Adafactor steps parameters and takes the rate of each step from its trainer."""
+
+    class Definition:
+        def __init__(self, hyper_params):
+            self.hyper_params = hyper_params
+
+    imported("flax", "pip install flax")
+    flat = lambda tree: dict(tree)  # those of the test are flat already
+    state = collections.namedtuple("OptimizerState", "step param_states")
+    stand_ins = {
+        "t5x": {}, "t5x.utils": {"flatten_dict_string_keys": flat},
+        "t5x.optimizers": {"OptimizerDef": Definition, "OptimizerState": state},
+    }  # fmt: skip
+    project = alone("t5x.adafactor", stand_ins, CLONE)
+    for given in (
+        {"weight_decay_rate": SMALL},
+        {"weight_decay_rate_lr_exponent": 2.0, "beta1": 0.9, "clipping_threshold": None},
+        {"weight_decay_rate": 0.5, "weight_decay_rate_lr_exponent": 1.0, "factored": False,
+         "global_norm_clip_threshold": 1.0, "multiply_by_parameter_scale": False},
+    ):  # fmt: skip
+        theirs = project.Adafactor(min_dim_size_to_factor=2, **given)
+        rate = {"factors": "constant * linear_warmup * rsqrt_decay", "warmup_steps": 50}
+        record = convert.from_("t5x", "Adafactor", config=theirs.hyper_params, **rate)
+        yield record, stepped(theirs)
+
+
+def stepped(theirs):
+    def update(grads, state, params):
+        t = state.step
+        rate = 0.5 * jnp.minimum(1.0, t / 50) / jnp.sqrt(jnp.maximum(t, 50))
+        own = theirs.hyper_params.replace(learning_rate=rate)
+        new, state = theirs.apply_gradient(own, params, state, grads)
+        return optax.tree.sub(new, params), state
+
+    return optax.GradientTransformation(theirs.init_state, update)
+
+
+@pytest.mark.parametrize("pairs", [maxtext, easylm, big_vision, levanter, t5x])
+def test_project_in_jax_by_its_whole_configuration(pairs, x64):
+    """Their schedules, and t5x' moments, are float32 in part."""
     made = [*pairs()]
     ran = together([x for record, theirs in made for x in (record.optimizer, theirs)])
     for (record, _), got, want in zip(made, ran[::2], ran[1::2], strict=True):
         print(record.source, end=": ")
-        close(got, want, 1e-9 if pairs is maxtext else 1e-6)
+        close(got, want, 1e-6)
 
 
 # Their defaults.

@@ -523,7 +523,9 @@ def test_decay_is_as_declared(source, name, settings, strength, power):
         (("torch", "Rprop"), ValueError, r"torch's Rprop has no equivalent here: it has no weight"),
         (("heavyball", "NAdam"), ValueError, r"multiplies the weights by 1 \+ lr·λ: they grow"),
         (("heavyball", "SFAdamW"), ValueError, r"convert\.from_\('schedulefree', 'AdamWSchedul"),
-        (("t5x", "Adafactor"), ValueError, r"a λ of 0 or None then counts as 1"),
+        (("levanter", "soap"), ValueError, r"its update rule is Levanter's own"),
+        (("optax", "prodigy"), ValueError, r"a step size that it finds itself"),
+        (("optax", "novograd"), ValueError, r"write wdjax.decayed\(optax.novograd\)"),
         (("mlx", "Muon"), ValueError, r"0.01 and 10 do the same"),
         (("maxtext", "muon"), ValueError, r"everything but its matrices"),
         (("torch_optimizer", "SGDW"), ValueError, r"takes the constant lr·λ off every weight"),
@@ -598,7 +600,60 @@ def test_what_is_unknown_or_wrong_is_refused_by_name(call, error, message):
         (("heavyball", "SGD"), {"beta": 1.0}, ValueError, r"`beta` must be in \[0, 1\)"),
         (("mlx", "SGD"), {"learning_rate": 1.0, "dampening": 0.1}, ValueError, r"must be 0\.0"),
         (("paddle", "AdamW"), {"apply_decay_param_fun": len}, ValueError, r"Say it in `rules`"),
-        (("maxtext", "adamw"), {"steps": 10}, ValueError, r"Give `learning_rate` the schedule"),
+        (("maxtext", "adamw"), {"skip_step_on_spikes": True}, ValueError, r"Nothing here skips"),
+        (
+            ("maxtext", "adamw"),
+            {"config": {"opt_type": "sgd"}},
+            ValueError,
+            r"opt_type='sgd'",
+        ),
+        (
+            ("maxtext", "adamw"),
+            {"config": {"steps": 9}},
+            ValueError,
+            r"no learning_rate, ",
+        ),
+        (("maxtext", "adamw"), {"config": 3}, TypeError, r"a mapping or have attributes; got 3"),
+        (("torch", "AdamW"), {"config": {}}, TypeError, r"is for maxtext, levanter, .* by name"),
+        (("levanter", "adam"), {}, ValueError, r"`num_train_steps` must be given"),
+        (
+            ("levanter", "adam"),
+            {"num_train_steps": 9, "lr_schedule": "power"},
+            ValueError,
+            r"one of constant, .*got 'power'. Give `learning_rate` the schedule",
+        ),
+        (("levanter", "adam"), {"cycles": 2}, ValueError, r"config\.lr_scheduler\(num_train_steps"),
+        (
+            ("levanter", "adam"),
+            {"adamc_weight_decay": True, "learning_rate": scheduled(0.1)},
+            ValueError,
+            r"divided by that peak",
+        ),
+        (
+            ("big_vision", "scale_by_adam"),
+            {"lr": 0.1, "schedule": [(".*", None)]},
+            ValueError,
+            r"must be that of all parameters",
+        ),
+        (
+            ("big_vision", "scale_by_adam"),
+            {"lr": 0.1, "total_steps": 9, "schedule": {"warmup_epochs": 5}},
+            ValueError,
+            r"`schedule` has no equivalent here: \{'warmup_epochs': 5\}",
+        ),
+        (
+            ("easylm", "adamw"),
+            {"config": {"accumulate_gradient_steps": 2}},
+            ValueError,
+            r"optax\.MultiSteps",
+        ),
+        (
+            ("t5x", "Adafactor"),
+            {"weight_decay_rate": 0.0, "weight_decay_rate_lr_exponent": 2},
+            ValueError,
+            r"it then counts as 1",
+        ),
+        (("t5x", "Adafactor"), {"factors": "constant*cube"}, ValueError, r"got 'cube'"),
         (("maxtext", "adamw"), {"adamw_mask": "bias"}, TypeError, r"Write \['bias'\]"),
     ],
 )
@@ -626,6 +681,7 @@ def with_what_it_needs(source, name, **settings):
     defaults = SOURCES[source].entries[name].defaults
     needed = {k: 8 if k == "batch_size" else 0.1 for k, v in defaults.items() if v is REQUIRED}
     needed |= {"learning_rate": 0.1} if defaults.get("learning_rate", 0.1) is None else {}
+    needed |= {key: 10 for key in ("num_train_steps", "total_steps") if key in defaults}
     return convert.from_(source, name, **{**needed, **settings})
 
 
@@ -636,6 +692,8 @@ SILENT = {  # at their defaults they are no part of the chain, or they are its r
         "wd_mults",
         "adamw_mask",
         "grad_clip_norm",
+        "global_norm_clip_threshold",
+        "default_weight_decay_mask",
         "fixed_decay",
         "maximize",
         "momentum",

@@ -7,6 +7,7 @@ from typing import Any
 
 from wdjax._trees import checks, paths
 from wdjax._trees.paths import Leaf
+from wdjax.convert._configs import entries_of
 from wdjax.convert._keras import from_keras
 from wdjax.convert._pieces import Converted, Groups, Settings, check_known, converted
 from wdjax.convert._row import REQUIRED, Row, Source
@@ -15,7 +16,7 @@ from wdjax.rules import Rules
 from wdjax.transforms import EVERYTHING
 
 
-def from_(source: str, optimizer: str, **settings: Any) -> Converted:
+def from_(source: str, optimizer: str, *, config: Any = None, **settings: Any) -> Converted:
     """Equivalent of an optimizer of another package, by that package's own names.
 
         record = from_(source, optimizer, **settings);  record.optimizer, print(record)
@@ -24,27 +25,33 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
         source: the package: "torch", "keras", "timm", "optax", "lion-pytorch", "mosaicml",
             "bitsandbytes", "deepspeed", "emerging-optimizers", "heavyball", "pytorch_optimizer",
             "schedulefree", "mlx", "paddle", "chainer", "scikit-learn", "thinc", "maxtext",
-            "levanter", "big_vision", "easylm", "paper".
+            "levanter", "big_vision", "easylm", "t5x", "paper".
         optimizer: its name there, such as "RAdam"; in timm that of `create_optimizer_v2`, in
             MaxText `opt_type`, in big_vision `optax_name`.
-        **settings: those of the original under their names, such as a configuration's keys; what
-            is not given has the default of the package. A learning rate may be a schedule of the
-            step. Besides:
+        config: the whole configuration of a project ("maxtext", "levanter", "big_vision",
+            "easylm", "t5x"): a mapping, or an object with attributes. Its entries that are
+            settings of this optimizer count as such; the others are not looked at.
+        **settings: those of the original under their names; what is not given has the default of
+            the package. A learning rate may be a schedule of the step. Besides:
 
             rules: multipliers of the weight decay; by default what the package decays.
             groups: (selector, settings) pairs, as in `torch_sgd`, where the package has them.
             initial_lr: for decay that is divided by the rate at construction (timm's names that
                 end in c, lion-pytorch's decoupled form, Composer, big_vision), where `lr` is a
                 schedule.
+            num_train_steps, total_steps: how long Levanter and big_vision train, from which their
+                schedules follow, if `lr` is not one.
             mask: Optax's, as a tree of booleans; it becomes rules.
 
     Returns:
         The optimizer, in `.optimizer`; print the record for the explanation.
 
     Raises:
-        TypeError: a setting is unknown or missing, or a mask is not a tree of booleans.
+        TypeError: a setting is unknown or missing, a mask is not a tree of booleans, or the
+            source has no configuration.
         ValueError: the source or the optimizer is unknown, or it has no equivalent here,
-            because its decay is lost, constant or makes weights grow; a setting is out of range.
+            because its decay is lost, constant or makes weights grow; a setting is out of range;
+            the configuration is of another optimizer or version.
 
     Example:
         >>> print(from_("timm", "lionc", lr=lambda t: 1e-4, initial_lr=1e-4, weight_decay=0.1))
@@ -64,12 +71,14 @@ def from_(source: str, optimizer: str, **settings: Any) -> Converted:
         bitsandbytes 0.50, DeepSpeed 0.19, Emerging-Optimizers 0.3, HeavyBall 3.2,
         pytorch_optimizer 4.1, schedulefree 1.4, MLX 0.32, Paddle 3.3, Chainer 7.8,
         scikit-learn 1.9, thinc 8.3; MaxText 0.2.5, Levanter at 9263f81, big_vision at 0127fb6,
-        EasyLM at fe5b2c3.
+        EasyLM at fe5b2c3, t5x at cc342d4.
     """
     package = _found("source", source, SOURCES)
     entry = _found(f"optimizer of {source}", optimizer, package.entries)
     if isinstance(entry, str):
         raise ValueError(f"{source}'s {optimizer} has no equivalent here: {entry}")
+    if config is not None:
+        settings = {**_of_config(config, source, optimizer, entry), **settings}
     if not isinstance(entry, Row):
         own: Converted = entry(**settings)
         return own
@@ -94,6 +103,15 @@ def _is_convertible(entry: Any) -> bool:
     if isinstance(entry, Source):
         return any(map(_is_convertible, entry.entries.values()))
     return not isinstance(entry, str)
+
+
+def _of_config(config: Any, source: str, optimizer: str, entry: Any) -> Settings:
+    """The settings that a project's own configuration holds."""
+    reader = SOURCES[source].config
+    if reader is None:
+        have = ", ".join(name for name, package in SOURCES.items() if package.config)
+        raise TypeError(f"`config` is for {have}. For {source} pass the settings by name.")
+    return reader(entries_of(config), optimizer, entry.defaults)
 
 
 def _of_keras(name: str, package: Source, entry: Row, settings: Settings) -> Converted:

@@ -56,6 +56,11 @@ def _name(s: Settings, names: tuple[str, ...]) -> str:
     return next(name for name in names if name in s)
 
 
+def rate_name(s: Settings) -> str:
+    """What the learning rate is called."""
+    return _name(s, _RATES)
+
+
 # Which links, by a setting.
 
 
@@ -91,11 +96,17 @@ def _because(s: Settings, name: str, pieces: list[Piece]) -> list[Piece]:
 
 def only(name: str, value: Any, why: str) -> Build:
     """Refuse any other value of a setting that has no equivalent here."""
+    return off(why, **{name: value})
+
+
+def off(why: str, **values: Any) -> Build:
+    """Refuse any other values of settings that have no equivalent here."""
 
     def link(s: Settings, rules: Rules) -> list[Piece]:
-        if s[name] != value:
-            raise ValueError(f"`{name}` must be {value!r}; got {s[name]!r}. {why}")
-        return [Piece(given(s, name), "the same here")]
+        for name, value in values.items():
+            if s[name] != value:
+                raise ValueError(f"`{name}` must be {value!r}; got {s[name]!r}. {why}")
+        return [Piece(given(s, *values), "the same here")]
 
     return link
 
@@ -130,7 +141,7 @@ def last(law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights) -
     """Decoupled decay of strength law(λ, η), last; some laws take the initial rate, too."""
 
     def link(s: Settings, rules: Rules) -> list[Piece]:
-        decays, rates = _name(s, _DECAYS), _name(s, _RATES)
+        decays, rates = _name(s, _DECAYS), rate_name(s)
         names, values = [decays], [0.0 if s[decays] is None else s[decays], s[rates]]
         if law in (corrected, schedule_scaled):
             names, values = [decays, _name(s, _INITIALS)], [*values, initial_rate(s)]
@@ -204,13 +215,13 @@ def _decayed_first(decay: Any, step: Any) -> optax.GradientTransformationExtraAr
 
 def rated(s: Settings, rules: Rules) -> list[Piece]:
     """−η."""
-    name = _name(s, _RATES)
+    name = rate_name(s)
     return [rate(given(s, name), s[name])]
 
 
 def relative(s: Settings, rules: Rules) -> list[Piece]:
     """−min(η, 1/√t), Adafactor's."""
-    name = _name(s, _RATES)
+    name = rate_name(s)
     return [rate(given(s, name), changed(s[name], "min(…, 1/√t)", _relative))]
 
 
@@ -282,7 +293,8 @@ def told(meaning: str, *names: str) -> Build:
 
 def _values(s: Settings, names: tuple[str, ...]) -> list[Any]:
     """Settings as arguments, pairs one by one; what is a share must be in [0, 1)."""
-    check_numbers(s, *(name for name in names if name in _SHARES), below=1)
+    shares = (name for name in names if name in _SHARES and s[name] is not None)
+    check_numbers(s, *shares, below=1)
     given_ones = (s[name] for name in names)
     return [x for v in given_ones for x in (v if isinstance(v, tuple | list) else (v,))]
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import optax
 
 from wdjax.convert import _torch, _update_rules
+from wdjax.convert._configs import Reader
 from wdjax.convert._links import chain, ours, part
 from wdjax.convert._pieces import Build, Converted, Piece, Settings
 from wdjax.rules import Rules
@@ -52,6 +53,7 @@ class Source:
         groups: whether it has parameter groups.
         own_initial_lr: whether a group's initial rate is its own, not that of the constructor.
         says: settings that say what decays, and the rules that they are.
+        config: how a whole configuration is read, where the package has one.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Source:
     groups: bool = True
     own_initial_lr: bool = False
     says: Mapping[str, Callable[[Any], Rules]] = dataclasses.field(default_factory=dict)
+    config: Reader | None = None
 
 
 def row(*links: Build, left_out: tuple[str, ...] = (), **defaults: Any) -> Row:

@@ -1,4 +1,4 @@
-"""Rows of projects in JAX, by the keys of their configurations; see `wdjax.convert._row`."""
+"""Rows of MaxText, Levanter and big_vision, by the entries of their configurations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,79 +8,208 @@ import optax
 
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
-from wdjax.convert._links import chain, in_the_dtypes, last, ours, part, rated, told, when
+from wdjax.convert._configs import (
+    MADE,
+    big_visions_shape,
+    clipped,
+    levanters,
+    maxtexts,
+    with_schedule,
+)
+from wdjax.convert._links import (
+    chain,
+    in_the_dtypes,
+    last,
+    off,
+    only,
+    ours,
+    part,
+    rated,
+    told,
+    unless,
+    when,
+)
 from wdjax.convert._pieces import Build, Piece, Settings
 from wdjax.convert._row import REQUIRED, Entry, row
 from wdjax.rules import Rules
-from wdjax.schedules import Strength, lr_squared, schedule_scaled
+from wdjax.schedules import corrected, schedule_scaled
 from wdjax.transforms import EVERYTHING
 
-
-def _clipped(name: str) -> Build:
-    return when(name, part(optax.clip_by_global_norm, name))
-
-
 _adam = part(optax.scale_by_adam, "b1", "b2", "eps", "eps_root", "mu_dtype")
+_adafactor = (
+    "optax.adafactor(lr, momentum=b1, decay_rate=b2, factored=False, clipping_threshold=None)"
+)
 
+
+# MaxText.
+
+
+def _maxtexts_adam(s: Settings, rules: Rules) -> list[Piece]:
+    """Adam whose first moment has `mu_dtype`; "" is the dtype of the weights."""
+    names = ("adam_b1", "adam_b2", "adam_eps", "adam_eps_root", "mu_dtype")
+    return part(optax.scale_by_adam, *names)({**s, "mu_dtype": s["mu_dtype"] or None}, rules)
+
+
+_SCHEDULE: Settings = {
+    "steps": 150_001, "learning_rate_schedule_steps": -1, "lr_schedule_type": "cosine",
+    "warmup_steps_fraction": 0.1, "learning_rate_final_fraction": 0.1,
+    "wsd_decay_steps_fraction": 0.1, "wsd_decay_style": "linear",
+}  # fmt: skip
+_maxtext = row(
+    off("Nothing here skips a step.", skip_step_on_spikes=False),
+    clipped("gradient_clipping_threshold"), _maxtexts_adam,
+    with_schedule(maxtexts, rated, last()), told(MADE, *_SCHEDULE),
+    learning_rate=3e-5, adam_b1=0.9, adam_b2=0.95, adam_eps=1e-8, adam_eps_root=0.0,
+    adam_weight_decay=0.1, mu_dtype="", adamw_mask=(),
+    gradient_clipping_threshold=1.0, skip_step_on_spikes=False, **_SCHEDULE,
+)  # fmt: skip
 MAXTEXT: Mapping[str, Entry] = {
-    "adamw": row(
-        _clipped("gradient_clipping_threshold"),
-        part(
-            optax.scale_by_adam, "adam_b1", "adam_b2", "adam_eps", "adam_eps_root", "mu_dtype"
-        ),
-        rated, last(),
-        learning_rate=3e-5, adam_b1=0.9, adam_b2=0.95, adam_eps=1e-8, adam_eps_root=0.0,
-        adam_weight_decay=0.1, mu_dtype=None, adamw_mask=(), gradient_clipping_threshold=1.0,
-    ),
+    "adamw": _maxtext,
+    "adam_pax": _maxtext,
+    "sgd": "it has no weight decay. Write optax.sgd.",
     "muon": "by default it decays everything but its matrices. Use wdjax.muonw, whose rules say "
     "what decays.",
+}
+
+
+# Levanter.
+
+_LEVANTER: Settings = {
+    "learning_rate": 6e-4, "weight_decay": 0.1, "max_grad_norm": 1.0,
+    "num_train_steps": None, "min_lr_ratio": 0.1, "warmup": 0.01, "decay": None,
+    "lr_schedule": "cosine",
+    "rewarmup": 0.0, "cooldown": None, "cycle_length": None, "cycles": None, "haps": None,
+    "weight_decay_modules": None, "default_weight_decay_mask": None,
 }  # fmt: skip
-MAXTEXT_NO_EQUAL: Mapping[str, str] = dict.fromkeys(
-    ("learning_rate_schedule_steps", "warmup_steps_fraction",
-     "cosine_learning_rate_final_fraction", "learning_rate_final_fraction", "steps"),
-    "Give `learning_rate` the schedule, a function of the step.",
+_levanters_limits = chain(
+    off(
+        "Give `learning_rate` the schedule: config.lr_scheduler(num_train_steps).",
+        rewarmup=0.0, cooldown=None, cycle_length=None, cycles=None, haps=None,
+    ),
+    only("weight_decay_modules", None, "Say it in `rules`."),
+    clipped("max_grad_norm"),
 )  # fmt: skip
+_levanters_schedule = told(
+    MADE, "num_train_steps", "min_lr_ratio", "warmup", "decay", "lr_schedule"
+)
+
+
+def _corrected_by_the_peak(s: Settings, rules: Rules) -> list[Piece]:
+    """AdamC's decay, with the peak of the schedule as the initial rate."""
+    return last(corrected)({**s, "initial_lr": s["max_lr"]}, rules)
+
+
+def _with_its_peak(*links: Build) -> Build:
+    """The links at the schedule, whose peak they get as `max_lr`."""
+
+    def link(s: Settings, rules: Rules) -> list[Piece]:
+        lr = s["learning_rate"]
+        if s["adamc_weight_decay"] and callable(lr):
+            raise ValueError(
+                "`learning_rate` must be a number with adamc_weight_decay: its decay is divided "
+                "by that peak."
+            )
+        return with_schedule(levanters, *links)({**s, "max_lr": lr}, rules)
+
+    return link
+
 
 LEVANTER: Mapping[str, Entry] = {
     "adam": row(
-        _clipped("max_grad_norm"), part(optax.scale_by_adam, "beta1", "beta2", "epsilon"),
-        rated, last(),
-        learning_rate=6e-4, weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8,
-        max_grad_norm=1.0,
+        off(
+            "Nothing here does that to the update.",
+            update_rms_clipping=None, clip_update_norm=None, skip_bad_steps=False,
+        ),
+        _levanters_limits,
+        ours(
+            lambda b1, b2, eps, nesterov: optax.scale_by_adam(b1, b2, eps, nesterov=nesterov),
+            "optax.scale_by_adam", "beta1", "beta2", "epsilon", "nesterov",
+        ),
+        _with_its_peak(
+            rated, unless("adamc_weight_decay", last()),
+            when("adamc_weight_decay", _corrected_by_the_peak),
+        ),
+        _levanters_schedule,
+        **_LEVANTER, beta1=0.9, beta2=0.95, epsilon=1e-8, nesterov=False,
+        update_rms_clipping=None, clip_update_norm=None, skip_bad_steps=False,
+        adamc_weight_decay=False,
+    ),
+    "lion": row(
+        _levanters_limits, part(optax.scale_by_lion, "beta1", "beta2"),
+        with_schedule(levanters, rated, last()), _levanters_schedule,
+        told("nothing: Lion has no ε", "epsilon"),
+        **_LEVANTER, beta1=0.9, beta2=0.95, epsilon=1e-8,
+    ),
+    **dict.fromkeys(
+        ("adopt", "cautious", "kron", "mars", "mini", "muon", "rmsprop", "scion", "soap",
+         "sophia-h"),
+        "its update rule is Levanter's own. Its decay alone is "
+        "wdjax.decay_weights(wdjax.lr_scaled(λ, schedule)), last.",
     ),
 }  # fmt: skip
-LEVANTER_NO_EQUAL: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("min_lr_ratio", "warmup", "warmup_ratio", "stable", "cooldown", "lr_schedule"),
-        "Give `learning_rate` the schedule, a function of the step: config.lr_scheduler(steps).",
-    ),
-    "weight_decay_modules": "Say it in `rules`.",
-    "default_weight_decay_mask": "Say it in `rules`.",
-}
 
 
 def _is_left_out(leaf: Leaf) -> bool:
     """By the class that holds the leaf, or where there is none by the path."""
     holders = [cls.__name__ for cls in leaf.types if cls.__module__.split(".")[0] != "builtins"]
     name = f"{holders[-1] if holders else ''}.{'.'.join(leaf.parts)}"
-    return name.endswith("bias") or any(x in name for x in ("LayerNorm", "RMSNorm", "Embedding"))
+    left_out = ("LayerNorm", "RMSNorm", "RmsNorm", "Embedding")
+    return name.endswith("bias") or any(x in name for x in left_out)
 
 
-LEVANTER_RULES: Rules = (
+_LEVANTER_RULES: Rules = (
     (Kind("levanter: LayerNorm, RMSNorm, Embedding or bias", _is_left_out), 0.0),
     *EVERYTHING,
 )
 
+
+def levanters_rules(default_weight_decay_mask: Any = None) -> Rules:
+    """What Levanter decays: its default, unless that is switched off."""
+    return EVERYTHING if default_weight_decay_mask is False else _LEVANTER_RULES
+
+
+# big_vision.
+
 _BIG_VISION: Settings = {
     "lr": REQUIRED, "initial_lr": None, "wd": 0.0, "wd_mults": ((".*/kernel$", 1.0),),
-    "grad_clip_norm": None,
+    "grad_clip_norm": None, "schedule": {}, "total_steps": None, "lr_mults": None,
+    "grad_clip_per_example": None,
 }  # fmt: skip
+
+
+def _one_schedule(s: Settings, rules: Rules) -> list[Piece]:
+    if isinstance(s["schedule"], list | tuple):
+        raise ValueError(
+            "`schedule` must be that of all parameters. Give `lr` the schedule times config.lr, "
+            "`initial_lr` config.lr itself, and freeze with optax.partition what has None."
+        )
+    return []
 
 
 def _big_vision(direction: Build, **defaults: Any) -> Entry:
     return row(
-        _clipped("grad_clip_norm"), direction, rated, last(schedule_scaled),
-        **defaults, **_BIG_VISION,
+        _one_schedule,
+        off("They scale the step and not the decay, which no group here does.", lr_mults=None),
+        off("Clip with optax, before the optimizer.", grad_clip_per_example=None),
+        clipped("grad_clip_norm"), direction,
+        with_schedule(big_visions_shape, rated, last(schedule_scaled)),
+        told(MADE, "schedule", "total_steps"), **defaults, **_BIG_VISION,
+    )  # fmt: skip
+
+
+def _big_visions_adafactor(
+    least: int, decay_rate: float, offset: int, cap: float, most: Any, momentum: Any,
+    dtype: Any, eps: float,
+) -> optax.GradientTransformation:  # fmt: skip
+    def share(count: Any, exponent: Any) -> Any:
+        return jnp.minimum(cap, 1 - (jnp.asarray(count, jnp.float32) + 1) ** -exponent)
+
+    return optax.chain(
+        optax.scale_by_factored_rms(True, decay_rate, offset, least, eps, share),
+        optax.clip_by_block_rms(most) if most else optax.identity(),
+        optax.ema(momentum, debias=False, accumulator_dtype=dtype) if momentum
+        else optax.identity(),
+        in_the_dtypes,
     )  # fmt: skip
 
 
@@ -89,87 +218,19 @@ BIG_VISION: Mapping[str, Entry] = {
     "scale_by_lion": _big_vision(
         part(optax.scale_by_lion, "b1", "b2", "mu_dtype"), b1=0.9, b2=0.99, mu_dtype=None
     ),
-    "big_vision.scale_by_adafactor": "its own Adafactor has no equivalent here. Its decay alone is "
-    "wdjax.decay_weights(wdjax.schedule_scaled(wd, lr, peak), "
-    "rules=wdjax.like.big_vision(wd_mults=...)), last.",
-}
-BIG_VISION_NO_EQUAL: Mapping[str, str] = {
-    "schedule": "Give `lr` the schedule times config.lr, and `initial_lr` config.lr itself.",
-    "lr_mults": "They scale the step and not the decay, which no group here does.",
-}
-
-
-# EasyLM's configurations hold their schedule; a function in place of `lr` is taken as it is.
-
-
-def _with_schedule(schedule: Any, *links: Build) -> Build:
-    def link(s: Settings, rules: Rules) -> list[Piece]:
-        return chain(*links)(s if callable(s["lr"]) else {**s, "lr": schedule(s)}, rules)
-
-    return link
-
-
-def _cosine(s: Settings) -> Strength:
-    names = ("init_lr", "lr", "lr_warmup_steps", "lr_decay_steps", "end_lr")
-    cosine: Strength = optax.warmup_cosine_decay_schedule(*(s[name] for name in names))
-    return cosine
-
-
-def _inverse_root(s: Settings) -> Strength:
-    height, warm_up = s["lr"] / 0.01, s["lr_warmup_steps"]
-
-    def inverse_root(count: Any) -> Any:
-        return height / jnp.sqrt(jnp.maximum(jnp.asarray(count, float), warm_up))
-
-    return inverse_root
-
-
-def _palm(s: Settings, rules: Rules) -> list[Piece]:
-    """optax.adafactor, and s = (λ / 1e-4) η²."""
-    dtype = jnp.bfloat16 if s["bf16_momentum"] else jnp.float32
-
-    def adafactor(b1: float, b2: float, lr: Any, _: bool) -> optax.GradientTransformation:
-        step = optax.adafactor(
-            lr, multiply_by_parameter_scale=True, momentum=b1, decay_rate=b2, factored=False,
-            clipping_threshold=None, dtype_momentum=dtype,
-        )  # fmt: skip
-        return optax.chain(step, in_the_dtypes)
-
-    step = ours(
-        adafactor,
-        "optax.adafactor(lr, momentum=b1, decay_rate=b2, factored=False, clipping_threshold=None)",
-        "b1", "b2", "lr", "bf16_momentum",
-    )  # fmt: skip
-    (decays,) = last(lr_squared)({**s, "weight_decay": s["weight_decay"] / 1e-4}, rules)
-    return [*step(s, rules), decays._replace(setting=f"weight_decay={s['weight_decay']}")]
-
-
-_EASYLM: Settings = {
-    "b1": 0.9, "clip_gradient": 1.0, "weight_decay": 1e-4, "bf16_momentum": False,
-}  # fmt: skip
-_RATE = "they make the schedule, unless `lr` is one"
-EASYLM: Mapping[str, Entry] = {
-    "adamw": row(
-        _clipped("clip_gradient"),
+    "big_vision.scale_by_adafactor": _big_vision(
         ours(
-            lambda b1, b2, half: optax.scale_by_adam(
-                b1, b2, mu_dtype=jnp.bfloat16 if half else None
-            ),
-            "optax.scale_by_adam", "b1", "b2", "bf16_momentum",
+            _big_visions_adafactor,
+            "optax.scale_by_factored_rms with a β₂ of at most `beta2_cap`, and an average",
+            "min_dim_size_to_factor", "decay_rate", "decay_offset", "beta2_cap",
+            "clipping_threshold", "momentum", "dtype_momentum", "eps",
         ),
-        _with_schedule(_cosine, rated, last()),
-        told(_RATE, "init_lr", "end_lr", "lr_warmup_steps", "lr_decay_steps"),
-        lr=0.01, init_lr=0.0, end_lr=1e-3, lr_warmup_steps=2_000, lr_decay_steps=500_000,
-        **_EASYLM, b2=0.95,
+        min_dim_size_to_factor=32, decay_rate=0.8, decay_offset=0, beta2_cap=0.999,
+        clipping_threshold=None, momentum=0.9, dtype_momentum=jnp.bfloat16, eps=1e-30,
     ),
-    "palm": row(
-        _clipped("clip_gradient"), _with_schedule(_inverse_root, _palm),
-        told(_RATE, "lr_warmup_steps"),
-        lr=0.01, lr_warmup_steps=10_000, **_EASYLM, b2=0.99,
+    "big_vision.momentum_hp": _big_vision(
+        part(optax.trace, "momentum", "nesterov", "dtype"),
+        momentum=0.9, dtype=jnp.bfloat16, nesterov=False,
     ),
+    "big_vision.sgd": _big_vision(chain()),
 }  # fmt: skip
-T5X: Mapping[str, Entry] = {
-    "Adafactor": "its own Adafactor has no equivalent here. Its decay alone is wdjax.fixed(λ), or "
-    "wdjax.lr_squared(λ, lr) where weight_decay_rate_lr_exponent is 2; a λ of 0 or None "
-    "then counts as 1.",
-}

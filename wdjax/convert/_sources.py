@@ -12,6 +12,7 @@ import optax
 from wdjax import like
 from wdjax._trees.kinds import Kind
 from wdjax.convert import _paper, _update_rules
+from wdjax.convert._configs import all_but, big_visions, easylms, named
 from wdjax.convert._links import (
     adam,
     by,
@@ -44,17 +45,8 @@ from wdjax.convert._row import (
     lion,
     row,
 )
-from wdjax.convert._rows_jax import (
-    BIG_VISION,
-    BIG_VISION_NO_EQUAL,
-    EASYLM,
-    LEVANTER,
-    LEVANTER_NO_EQUAL,
-    LEVANTER_RULES,
-    MAXTEXT,
-    MAXTEXT_NO_EQUAL,
-    T5X,
-)
+from wdjax.convert._rows_adafactor import EASYLM, T5X, T5X_SCHEDULE
+from wdjax.convert._rows_jax import BIG_VISION, LEVANTER, MAXTEXT, levanters_rules
 from wdjax.convert._rows_keras import KERAS
 from wdjax.convert._rows_optax import OPTAX, OPTAX_NO_EQUAL
 from wdjax.convert._rows_others import (
@@ -228,20 +220,23 @@ SOURCES: Mapping[str, Source] = {
     "paddle": Source("paddle.optimizer", PADDLE, _PADDLE_LEFT_OUT, PADDLE_NO_EQUAL, groups=False),
     "chainer": Source("chainer.optimizers", CHAINER, groups=False),
     "maxtext": Source(
-        "MaxText", MAXTEXT, no_equal=MAXTEXT_NO_EQUAL, groups=False,
+        "MaxText", MAXTEXT, groups=False,
         says={"adamw_mask": lambda mask: like.maxtext(adamw_mask=mask)},
+        config=named("opt_type", all_but()),
     ),
     "levanter": Source(
-        "levanter.optim", LEVANTER, no_equal=LEVANTER_NO_EQUAL, rules=LEVANTER_RULES, groups=False
+        "levanter.optim", LEVANTER, groups=False,
+        says={"default_weight_decay_mask": levanters_rules}, config=all_but("num_train_steps"),
     ),
     "big_vision": Source(
-        "big_vision", BIG_VISION, no_equal=BIG_VISION_NO_EQUAL, groups=False,
+        "big_vision", BIG_VISION, groups=False,
         says={"wd_mults": lambda pairs: like.big_vision(wd_mults=pairs)},
+        config=named("optax_name", big_visions),
     ),
-    "easylm": Source("EasyLM", EASYLM, groups=False),
+    "easylm": Source("EasyLM", EASYLM, groups=False, config=named("type", easylms)),
+    "t5x": Source("t5x", T5X, groups=False, config=all_but(*T5X_SCHEDULE, "dtype_momentum")),
     "schedulefree": Source("schedulefree", SCHEDULEFREE, ("foreach",)),
     # Only what must not be converted.
-    "t5x": Source("t5x", T5X),
     "torch_optimizer": Source("torch_optimizer", {
         "SGDW": "it takes the constant lr·λ off every weight, and negative ones run away. For "
         "what its name promises write convert.from_('timm', 'sgdw', ...).",
