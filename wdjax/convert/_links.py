@@ -33,6 +33,7 @@ from wdjax.schedules import (
     Strength,
     as_schedule,
     corrected,
+    delayed,
     lr_scaled,
     schedule_scaled,
 )
@@ -137,8 +138,10 @@ def added(where: str) -> Build:
     return link
 
 
-def last(law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights) -> Build:
-    """Decoupled decay of strength law(λ, η), last; some laws take the initial rate, too."""
+def last(
+    law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights, wait: int = 0
+) -> Build:
+    """Decoupled decay of strength law(λ, η), last, from step `wait` on; some take η₀, too."""
 
     def link(s: Settings, rules: Rules) -> list[Piece]:
         decays, rates = _name(s, _DECAYS), rate_name(s)
@@ -146,8 +149,11 @@ def last(law: Callable[..., Schedule] = lr_scaled, place: Any = decay_weights) -
         if law in (corrected, schedule_scaled):
             names, values = [decays, _name(s, _INITIALS)], [*values, initial_rate(s)]
         code = f"wdjax.{law.__name__}({', '.join(map(shown, values))})"
+        strength = law(*values)
+        if wait:
+            code, strength = f"wdjax.delayed({code}, {wait})", delayed(strength, wait)
         meaning = f"wdjax.{place.__name__}({code}, rules={named_rules(rules)}): {_ACTS[place]}"
-        return [decay(given(s, *names), values[0], meaning, place(law(*values), rules=rules))]
+        return [decay(given(s, *names), values[0], meaning, place(strength, rules=rules))]
 
     return link
 
@@ -182,11 +188,11 @@ def by_batch(s: Settings, rules: Rules) -> list[Piece]:
     return in_the_gradient(given(s, "alpha", "batch_size"), s["alpha"] / s["batch_size"], rules)
 
 
-def decayed_first(*links: Build) -> Build:
+def decayed_first(*links: Build, law: Callable[..., Schedule] = lr_scaled) -> Build:
     """Decay, then the step from there: for steps that look at the weights, as Keras takes them."""
 
     def link(s: Settings, rules: Rules) -> list[Piece]:
-        *others, decays = chain(*links, last())(s, rules)
+        *others, decays = chain(*links, last(law))(s, rules)
         step = optax.chain(*(piece.link for piece in others if piece.link))
         meaning = decays.meaning.replace(
             _ACTS[decay_weights], "first; the step is taken from there"
@@ -315,26 +321,34 @@ def early_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation
     return _update_rules.adam(b1, b2, amsgrad=False, denominator=lambda root, c: (root + eps) / c)
 
 
-def laprop(s: Settings, rules: Rules) -> list[Piece]:
-    """LaProp whose momentum holds the rates, as in timm."""
+def laprop(
+    s: Settings, rules: Rules, below: Callable[[float], Any] = lambda eps: None
+) -> list[Piece]:
+    """LaProp whose momentum holds the rates, as in timm; `below` makes the denominator of ε."""
     b1, b2, eps = _values(s, ("betas", "eps"))
     lr = as_schedule(s["lr"], "lr")
-    link = _update_rules.laprop(b1, b2, eps, lambda t: lr(t - 1))
+    link = _update_rules.laprop(b1, b2, eps, lambda t: lr(t - 1), below(eps))
     meaning = "LaProp; its momentum weighs each step by the rate of its time, and divides by them"
     return [Piece(given(s, "betas", "eps"), meaning, link)]
 
 
-def lamb(s: Settings, rules: Rules) -> list[Piece]:
-    """LAMB as in timm: no trust ratio for what does not decay, and clipped first."""
-    pieces = []
-    if s["max_grad_norm"] is not None:
-        pieces = part(optax.clip_by_global_norm, "max_grad_norm")(s, rules)
-    pieces += chain(adam, added("between Adam and the trust ratio"))(s, rules)
+def _clipped(s: Settings, rules: Rules) -> list[Piece]:
+    most = s["max_grad_norm"]
+    return [] if most is None else part(optax.clip_by_global_norm, "max_grad_norm")(s, rules)
+
+
+def _trust_ratio(s: Settings, rules: Rules) -> list[Piece]:
+    """None for what does not decay, as in timm."""
     ratio, where = optax.scale_by_trust_ratio(), "everywhere"
     if not s["always_adapt"]:
         still = is_zero(s["weight_decay"])
         ratio, where = optax.masked(ratio, mask((("**", 0.0),) if still else rules)), "where λ > 0"
-    return [
-        *pieces,
-        Piece(given(s, "always_adapt"), f"optax.scale_by_trust_ratio(), {where}", ratio),
-    ]
+    return [Piece(given(s, "always_adapt"), f"optax.scale_by_trust_ratio(), {where}", ratio)]
+
+
+lamb = chain(_clipped, adam, added("between Adam and the trust ratio"), _trust_ratio, rated)
+
+
+def lambw(law: Callable[..., Schedule] = lr_scaled) -> Build:
+    """LAMB with decay of the weights: the trust ratio is of decayed ones."""
+    return chain(_clipped, adam, decayed_first(_trust_ratio, rated, law=law))

@@ -86,6 +86,10 @@ nadamw = ours(
 adan = ours(
     _update_rules.adan, "Adan with β₂ before d̂; optax.adan has 1 − β₂ there", "betas", "eps"
 )
+belief = ours(
+    lambda b1, b2, eps: optax.scale_by_belief(b1, b2, eps, eps_root=eps),
+    "optax.scale_by_belief", "betas", "eps",
+)  # fmt: skip
 EARLY = "Adam with ε added before the bias is corrected; optax.scale_by_adam has it after"
 
 

@@ -8,6 +8,7 @@ import optax
 
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
+from wdjax.convert._adafactor import big_visions
 from wdjax.convert._configs import (
     MADE,
     big_visions_shape,
@@ -18,7 +19,6 @@ from wdjax.convert._configs import (
 )
 from wdjax.convert._links import (
     chain,
-    in_the_dtypes,
     last,
     off,
     only,
@@ -197,22 +197,6 @@ def _big_vision(direction: Build, **defaults: Any) -> Entry:
     )  # fmt: skip
 
 
-def _big_visions_adafactor(
-    least: int, decay_rate: float, offset: int, cap: float, most: Any, momentum: Any,
-    dtype: Any, eps: float,
-) -> optax.GradientTransformation:  # fmt: skip
-    def share(count: Any, exponent: Any) -> Any:
-        return jnp.minimum(cap, 1 - (jnp.asarray(count, jnp.float32) + 1) ** -exponent)
-
-    return optax.chain(
-        optax.scale_by_factored_rms(True, decay_rate, offset, least, eps, share),
-        optax.clip_by_block_rms(most) if most else optax.identity(),
-        optax.ema(momentum, debias=False, accumulator_dtype=dtype) if momentum
-        else optax.identity(),
-        in_the_dtypes,
-    )  # fmt: skip
-
-
 BIG_VISION: Mapping[str, Entry] = {
     "scale_by_adam": _big_vision(_adam, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, mu_dtype=None),
     "scale_by_lion": _big_vision(
@@ -220,7 +204,7 @@ BIG_VISION: Mapping[str, Entry] = {
     ),
     "big_vision.scale_by_adafactor": _big_vision(
         ours(
-            _big_visions_adafactor,
+            big_visions,
             "optax.scale_by_factored_rms with a β₂ of at most `beta2_cap`, and an average",
             "min_dim_size_to_factor", "decay_rate", "decay_offset", "beta2_cap",
             "clipping_threshold", "momentum", "dtype_momentum", "eps",

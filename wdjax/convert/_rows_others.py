@@ -35,6 +35,7 @@ from wdjax.convert._row import (
     adadelta,
     adamax,
     adan,
+    belief,
     lion,
     row,
 )
@@ -58,7 +59,9 @@ _LAPROP = f"LaProp, {_BELOW}; its ε is 1e-8, whatever is given"
 
 
 def _laprop(b1: float, b2: float, _: float) -> optax.GradientTransformation:
-    return _update_rules.laprop(b1, b2, 1e-8, lambda t: 1.0, jnp.maximum)
+    return _update_rules.laprop(
+        b1, b2, 1e-8, lambda t: 1.0, lambda root, c: jnp.maximum(root / c, 1e-8)
+    )
 
 
 def _sign_laprop(*moments: float) -> optax.GradientTransformation:
@@ -142,10 +145,7 @@ PYTORCH_OPTIMIZER: Mapping[str, Entry] = {
     "AdaBelief": _either(
         only("rectify", False, "Nothing here has it."),
         only("ams_bound", False, "Nothing here has it."),
-        ours(
-            lambda b1, b2, eps: optax.scale_by_belief(b1, b2, eps, eps_root=eps),
-            "optax.scale_by_belief", "betas", "eps",
-        ),
+        belief,
         lr=1e-3, **{**PAIR, "eps": 1e-16}, rectify=False, ams_bound=False,
     ),
     "Yogi": _either(

@@ -59,7 +59,8 @@ from wdjax.convert._rows_others import (
     PYTORCH_OPTIMIZER,
 )
 from wdjax.convert._rows_schedulefree import SCHEDULEFREE
-from wdjax.convert._rows_torch import TIMM, TORCH
+from wdjax.convert._rows_timm import TIMM
+from wdjax.convert._rows_torch import TORCH
 from wdjax.schedules import fixed, lr_squared, schedule_scaled
 from wdjax.transforms import EVERYTHING, decay_after_step
 

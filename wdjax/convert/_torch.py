@@ -238,7 +238,7 @@ def torch_nadam(
         PyTorch 2.13, `torch/optim/nadam.py`; Dozat, *Incorporating Nesterov Momentum into Adam*,
         2016.
     """
-    return from_torch("NAdam", _nadam, locals())
+    return from_torch("NAdam", nadam, locals())
 
 
 def torch_adagrad(
@@ -295,7 +295,7 @@ def torch_adagrad(
             "`initial_accumulator_value` of a group has no effect in torch.optim.Adagrad. "
             "Pass it for all parameters."
         )
-    return from_torch("Adagrad", _adagrad, locals())
+    return from_torch("Adagrad", adagrad, locals())
 
 
 def torch_rmsprop(
@@ -349,7 +349,7 @@ def torch_rmsprop(
         PyTorch 2.13, `torch/optim/rmsprop.py`; Graves, *Generating Sequences with Recurrent Neural
         Networks*, 2013, arXiv:1308.0850 (centered).
     """
-    return from_torch("RMSprop", _rmsprop, locals())
+    return from_torch("RMSprop", rmsprop, locals())
 
 
 # The chains.
@@ -455,7 +455,8 @@ def _adam(s: Settings, rules: Rules) -> list[Piece]:
     return _with_either_decay(s, rules, direction)
 
 
-def _nadam(s: Settings, rules: Rules) -> list[Piece]:
+def nadam(s: Settings, rules: Rules) -> list[Piece]:
+    """Return the pieces of `torch_nadam`."""
     b1, b2 = _betas(s)
     check_numbers(s, "eps", "momentum_decay")
     link = _update_rules.nadam(b1, b2, s["eps"], s["momentum_decay"])
@@ -464,7 +465,8 @@ def _nadam(s: Settings, rules: Rules) -> list[Piece]:
     return _with_either_decay(s, rules, direction)
 
 
-def _adagrad(s: Settings, rules: Rules) -> list[Piece]:
+def adagrad(s: Settings, rules: Rules) -> list[Piece]:
+    """Return the pieces of `torch_adagrad`."""
     initial, eps = s["initial_accumulator_value"], s["eps"]
     check_numbers(s, "initial_accumulator_value", "eps", "lr_decay")
     meaning = f"g / (√a + {eps}), a from {initial}; not optax.adagrad, whose ε is in the root"
@@ -500,7 +502,8 @@ def _falling(lr: Strength, lr_decay: float) -> Strength:
     return falling
 
 
-def _rmsprop(s: Settings, rules: Rules) -> list[Piece]:
+def rmsprop(s: Settings, rules: Rules) -> list[Piece]:
+    """Return the pieces of `torch_rmsprop`."""
     alpha, eps, momentum = s["alpha"], s["eps"], s["momentum"]
     check_numbers(s, "alpha", below=1)
     check_numbers(s, "eps", "momentum")
@@ -539,7 +542,9 @@ def _gradient(s: Settings, rules: Rules) -> list[Piece]:
 
 def ascent(s: Settings) -> list[Piece]:
     """−g, before the decay is added to it."""
-    return [Piece("maximize=True", "optax.scale(-1.0)", optax.scale(-1.0))] * bool(s["maximize"])
+    return [Piece("maximize=True", "optax.scale(-1.0)", optax.scale(-1.0))] * bool(
+        s.get("maximize")
+    )
 
 
 def _muon(s: Settings, rules: Rules, ns_dtype: Any, outputs: int) -> list[Piece]:

@@ -138,19 +138,24 @@ def adamax(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return lifted(step, jnp.zeros_like, jnp.zeros_like)
 
 
-def factored(decay: float, added: float, least: float | None) -> optax.GradientTransformation:
-    """Adafactor's direction, factored over the last two axes of whatever has two or more.
+def factored(
+    decay: float, added: float, least: float | None, *, cap: float = 1.0, above: int = 0
+) -> optax.GradientTransformation:
+    """Adafactor's direction, factored over the last two axes where both are longer than `above`.
 
-    v ← (1 − t^κ) v + t^κ (g² + added),  u = g / √max(v, least²)
+    v ← (1 − a) v + a (g² + added),  a = max(t^κ, 1 − cap),  u = g / √max(v, least²)
     where of g² the means over the last axis r and over the one before it c are kept,
     v = r c / max(mean r, least). PyTorch has `least`, by default the ε of the dtype, Keras `added`.
     """
 
+    def is_factored(p: Any) -> bool:
+        return len(p.shape) >= 2 and bool(min(p.shape[-2:]) > above)
+
     def step(g: Any, t: Any, r: Any, c: Any) -> tuple[Any, ...]:
         floor = float(jnp.finfo(g.dtype).eps) if least is None else least  # type: ignore[no-untyped-call]
-        share = jnp.asarray(t, float) ** decay  # in bfloat16 257 is 256
+        share = jnp.maximum(jnp.asarray(t, float) ** decay, 1 - cap)  # in bfloat16 257 is 256
         square = g * g + added
-        if g.ndim < 2:
+        if not is_factored(g):
             r = (1 - share) * r + share * square
             v = r
         else:
@@ -161,10 +166,10 @@ def factored(decay: float, added: float, least: float | None) -> optax.GradientT
         return g / jnp.sqrt(jnp.maximum(v, floor * floor)), r, c
 
     def rows(p: Any) -> Any:
-        return jnp.zeros(p.shape[:-1] if p.ndim >= 2 else p.shape, p.dtype)
+        return jnp.zeros(p.shape[:-1] if is_factored(p) else p.shape, p.dtype)
 
     def columns(p: Any) -> Any:
-        return jnp.zeros(p.shape[:-2] + p.shape[-1:] if p.ndim >= 2 else (), p.dtype)
+        return jnp.zeros(p.shape[:-2] + p.shape[-1:] if is_factored(p) else (), p.dtype)
 
     return lifted(step, rows, columns)
 
@@ -192,7 +197,7 @@ def laprop(
     b2: float,
     eps: float,
     weight: Callable[[Any], Any],
-    bounded: Callable[[Any, float], Any] = jnp.add,
+    denominator: Callable[[Any, Any], Any] | None = None,
 ) -> optax.GradientTransformation:
     """LaProp: the momentum of normalized gradients, each with a weight of its time.
 
@@ -203,13 +208,14 @@ def laprop(
         b2: β₂.
         eps: ε.
         weight: t -> w_t. For one value, as in the paper, a is 1 − β₁^t; in timm it is the rate.
-        bounded: (√v̂, ε) -> the denominator; HeavyBall has the larger of both.
+        denominator: (√v, √(1 − β₂^t)) -> what divides, as in `adam`; by default √v̂ + ε.
     """
+    below = denominator or (lambda root, c: root / c + eps)
 
     def step(g: Any, t: Any, m: Any, v: Any, a: Any) -> tuple[Any, ...]:
         v = b2 * v + (1 - b2) * g * g
         w = weight(t)
-        m = b1 * m + (1 - b1) * w * g / bounded(jnp.sqrt(v / (1 - b2**t)), eps)
+        m = b1 * m + (1 - b1) * w * g / below(jnp.sqrt(v), jnp.sqrt(1 - b2**t))
         a = b1 * a + (1 - b1) * w
         return ratio(m, a), m, v, a
 
@@ -217,6 +223,37 @@ def laprop(
         return jnp.zeros((), jnp.promote_types(p.dtype, jnp.float32))
 
     return lifted(step, jnp.zeros_like, jnp.zeros_like, scalar)
+
+
+def adopt(
+    b1: float, b2: float, eps: float, most: Callable[[Any], Any]
+) -> optax.GradientTransformation:
+    """ADOPT, which divides by the v of the step before and takes no first step.
+
+    m ← β₁ m + (1 − β₁) clip(g / max(√v, ε), ±most(t)),  u = m,  v ← β₂ v + (1 − β₂) g²
+    """
+
+    def step(g: Any, t: Any, m: Any, v: Any) -> tuple[Any, ...]:
+        limit = most(jnp.asarray(t, float))
+        new = b1 * m + (1 - b1) * jnp.clip(g / jnp.maximum(jnp.sqrt(v), eps), -limit, limit)
+        m = jnp.where(t == 1, 0, new)
+        return m, m, jnp.where(t == 1, g * g, b2 * v + (1 - b2) * g * g)
+
+    return lifted(step, jnp.zeros_like, jnp.zeros_like)
+
+
+def normalized(b2: float, eps: float) -> optax.GradientTransformation:
+    """NovoGrad's gradient, by one running norm a leaf.
+
+    v ← β₂ v + (1 − β₂) ‖g‖², at first ‖g‖²,  u = g / (√v + ε)
+    """
+
+    def step(g: Any, t: Any, v: Any) -> tuple[Any, ...]:
+        square = jnp.sum(g * g)
+        v = jnp.where(t == 1, square, b2 * v + (1 - b2) * square)
+        return g / (jnp.sqrt(v) + eps), v
+
+    return lifted(step, lambda p: jnp.zeros((), jnp.promote_types(p.dtype, jnp.float32)))
 
 
 def uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
