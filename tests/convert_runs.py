@@ -79,20 +79,22 @@ def agree(cases, within=1e-9):
         close(got, want, *(own or [within]))
 
 
-def torchs(build, steps=STEPS, dtype="float64"):
+def torchs(build, steps=STEPS, dtype="float64", is_scheduled=True):
     """The same of a PyTorch optimizer under LambdaLR; build(parameters) -> optimizer."""
     torch = imported("torch")
     kind = getattr(torch, dtype)
     params = {name: torch.nn.Parameter(torch.tensor(START[name], dtype=kind)) for name in NAMES}
     noise = {name: torch.tensor(NOISE[name], dtype=kind) for name in NAMES}
     optimizer = build(params)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: float(falling(t)))
+    shape = lambda t: float(falling(t))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape) if is_scheduled else None
     rows = []
     for t in range(steps):
         for name, p in params.items():
             p.grad = noise[name][t] + 0.1 * p.detach()
         optimizer.step()
-        schedule.step()
+        if is_scheduled:
+            schedule.step()
         rows.append(flat({name: p.detach().numpy() for name, p in params.items()}).astype(float))
     return np.stack(rows)
 

@@ -35,6 +35,7 @@ from oracles import imported
 
 import wdjax
 from wdjax import convert
+from wdjax.convert._row import Row
 from wdjax.convert._sources import SOURCES
 
 LR, LAM = 0.01, 0.3
@@ -84,6 +85,32 @@ PYTORCH_OPTIMIZER = {
     "Yogi": {"initial_accumulator": 1e-3},
     "AdEMAMix": {"weight_decouple": True, "alpha": 3.0, "betas": (0.9, 0.99, 0.995)},
     "AdamC": {"eps": 1e-3},
+    "ADOPT": {},
+    "ADOPT decoupled": {"weight_decouple": True, "eps": 1e-2},
+    "NovoGrad": {"weight_decay": 0.03},
+    "NovoGrad decoupled": {"weight_decouple": True},
+    "LaProp": {"eps": 1e-3},
+    "LaProp fixed_decay": {"fixed_decay": True, "weight_decay": 0.003},
+    "RAdam": {},
+    "RAdam later": {"betas": (0.9, 0.99), "fixed_decay": True, "weight_decay": 0.003},
+    "AdaFactor": {"momentum_dtype": "float64"},
+    "AdaFactor unscaled": {
+        "momentum_dtype": "float64",
+        "scale_parameter": False,
+        "relative_step": False,
+    },
+    "AdaFactor scaled": {
+        "momentum_dtype": "float64",
+        "relative_step": False,
+        "betas": (0.8, 0.99),
+        "eps2": 3.0,
+    },
+    "AdaFactor fixed_decay": {
+        "momentum_dtype": "float64",
+        "fixed_decay": True,
+        "weight_decay": 0.003,
+    },
+    "AdaFactor coupled": {"momentum_dtype": "float64", "weight_decouple": False},
     "SGDW": {"momentum": 0.9, "nesterov": True},
     "SGDW dampened": {"momentum": 0.9, "dampening": 0.5, "weight_decouple": False},
     "Adan": {},
@@ -106,10 +133,19 @@ def test_pytorch_optimizer(labels, torch64, x64):
         def build(p, name=name, given=given, lam=lam):
             bias = {"params": [p["bias"]], "lr": LR / 3, "weight_decay": 2 * lam}
             kernel = {"params": [p["kernel"]], "lr": LR, "weight_decay": lam}
+            given = {k: torch64.float64 if v == "float64" else v for k, v in given.items()}
             return getattr(package, name)([bias, kernel], lr=LR, **given)
 
         cases.append((label, record, torchs(build)))
     agree(cases)
+
+
+@pytest.mark.filterwarnings("ignore")  # it imports what is deprecated
+def test_every_name_of_pytorch_optimizer_is_a_row_or_a_reason():
+    package = imported("pytorch_optimizer")
+    names = {package.load_optimizer(name).__name__ for name in package.get_supported_optimizers()}
+    assert len(names) >= 128
+    assert names == {*SOURCES["pytorch_optimizer"].entries}
 
 
 @pytest.mark.parametrize("source", ["heavyball", "pytorch_optimizer"])
@@ -118,10 +154,13 @@ def test_their_defaults(source):
 
     package = imported(source)
     for name, entry in SOURCES[source].entries.items():
-        if not isinstance(entry, str):
+        if isinstance(entry, Row):
             theirs = inspect.signature(getattr(package, name)).parameters
             for setting, value in entry.defaults.items():
-                assert theirs[setting].default == value, (name, setting)
+                if setting == "clip_lambda":
+                    assert theirs[setting].default(7) == value(7)
+                elif setting != "momentum_dtype":
+                    assert theirs[setting].default == value, (name, setting)
 
 
 # MLX 0.32, Paddle 3.3 and Chainer 7.8 by the update rules in their sources, in NumPy;

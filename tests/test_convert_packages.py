@@ -12,6 +12,7 @@ import sys
 import types
 import typing
 import warnings
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +146,33 @@ def in_training(factory):
     return made
 
 
+def test_transformers_whose_relative_steps_decay_by_the_rms_of_the_weights(torch64, x64):
+    """Its Adafactor takes no schedule where its steps are relative."""
+    stand_ins = {
+        "transformers": {},
+        "transformers.trainer_pt_utils": {
+            "LayerWiseDummyOptimizer": None, "LayerWiseDummyScheduler": None,
+        },
+        "transformers.trainer_utils": {"SchedulerType": mock.MagicMock()},
+        "transformers.utils": {"logging": mock.MagicMock()},
+    }  # fmt: skip
+    reason = "pip install --no-deps transformers"
+    factory = alone("transformers.optimization", stand_ins, reason).Adafactor
+    cases = []
+    for given in (
+        {"weight_decay": 0.5},
+        {"weight_decay": 0.5, "beta1": 0.9, "warmup_init": True, "clip_threshold": 0.7},
+        {"weight_decay": 0.5, "eps": (1e-30, 3.0), "decay_rate": -0.6},
+        {"weight_decay": LAM, "relative_step": False, "lr": LR},
+    ):
+        want = torchs(
+            lambda p, given=given: factory([p["bias"], p["kernel"]], **given), is_scheduled=False
+        )
+        record = convert.from_("transformers", "Adafactor", **given)
+        cases.append((str(given), record, want))
+    agree(cases)
+
+
 def test_bitsandbytes(x64):
     cases = {"Adam": {}, "AdamW": {"eps": 1e-3}, "Lion": {}}
     beside("bitsandbytes", PACKAGES["bitsandbytes"](), cases, "float32")
@@ -190,6 +218,10 @@ def test_mlx(x64):
             "AdamW", {**decays, **corrects}, FLOAT32,
         ),
         ("o.Lion(lr, weight_decay=wd)", "Lion", decays),
+        (
+            "o.Adafactor(lr, relative_step=False, weight_decay=wd, beta_1=0.9)",
+            "Adafactor", {**decays, "relative_step": False, "beta_1": 0.9},
+        ),
     ]  # fmt: skip
     courses("mlx", PACKAGES["mlx"](), cases)
 

@@ -129,6 +129,23 @@ def test_timm_by_name(names, torch64, x64):
     agree(cases)
 
 
+@pytest.mark.slow
+def test_timms_adafactor_decays_relative_to_the_weights_without_a_rate(torch64, x64):
+    """s = λ min(10⁻², 1/√t) max(ε₂, RMS(θ)); with ε₂ = 3 both sides of the maximum are met."""
+    create, cases = timm_optim().create_optimizer_v2, []
+    for given in ({"eps_scale": 1e-3}, {"eps_scale": 1.0, "warmup_init": True}, {"eps_scale": 3.0}):
+        settings = {"weight_decay": 0.5, "min_dim_size_to_factor": 2, **given}
+        want = torchs(
+            lambda p, settings=settings: create(
+                [p["bias"], p["kernel"]], "adafactor", lr=None, **settings
+            ),
+            is_scheduled=False,
+        )
+        record = convert.from_("timm", "adafactor", rules=EVERYTHING, **settings)
+        cases.append((str(given), record, want))
+    agree(cases)
+
+
 def test_every_name_of_timm_is_a_row_or_a_reason():
     names = {*timm_optim().list_optimizers()}
     assert len(names) >= 95
@@ -292,6 +309,7 @@ OPTAX = {
     "lamb": {"weight_decay": 0.3, "mask": MASK},
     "muon": {"weight_decay": 0.3, "adam_weight_decay": 0.1},
     "muon adaptive": {"weight_decay": 0.3, "adaptive": True, "beta": 0.8},
+    "novograd": {"weight_decay": 0.03},
     "sgd": {"momentum": 0.9, "nesterov": True},
 }  # fmt: skip
 
@@ -541,7 +559,8 @@ def test_decay_is_as_declared(source, name, settings, strength, power):
         (("heavyball", "SFAdamW"), ValueError, r"convert\.from_\('schedulefree', 'AdamWSchedul"),
         (("levanter", "soap"), ValueError, r"its update rule is Levanter's own"),
         (("optax", "prodigy"), ValueError, r"a step size that it finds itself"),
-        (("optax", "novograd"), ValueError, r"write wdjax.decayed\(optax.novograd\)"),
+        (("pytorch_optimizer", "Kate"), ValueError, r"write wdjax\.decayed\(port\)"),
+        (("timm", "muon"), ValueError, r"it rounds them to bfloat16"),
         (("mlx", "Muon"), ValueError, r"0.01 and 10 do the same"),
         (("maxtext", "muon"), ValueError, r"everything but its matrices"),
         (("torch_optimizer", "SGDW"), ValueError, r"takes the constant lr·λ off every weight"),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax.convert import _update_rules
-from wdjax.convert._links import in_the_dtypes
+from wdjax.convert._links import in_the_dtypes, rate_name
 from wdjax.convert._pieces import Build, Piece, Settings, decay, given, named_rules, rate, shown
 from wdjax.penalties import cubic, l2
 from wdjax.rules import Rules
@@ -56,14 +56,14 @@ def adafactor(read: Callable[[Settings], Options], *, is_decoupled: bool = True)
     def link(s: Settings, rules: Rules) -> list[Piece]:
         o = read(s)
         eta = _relative(o.warmup) if o.lr is None else o.lr
-        others = [key for key in s if key not in ("lr", "weight_decay")]
+        others = [key for key in s if key not in (rate_name(s), "weight_decay")]
         direction = optax.chain(
             _update_rules.factored(o.power, o.eps, 0.0, cap=o.cap, above=o.above),
             optax.clip_by_block_rms(o.clip),
         )
         pieces = [
             Piece(given(s, *others), "Adafactor's direction, limited; g² is factored", direction),
-            rate("lr", eta)._replace(setting=given(s, "lr")),
+            rate("lr", eta)._replace(setting=given(s, rate_name(s))),
         ]
         if o.scaled:
             meaning = f"optax.scale_by_param_block_rms({o.floor}): times the RMS of the weights"
@@ -75,6 +75,21 @@ def adafactor(read: Callable[[Settings], Options], *, is_decoupled: bool = True)
         return [*pieces, _decay(s, eta, o, rules)] if is_decoupled else pieces
 
     return link
+
+
+def by_pairs(s: Settings) -> Options:
+    """The options of transformers and MLX, whose ε are a pair."""
+    lr, (eps, floor) = None if s["relative_step"] else s[rate_name(s)], s["eps"]
+    return Options(
+        lr, eps, floor, s["clip_threshold"], s["decay_rate"], beta1=s.get("beta1", s.get("beta_1")),
+        scaled=s["scale_parameter"], warmup=s["warmup_init"],
+    )  # fmt: skip
+
+
+PAIRS: Settings = {
+    "eps": (1e-30, 1e-3), "clip_threshold": 1.0, "decay_rate": -0.8, "weight_decay": 0.0,
+    "scale_parameter": True, "relative_step": True, "warmup_init": False,
+}  # fmt: skip
 
 
 def _decay(s: Settings, eta: Strength, o: Options, rules: Rules) -> Piece:

@@ -24,8 +24,8 @@ def from_(source: str, optimizer: str, *, config: Any = None, **settings: Any) -
     Args:
         source: the package: "torch", "keras", "timm", "optax", "lion-pytorch", "mosaicml",
             "bitsandbytes", "deepspeed", "emerging-optimizers", "heavyball", "pytorch_optimizer",
-            "schedulefree", "mlx", "paddle", "chainer", "scikit-learn", "thinc", "maxtext",
-            "levanter", "big_vision", "easylm", "t5x", "paper".
+            "schedulefree", "transformers", "mlx", "paddle", "chainer", "scikit-learn", "thinc",
+            "maxtext", "levanter", "big_vision", "easylm", "t5x", "paper".
         optimizer: its name there, such as "RAdam"; in timm that of `create_optimizer_v2`, in
             MaxText `opt_type`, in big_vision `optax_name`.
         config: the whole configuration of a project ("maxtext", "levanter", "big_vision",
@@ -69,8 +69,8 @@ def from_(source: str, optimizer: str, *, config: Any = None, **settings: Any) -
     References:
         PyTorch 2.13, Keras 3.15, timm 1.0.31, Optax 0.2.8, lion-pytorch 0.2.5, Composer 0.32,
         bitsandbytes 0.50, DeepSpeed 0.19, Emerging-Optimizers 0.3, HeavyBall 3.2,
-        pytorch_optimizer 4.1, schedulefree 1.4, MLX 0.32, Paddle 3.3, Chainer 7.8,
-        scikit-learn 1.9, thinc 8.3; MaxText 0.2.5, Levanter at 9263f81, big_vision at 0127fb6,
+        pytorch_optimizer 4.1, schedulefree 1.4, transformers 5.24, MLX 0.32, Paddle 3.3,
+        Chainer 7.8, scikit-learn 1.9, thinc 8.3; MaxText 0.2.5, Levanter at 9263f81, big_vision at 0127fb6,
         EasyLM at fe5b2c3, t5x at cc342d4.
     """
     package = _found("source", source, SOURCES)

@@ -6,8 +6,9 @@ from typing import Any
 
 import optax
 
+from wdjax.convert import _update_rules
 from wdjax.convert._keras_muon import by_owner, decays_of
-from wdjax.convert._links import added, coupled, in_the_dtypes, last, part, rated
+from wdjax.convert._links import added, coupled, in_the_dtypes, last, only, ours, part, rated
 from wdjax.convert._pieces import Build, Piece, Settings, given
 from wdjax.convert._row import REQUIRED, Entry, Row
 from wdjax.rules import Rules
@@ -90,8 +91,13 @@ OPTAX: Mapping[str, Entry] = {
         _trust_ratio, rated,
     ),
     "muon": _row("muon", _without_decay("muon"), _both, without=_AXES),
-    "novograd": "its decay joins the normalized gradient in the momentum, everywhere. Keep it, or "
-    "write wdjax.decayed(optax.novograd)(lr, weight_decay=λ), which is decoupled.",
+    "novograd": _row(
+        "novograd",
+        only("eps_root", 0.0, "Nothing here has it."),
+        ours(_update_rules.normalized, "each leaf's gradient over its running norm", "b2", "eps"),
+        added("in its momentum, beside the normalized gradient"),
+        part(optax.trace, "b1"), rated,
+    ),
     **dict.fromkeys(("prodigy", "dadapt_adamw"), _STEP_SIZE),
     **dict.fromkeys(("momo", "momo_adam"), _POLYAK),
     "mechanize": "its λ is multiplied by the norm of the gradient over that of the weights. "

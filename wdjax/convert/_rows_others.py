@@ -1,6 +1,5 @@
-"""Rows of HeavyBall, pytorch_optimizer, MLX, Paddle and Chainer; see `wdjax.convert._row`."""
+"""Rows of HeavyBall, MLX, Paddle and Chainer; see `wdjax.convert._row`."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax.convert import _update_rules
+from wdjax.convert._adafactor import PAIRS, adafactor, by_pairs
 from wdjax.convert._links import (
     adam,
     chain,
@@ -24,23 +24,17 @@ from wdjax.convert._links import (
     unless,
     when,
 )
-from wdjax.convert._pieces import Build, Settings
+from wdjax.convert._pieces import Settings
 from wdjax.convert._row import (
     EARLY,
     PAIR,
     PLAIN,
     REQUIRED,
-    STOPS,
     Entry,
-    adadelta,
-    adamax,
-    adan,
-    belief,
     lion,
     row,
 )
-from wdjax.schedules import corrected, fixed
-from wdjax.transforms import prox_weights
+from wdjax.schedules import corrected
 
 _BELOW = "divided by the larger of √v̂ and ε, where Optax has √v̂ + ε"
 _ball_adam = ours(
@@ -110,93 +104,6 @@ BALL_NO_EQUAL: Mapping[str, str] = {
     "update_clipping": "Clip with optax, after the optimizer.",
 }
 
-_decoupled = when(
-    "weight_decouple", unless("fixed_decay", last()), when("fixed_decay", last(fixed))
-)
-_EITHER: Settings = {"weight_decay": 0.0, "weight_decouple": True, "maximize": False}
-
-
-def _either(*direction: Build, **defaults: Any) -> Entry:
-    """The package's three places of decay; `fixed_decay` matters where it is decoupled."""
-    return row(
-        unless("weight_decouple", coupled), *direction, rated, _decoupled,
-        **{**_EITHER, "fixed_decay": False, **defaults},
-    )  # fmt: skip
-
-
-def _adam_with_floor(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    return _update_rules.adam(
-        b1, b2, amsgrad=False,
-        denominator=lambda root, c: (jnp.sqrt(root * root + 1e-15) + eps) / c,
-    )  # fmt: skip
-
-
-_sign_of_momentum = functools.partial(ours, _update_rules.tiger, "the sign of the momentum")
-PYTORCH_OPTIMIZER: Mapping[str, Entry] = {
-    "Lion": _either(lion, lr=1e-4, betas=(0.9, 0.99)),
-    "Tiger": _either(_sign_of_momentum("beta"), lr=1e-3, beta=0.965, weight_decay=0.01),
-    "SignSGD": row(
-        unless("weight_decouple", coupled), _sign_of_momentum("momentum"), rated,
-        when("weight_decouple", last()),
-        lr=1e-3, momentum=0.9, **_EITHER,
-    ),
-    "AdaMax": _either(adamax, lr=1e-3, **PAIR, weight_decouple=False),
-    "AdaDelta": _either(adadelta, lr=1.0, rho=0.9, eps=1e-6, weight_decouple=False),
-    "AdaBelief": _either(
-        only("rectify", False, "Nothing here has it."),
-        only("ams_bound", False, "Nothing here has it."),
-        belief,
-        lr=1e-3, **{**PAIR, "eps": 1e-16}, rectify=False, ams_bound=False,
-    ),
-    "Yogi": _either(
-        ours(
-            lambda b1, b2, eps, start: optax.scale_by_yogi(
-                b1, b2, eps, eps_root=0.0, initial_accumulator_value=start
-            ),
-            "optax.scale_by_yogi", "betas", "eps", "initial_accumulator",
-        ),
-        lr=1e-2, **{**PAIR, "eps": 1e-3}, initial_accumulator=1e-6,
-    ),
-    "AdEMAMix": _either(
-        only("t_alpha_beta3", None, "Nothing here lets its α and β₃ rise."),
-        ours(
-            lambda b1, b2, b3, eps, alpha: optax.contrib.scale_by_ademamix(b1, b2, b3, alpha, eps),
-            "optax.contrib.scale_by_ademamix", "betas", "eps", "alpha",
-        ),
-        lr=1e-3, betas=(0.9, 0.999, 0.9999), eps=1e-8, alpha=5.0, t_alpha_beta3=None,
-        weight_decouple=False,
-    ),
-    "AdamC": _either(
-        only("ams_bound", False, "Nothing here has it."),
-        ours(_adam_with_floor, "Adam whose root is of v + 1e-15", "betas", "eps"),
-        lr=1e-3, **PAIR, ams_bound=False,
-    ),
-    "SGDW": row(
-        unless("weight_decouple", coupled), momentum, rated, when("weight_decouple", last()),
-        lr=1e-4, **PLAIN, **_EITHER,
-    ),
-    "Adan": row(
-        only("max_grad_norm", 0.0, "Clip with optax.clip_by_global_norm, before the optimizer."),
-        adan, rated,
-        unless("weight_decouple", last(place=prox_weights)), when("weight_decouple", last()),
-        lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, max_grad_norm=0.0,
-        **{**_EITHER, "weight_decouple": False},
-    ),
-    **dict.fromkeys(
-        ("AdamP", "AdamWSN", "Grams", "LaProp", "RAdam", "SGDP", "SGDSaI", "TAM"),
-        "with weight_decouple=False its decay is lost, bit for bit. Say what you want with "
-        "wdjax.decayed(...), or with optax.chain and wdjax.decay_weights last.",
-    ),
-    **dict.fromkeys(
-        ("Ranger", "MARS"),
-        "with weight_decouple=False its decay has the wrong sign, and weights grow. Say what "
-        "you want with optax.chain and wdjax.decay_weights last.",
-    ),
-    "MADGRAD": STOPS,
-    "SPlus": "it divides its decay by half the sum of rows and columns, so that large matrices "
-    "hardly decay. Say what you want with wdjax.decay_weights last.",
-}  # fmt: skip
-
 _either_adam = chain(
     when("bias_correction", adam),
     unless(
@@ -217,8 +124,7 @@ MLX: Mapping[str, Entry] = {
     ),
     "Muon": "its decay joins the gradient before Newton-Schulz, which takes all size from it: 0.01 "
     "and 10 do the same. Use wdjax.muonw.",
-    "Adafactor": "its decay is multiplied by the RMS of the weights. The decay alone would be "
-    "wdjax.penalties.cubic; see wdjax.decayed(optax.adafactor).",
+    "Adafactor": row(adafactor(by_pairs), learning_rate=None, beta_1=None, **PAIRS),
 }  # fmt: skip
 
 _PADDLE: Settings = {"learning_rate": 1e-3, "weight_decay": None}

@@ -12,6 +12,7 @@ import optax
 from wdjax import like
 from wdjax._trees.kinds import Kind
 from wdjax.convert import _paper, _update_rules
+from wdjax.convert._adafactor import PAIRS, adafactor, by_pairs
 from wdjax.convert._configs import all_but, big_visions, easylms, named
 from wdjax.convert._links import (
     adam,
@@ -56,8 +57,8 @@ from wdjax.convert._rows_others import (
     MLX,
     PADDLE,
     PADDLE_NO_EQUAL,
-    PYTORCH_OPTIMIZER,
 )
+from wdjax.convert._rows_pytorch_optimizer import PYTORCH_OPTIMIZER
 from wdjax.convert._rows_schedulefree import SCHEDULEFREE
 from wdjax.convert._rows_timm import TIMM
 from wdjax.convert._rows_torch import TORCH
@@ -217,6 +218,9 @@ SOURCES: Mapping[str, Source] = {
         ("multi_tensor", "compile_step", "promote", "storage_dtype", "orig_shapes"), BALL_NO_EQUAL,
     ),
     "pytorch_optimizer": Source("pytorch_optimizer", PYTORCH_OPTIMIZER, ("foreach",)),
+    "transformers": Source("transformers", {
+        "Adafactor": row(adafactor(by_pairs), lr=None, beta1=None, **PAIRS),
+    }),
     "mlx": Source("mlx.optimizers", MLX, groups=False),
     "paddle": Source("paddle.optimizer", PADDLE, _PADDLE_LEFT_OUT, PADDLE_NO_EQUAL, groups=False),
     "chainer": Source("chainer.optimizers", CHAINER, groups=False),

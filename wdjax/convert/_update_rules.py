@@ -102,11 +102,11 @@ def nadamw(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return lifted(step, jnp.zeros_like, jnp.zeros_like)
 
 
-def radam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def radam(b1: float, b2: float, eps: float, early: float = 1.0) -> optax.GradientTransformation:
     """Rectified Adam with ε added before the bias is corrected, as in PyTorch.
 
     ρ = ρ∞ − 2 t β₂^t / (1 − β₂^t),  ρ∞ = 2 / (1 − β₂) − 1
-    u = m̂ r √(1 − β₂^t) / (√v + ε)  where ρ > 5, else m̂
+    u = m̂ r √(1 − β₂^t) / (√v + ε)  where ρ > 5, else early · m̂
     """
     top = 2 / (1 - b2) - 1
 
@@ -118,7 +118,7 @@ def radam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
         known = rho > 5
         safe = jnp.where(known, rho, 6.0)
         r = jnp.sqrt((safe - 4) * (safe - 2) * top / ((top - 4) * (top - 2) * safe))
-        scale = jnp.where(known, r * jnp.sqrt(rest) / (jnp.sqrt(v) + eps), 1)
+        scale = jnp.where(known, r * jnp.sqrt(rest) / (jnp.sqrt(v) + eps), early)
         return scale * m / (1 - b1**t), m, v
 
     return lifted(step, jnp.zeros_like, jnp.zeros_like)
