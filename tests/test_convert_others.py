@@ -24,6 +24,7 @@ from convert_runs import (
     moments,
     momentum_step,
     our_groups,
+    ours,
     references,
     scheduled,
     slow,
@@ -207,6 +208,16 @@ def test_mlx_paddle_and_chainer_in_numpy(x64):
     )
     cases.append(("chainer", record, references(dict.fromkeys(NAMES, chainers))))
     agree(cases)
+
+
+def test_the_rate_of_a_group_of_paddle_multiplies_that_of_all(x64):
+    groups = (("bias", {"learning_rate": 0.3, "weight_decay": 2 * LAM}),)
+    record = convert.from_("paddle", "AdamW", learning_rate=scheduled(LR), weight_decay=LAM,
+                           groups=groups)  # fmt: skip
+    made = REFERENCES["paddle AdamW"][1]
+    close(ours(record), references({"bias": made(0.3 * LR, 2 * LAM), "kernel": made(LR, LAM)}))
+    with pytest.raises(TypeError, match=r"every group must be a \(selector, settings\) pair"):
+        convert.from_("paddle", "AdamW", groups=["bias"])
 
 
 # Projects in JAX: the chain that their source builds, of Optax.

@@ -237,6 +237,24 @@ def test_paddle(x64):
     courses("paddle", PACKAGES["paddle"](), cases)
 
 
+def test_paddles_groups_whose_rates_multiply_that_of_all(x64):
+    own = {"learning_rate": 0.3, "weight_decay": 2 * LAM}
+    parts = (
+        "[{'params': params[:1]}, {'params': params[1:], 'learning_rate': 0.3, "
+        "'weight_decay': 2 * wd}]"
+    )
+    cases = [
+        (
+            f"o.{name}(lr, parameters={parts}, weight_decay=wd)", name,
+            {"weight_decay": LAM, "groups": (("bias", own),)}, within,
+        )
+        for name, within in (
+            ("SGD", 1e-9), ("Momentum", FLOAT32), ("Adam", FLOAT32), ("AdamW", FLOAT32)
+        )
+    ]  # fmt: skip
+    courses("paddle", PACKAGES["paddle"](), cases)
+
+
 def test_thinc(x64):
     coupled = {"L2": LAM, "L2_is_weight_decay": False, "grad_clip": 0}
     cases = [

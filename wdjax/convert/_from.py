@@ -70,8 +70,8 @@ def from_(source: str, optimizer: str, *, config: Any = None, **settings: Any) -
         PyTorch 2.13, Keras 3.15, timm 1.0.31, Optax 0.2.8, lion-pytorch 0.2.5, Composer 0.32,
         bitsandbytes 0.50, DeepSpeed 0.19, Emerging-Optimizers 0.3, HeavyBall 3.2,
         pytorch_optimizer 4.1, schedulefree 1.4, transformers 5.24, MLX 0.32, Paddle 3.3,
-        Chainer 7.8, scikit-learn 1.9, thinc 8.3; MaxText 0.2.5, Levanter at 9263f81, big_vision at 0127fb6,
-        EasyLM at fe5b2c3, t5x at cc342d4.
+        Chainer 7.8, scikit-learn 1.9, thinc 8.3; MaxText 0.2.5, Levanter at 9263f81, big_vision at
+        0127fb6, EasyLM at fe5b2c3, t5x at cc342d4.
     """
     package = _found("source", source, SOURCES)
     entry = _found(f"optimizer of {source}", optimizer, package.entries)
@@ -147,10 +147,20 @@ def _of_row(name: str, package: Source, entry: Row, settings: Settings) -> Conve
             "Pass max_grad_norm=None, and clip before it: "
             "optax.chain(optax.clip_by_global_norm(1.0), record.optimizer)."
         )
+    if package.scaled_groups:
+        groups = [_scaled(group) for group in groups]
     if "initial_lr" in merged:
         merged, groups = _with_initial(merged, groups, package.own_initial_lr)
     unused = {key: value for key, value in settings.items() if key in left_out}
     return converted(name, entry.build, merged, rules=rules, groups=groups, left_out=unused)
+
+
+def _scaled(group: Any) -> Any:
+    """A group whose learning rate multiplies that of all, where it is one."""
+    if not (isinstance(group, tuple) and len(group) == 2 and isinstance(group[1], Mapping)):
+        return group  # `converted` says what is wrong
+    own = {"lr_scale" if key == "learning_rate" else key: x for key, x in group[1].items()}
+    return group[0], own
 
 
 def _with_initial(s: dict[str, Any], groups: Groups, is_own: bool) -> tuple[dict[str, Any], Groups]:

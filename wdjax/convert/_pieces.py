@@ -279,7 +279,8 @@ def _merged(settings: Settings, own: Settings) -> Settings:
     merged = {**settings, **own}
     scale = merged.pop("lr_scale", None)
     checks.number("lr_scale", scale, least=0, optional=True)
-    return merged if scale is None else {**merged, "lr": _scaled(merged["lr"], scale)}
+    name = "lr" if "lr" in merged else "learning_rate"
+    return merged if scale is None else {**merged, name: _scaled(merged[name], scale)}
 
 
 def _scaled(rate: Any, scale: float) -> Any:

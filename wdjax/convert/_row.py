@@ -51,6 +51,7 @@ class Source:
         no_equal: settings without an equal, and what to write instead.
         rules: what decays by default.
         groups: whether it has parameter groups.
+        scaled_groups: whether a group's learning rate multiplies that of all.
         own_initial_lr: whether a group's initial rate is its own, not that of the constructor.
         says: settings that say what decays, and the rules that they are.
         config: how a whole configuration is read, where the package has one.
@@ -62,6 +63,7 @@ class Source:
     no_equal: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rules: Rules = EVERYTHING
     groups: bool = True
+    scaled_groups: bool = False
     own_initial_lr: bool = False
     says: Mapping[str, Callable[[Any], Rules]] = dataclasses.field(default_factory=dict)
     config: Reader | None = None

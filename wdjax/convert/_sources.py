@@ -222,7 +222,9 @@ SOURCES: Mapping[str, Source] = {
         "Adafactor": row(adafactor(by_pairs), lr=None, beta1=None, **PAIRS),
     }),
     "mlx": Source("mlx.optimizers", MLX, groups=False),
-    "paddle": Source("paddle.optimizer", PADDLE, _PADDLE_LEFT_OUT, PADDLE_NO_EQUAL, groups=False),
+    "paddle": Source(
+        "paddle.optimizer", PADDLE, _PADDLE_LEFT_OUT, PADDLE_NO_EQUAL, scaled_groups=True
+    ),
     "chainer": Source("chainer.optimizers", CHAINER, groups=False),
     "maxtext": Source(
         "MaxText", MAXTEXT, groups=False,
