@@ -309,14 +309,16 @@ def test_projects_in_jax_by_chains_of_their_source(x64):
 def test_levanters_rules_go_by_the_class_that_holds_a_leaf():
     eqx = pytest.importorskip("equinox")
     keys = jax.random.split(jax.random.key(0), 3)
+    other = type("RmsNorm", (eqx.nn.RMSNorm,), {"__module__": "levanter.layers"})
     params = {
+        "other": other(3),
         "tokens": eqx.nn.Embedding(4, 3, key=keys[0]),
         "first": eqx.nn.Linear(3, 3, key=keys[1]),
         "last": eqx.nn.LayerNorm(3),
     }
     rules = convert.from_("levanter", "adam", num_train_steps=10).rules
     found = wdjax.resolve(rules, eqx.filter(params, eqx.is_inexact_array))
-    assert (found["tokens"].weight, found["last"].weight) == (0.0, 0.0)
+    assert (found["tokens"].weight, found["last"].weight, found["other"].weight) == (0.0, 0.0, 0.0)
     assert (found["first"].weight, found["first"].bias) == (1.0, 0.0)
 
 

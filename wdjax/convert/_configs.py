@@ -250,10 +250,9 @@ def _steps(value: float, total: int) -> int:
 
 def _duration(shape: Entries, name: str, total: int) -> int:
     """big_vision's, of a number of steps or a share of all; epochs and examples stay behind."""
-    share = shape.pop(f"{name}_percent", None)
-    steps = 0 if share is None else max(1, round(share * total)) if share else 0
-    given: int = shape.pop(f"{name}_steps", steps)
-    return given
+    share = shape.pop(f"{name}_percent", 0)
+    steps: int = shape.pop(f"{name}_steps", max(1, round(share * total)) if share else 0)
+    return steps
 
 
 def _text(value: Any) -> str:
