@@ -372,7 +372,7 @@ T5XS = {
     "learning_rate": None, "factored": True, "multiply_by_parameter_scale": True, "beta1": None,
     "decay_rate": 0.8, "step_offset": 0, "clipping_threshold": 1.0, "weight_decay_rate": 0.1,
     "min_dim_size_to_factor": 128, "epsilon1": 1e-30, "epsilon2": 1e-3, "factor_map": None,
-    "logical_factor_rules": None, "weight_decay_rate_lr_exponent": 1,
+    "logical_factor_rules": None, "weight_decay_rate_lr_exponent": 2,
     "global_norm_clip_threshold": None, "max_parameter_scale": None, "skip_nan_updates": False,
 }  # fmt: skip
 ROOTS = {"factors": "linear_warmup * rsqrt_decay", "warmup_steps": 4}
@@ -390,13 +390,13 @@ WHOLE = [  # the rate of steps 0, 1, 2, ... by hand
         "easylm", "adamw", EASYLMS, {},
         [0, 0.5, *(0.1 + 0.45 * (1 + np.cos(np.pi * k / 8)) for k in range(9))],
     ),
-    ("t5x", "Adafactor", T5XS, ROOTS, [0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5**-0.5, 6**-0.5]),
+    ("t5x", "Adafactor", T5XS, ROOTS, [0, 1 / 64, 1 / 16, 9 / 64, 1 / 4, 1 / 5, 1 / 6]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("source", "name", "config", "steps", "rates"), WHOLE)
 def test_a_whole_configuration_becomes_its_schedule_and_decay(source, name, config, steps, rates):
-    """Without gradients a step takes off λη, here a tenth of the rate, or λη/η₀ with η₀ = 1."""
+    """Without gradients a step takes off λη, a tenth of the rate; λη/η₀ with η₀ = 1; in t5x λη²."""
     optimizer = convert.from_(source, name, config=config, **steps).optimizer
     params = {"layer": {"kernel": jnp.ones((2, 2))}}
     still = jax.tree.map(jnp.zeros_like, params)
