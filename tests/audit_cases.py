@@ -453,10 +453,10 @@ WRONG = {
     "adamw of ours, then decay": wrong(
         _TWICE, lambda: optax.chain(wdjax.adamw(ETA, weight_decay=LAM), bare(0.003))
     ),
-    "decayed(adamw)": wrong(
+    "adamw, then gated decay": wrong(
         _TWICE,
-        lambda: wdjax.decayed(lambda learning_rate: optax.adamw(learning_rate))(
-            ETA, weight_decay=LAM
+        lambda: optax.chain(
+            optax.adamw(ETA), wdjax.decay_weights(0.003, gate=wdjax.gates.cautious)
         ),
     ),
     "L2 before momentum, then decay": wrong(

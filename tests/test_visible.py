@@ -129,10 +129,9 @@ SAYS = {
 # (projections, rotations), where twice is once (projections), and where no strength flips signs (a
 # prox, a cap).
 #
-# Not seen: under stop_gradient, what acts in a way that has no number. Twice, what is curved or
-# gated: equal parts of a program are computed once. Too strong, what flips small weights (mcp,
-# scad) or differences (spread). What acts on small weights alone (l0), or after three steps (own
-# bound). What gradients cause: before Adam (swd) and too strong (awd).
+# Not seen: twice, what is curved: equal parts of a program are computed once. Too strong, what flips
+# small weights (mcp, scad) or differences (spread). What acts on small weights alone (l0), or after
+# three steps (own bound). What gradients cause: before Adam (swd) and too strong (awd).
 TABLE = """
 add_decayed_weights l2           +  +  +  +  +  +
 decay_weights l2                 +  +  +  +  +  +
@@ -146,36 +145,36 @@ prox_weights elastic_net         +  +  +  +  .  +
 add_decayed_weights group_lasso  +  +  +  ?  +  +
 decay_weights group_lasso        +  +  +  ?  +  +
 prox_weights group_lasso         +  +  +  ?  +  +
-decay_weights cubic              ?  +  +  ?  +  +
-prox_weights cubic               ?  +  +  ?  .  +
+decay_weights cubic              +  +  +  ?  +  +
+prox_weights cubic               +  +  +  ?  .  +
 decay_weights spread             +  +  +  ?  ?  +
 prox_weights spread              +  +  +  ?  .  +
-decay_weights p_norm 0.8         ?  +  +  ?  +  +
-prox_weights p_norm 0.8          ?  +  +  ?  .  +
+decay_weights p_norm 0.8         +  +  +  ?  +  +
+prox_weights p_norm 0.8          +  +  +  ?  .  +
 prox_weights l0                  ?  ?  ?  .  +  .
-prox_weights l_half              ?  +  +  ?  +  +
-decay_weights mcp                ?  +  +  ?  ?  +
-prox_weights mcp                 ?  +  +  ?  +  +
-decay_weights scad               ?  +  +  ?  ?  +
-prox_weights scad                ?  +  +  ?  +  +
+prox_weights l_half              +  +  +  ?  +  +
+decay_weights mcp                +  +  +  ?  ?  +
+prox_weights mcp                 +  +  +  ?  +  +
+decay_weights scad               +  +  +  ?  ?  +
+prox_weights scad                +  +  +  ?  +  +
 decay_weights huber              +  +  +  ?  +  +
 prox_weights huber               +  +  +  ?  .  +
-prox_weights ball                ?  +  +  .  .  .
-prox_weights sphere              ?  +  +  .  .  .
+prox_weights ball                +  +  +  .  .  .
+prox_weights sphere              +  +  +  .  .  .
 prox_weights nuclear             +  +  +  ?  .  +
-add_decayed_weights spectral     ?  +  +  ?  +  +
-decay_weights spectral           ?  +  +  ?  +  +
-prox_weights spectral            ?  +  +  ?  .  +
-decay_weights orthogonal         ?  +  +  ?  +  +
-prox_weights spectral_cap        ?  +  +  .  .  .
-decay_weights cautious           +  +  +  ?  +  +
+add_decayed_weights spectral     +  +  +  ?  +  +
+decay_weights spectral           +  +  +  ?  +  +
+prox_weights spectral            +  +  +  ?  .  +
+decay_weights orthogonal         +  +  +  ?  +  +
+prox_weights spectral_cap        +  +  +  .  .  .
+decay_weights cautious           +  +  +  +  +  +
 decay_weights strictly_cautious  .  +  .  ?  +  .
 decay_after_step                 +  +  +  +  +  +
 decay_weights anchor init        +  +  +  ?  +  +
 decay_after_step anchor init     +  +  +  +  +  +
-prox_weights anchor init         ?  +  +  ?  +  +
-cpr uniform                      ?  +  +  ?  .  .
-cpr dependent                    ?  +  +  ?  .  .
+prox_weights anchor init         +  +  +  ?  +  +
+cpr uniform                      +  +  +  ?  .  .
+cpr dependent                    +  +  +  ?  .  .
 cpr own bound                    ?  ?  ?  ?  .  .
 cpr deviation                    .  +  .  ?  .  .
 cumulative_l1                    +  +  +  ?  +  +
@@ -189,7 +188,7 @@ radial_brake                     .  .  .  .  +  .
 project_radial                   +  +  +  .  +  +
 update_floor                     .  .  .  .  .  .
 relative_update                  .  .  .  .  .  .
-rotational                       ?  +  +  ?  .  .
+rotational                       +  +  +  ?  .  .
 hyper_decay                      +  +  +  +  +  +
 """
 SEEN = {

@@ -134,7 +134,7 @@ def frozen_decay(facts: Facts) -> str | None:
 
 def unreached_decay(facts: Facts) -> str | None:
     """No gradient reaches a leaf, and it fades."""
-    fading = _which(facts, lambda leaf: leaf.path in facts.unreached)
+    fading = _pulled(facts, lambda x: x.path in facts.unreached and (x.decays or x.found.taken > 0))
     if not fading:
         return None
     fades, it = _for(fading, "it fades", "they fade"), _for(fading, "it", "them")
