@@ -129,9 +129,9 @@ SAYS = {
 # (projections, rotations), where twice is once (projections), and where no strength flips signs (a
 # prox, a cap).
 #
-# Not seen: twice, what is curved: equal parts of a program are computed once. Too strong, what flips
-# small weights (mcp, scad) or differences (spread). What acts on small weights alone (l0), or after
-# three steps (own bound). What gradients cause: before Adam (swd) and too strong (awd).
+# Not seen: twice, what is curved: equal parts of a program are computed once. Too strong, what
+# flips small weights (mcp, scad) or differences (spread). What acts on small weights alone (l0), or
+# after three steps (own bound). What gradients cause: before Adam (swd) and too strong (awd).
 TABLE = """
 add_decayed_weights l2           +  +  +  +  +  +
 decay_weights l2                 +  +  +  +  +  +

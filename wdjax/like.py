@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from wdjax._trees import checks
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
-from wdjax.rules import Rules, Selector, check_rules
-
-_EVERYTHING: Rules = (("**", 1.0),)
+from wdjax.rules import EVERYTHING, Rules, Selector, check_rules
 
 
 def hugging_face(*, layer_norms: Sequence[Selector] = ()) -> Rules:
@@ -50,7 +48,7 @@ def hugging_face(*, layer_norms: Sequence[Selector] = ()) -> Rules:
     checks.names("layer_norms", layer_norms)
     further: Rules = tuple((selector, 0.0) for selector in layer_norms)
     kind = Kind("transformers: bias or norm", _is_bias_or_norm)
-    return check_rules((*further, (kind, 0.0), *_EVERYTHING))
+    return check_rules((*further, (kind, 0.0), *EVERYTHING))
 
 
 def nanogpt() -> Rules:
@@ -72,7 +70,7 @@ def nanogpt() -> Rules:
     References:
         karpathy/nanoGPT at 3adf61e, `GPT.configure_optimizers` in `model.py`.
     """
-    return check_rules(((Kind("nanoGPT: ndim < 2", _is_flat), 0.0), *_EVERYTHING))
+    return check_rules(((Kind("nanoGPT: ndim < 2", _is_flat), 0.0), *EVERYTHING))
 
 
 def timm(
@@ -110,7 +108,7 @@ def timm(
     checks.names("no_weight_decay_list", no_weight_decay_list)
     listed: Rules = tuple((_timm_name(name), 0.0) for name in no_weight_decay_list)
     flat: Rules = ((Kind("timm: ndim ≤ 1 or bias", _is_flat_or_bias), 0.0),)
-    return check_rules((*listed, *(flat if weight_decay_exclude_1d else ()), *_EVERYTHING))
+    return check_rules((*listed, *(flat if weight_decay_exclude_1d else ()), *EVERYTHING))
 
 
 def big_vision(*, wd_mults: Sequence[tuple[str, float]] = ((".*/kernel$", 1.0),)) -> Rules:
@@ -171,7 +169,7 @@ def maxtext(*, adamw_mask: Sequence[str] = ()) -> Rules:
     """
     checks.names("adamw_mask", adamw_mask)
     masked: Rules = tuple((re.compile(p), 0.0) for p in adamw_mask)
-    return check_rules((*masked, *_EVERYTHING))
+    return check_rules((*masked, *EVERYTHING))
 
 
 def megatron(*, apply_wd_to_qk_layernorm: bool = False) -> Rules:
@@ -200,7 +198,7 @@ def megatron(*, apply_wd_to_qk_layernorm: bool = False) -> Rules:
     """
     kind = Kind("Megatron: ndim 1 or bias", _is_vector_or_bias)
     kept: Rules = ((Kind("Megatron: qk layernorm", _is_qk_layernorm), 1.0),)
-    return check_rules((*(kept if apply_wd_to_qk_layernorm else ()), (kind, 0.0), *_EVERYTHING))
+    return check_rules((*(kept if apply_wd_to_qk_layernorm else ()), (kind, 0.0), *EVERYTHING))
 
 
 # What the projects ask of a parameter.

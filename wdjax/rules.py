@@ -534,3 +534,4 @@ def _is_number(value: Any) -> bool:
 
 
 STANDARD: Rules = standard()  # the default of `rules` nearly everywhere
+EVERYTHING: Rules = (("**", 1.0),)  # that of what comes from other packages

@@ -24,12 +24,10 @@ from wdjax._lift.rounding import warn_of_lost_fractions
 from wdjax._trees import checks
 from wdjax.gates import Gate
 from wdjax.penalties import Penalty
-from wdjax.rules import STANDARD, Ruled, Rules
+from wdjax.rules import EVERYTHING, STANDARD, Ruled, Rules
 from wdjax.schedules import Strength
 
 Anchor: TypeAlias = anchors.Anchor | Params | str | None
-
-EVERYTHING: Rules = (("**", 1.0),)
 
 
 def add_decayed_weights(

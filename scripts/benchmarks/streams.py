@@ -91,8 +91,7 @@ def in_memory(
 def bench_stream(repeats: int, smoke: bool) -> list[Figure]:
     """Five folds over 60 λ on data that fit for both, and two million rows that need not.
 
-    Two million rows are also the most that scikit-learn can hold in 24 GiB: it copies the rows of
-    each training set twice.
+    scikit-learn copies the rows of each training set: two million take 13.3 GB in all.
     """
     p, t, few = (6, 3, 1) if smoke else (512, 100, max(1, repeats // 5))
     small, large = (200, 400) if smoke else (50_000, 2_000_000)

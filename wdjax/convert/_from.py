@@ -12,8 +12,7 @@ from wdjax.convert._keras import from_keras
 from wdjax.convert._pieces import Converted, Groups, Settings, check_known, converted
 from wdjax.convert._row import REQUIRED, Row, Source
 from wdjax.convert._sources import SOURCES
-from wdjax.rules import Rules
-from wdjax.transforms import EVERYTHING
+from wdjax.rules import EVERYTHING, Rules
 
 
 def from_(source: str, optimizer: str, *, config: Any = None, **settings: Any) -> Converted:

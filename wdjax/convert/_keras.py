@@ -25,9 +25,8 @@ from wdjax.convert._pieces import (
     rate,
 )
 from wdjax.penalties import l1 as lasso
-from wdjax.rules import Rules
+from wdjax.rules import EVERYTHING, Rules
 from wdjax.schedules import Strength
-from wdjax.transforms import EVERYTHING
 
 KERNELS: Rules = (("kernel", 1.0), ("**", 0.0))
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")

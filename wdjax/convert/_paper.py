@@ -19,10 +19,10 @@ from wdjax.convert._pieces import (
     rate,
     shown,
 )
-from wdjax.rules import Rules
+from wdjax.rules import EVERYTHING, Rules
 from wdjax.scaling import from_normalized
 from wdjax.schedules import Schedule, Strength, as_schedule, schedule_scaled
-from wdjax.transforms import EVERYTHING, decay_weights
+from wdjax.transforms import decay_weights
 
 
 def paper_adamw(

@@ -12,9 +12,9 @@ import optax
 from wdjax._lift.leaves import Params
 from wdjax._trees import checks, html, paths
 from wdjax.penalties import Penalty, l2
-from wdjax.rules import Rules, Selector, check_rules, label, owners
+from wdjax.rules import EVERYTHING, Rules, Selector, check_rules, label, owners
 from wdjax.schedules import Strength, as_schedule, lr_scaled
-from wdjax.transforms import EVERYTHING, add_decayed_weights, decay_weights
+from wdjax.transforms import add_decayed_weights, decay_weights
 
 Settings: TypeAlias = Mapping[str, Any]
 Groups: TypeAlias = Sequence[tuple[Selector, Settings]]

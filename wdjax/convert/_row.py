@@ -10,8 +10,7 @@ from wdjax.convert import _torch, _update_rules
 from wdjax.convert._configs import Reader
 from wdjax.convert._links import chain, ours, part
 from wdjax.convert._pieces import Build, Converted, Piece, Settings
-from wdjax.rules import Rules
-from wdjax.transforms import EVERYTHING
+from wdjax.rules import EVERYTHING, Rules
 
 REQUIRED = object()
 """In place of a default: the source has none either."""

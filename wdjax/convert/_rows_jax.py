@@ -31,9 +31,8 @@ from wdjax.convert._links import (
 )
 from wdjax.convert._pieces import Build, Piece, Settings
 from wdjax.convert._row import REQUIRED, Entry, row
-from wdjax.rules import Rules
+from wdjax.rules import EVERYTHING, Rules
 from wdjax.schedules import corrected, schedule_scaled
-from wdjax.transforms import EVERYTHING
 
 _adam = part(optax.scale_by_adam, "b1", "b2", "eps", "eps_root", "mu_dtype")
 _adafactor = (

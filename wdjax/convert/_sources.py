@@ -62,8 +62,9 @@ from wdjax.convert._rows_pytorch_optimizer import PYTORCH_OPTIMIZER
 from wdjax.convert._rows_schedulefree import SCHEDULEFREE
 from wdjax.convert._rows_timm import TIMM
 from wdjax.convert._rows_torch import TORCH
+from wdjax.rules import EVERYTHING
 from wdjax.schedules import fixed, lr_squared, schedule_scaled
-from wdjax.transforms import EVERYTHING, decay_after_step
+from wdjax.transforms import decay_after_step
 
 _METHODS: Settings = {"l2": coupled, "decoupled": chain(), "independent": chain(), "palm": chain()}
 _nvidia_first = by("weight_decay_method", **_METHODS)

@@ -23,9 +23,8 @@ from wdjax.convert._pieces import (
     rate,
     shown,
 )
-from wdjax.rules import Rules
+from wdjax.rules import EVERYTHING, Rules
 from wdjax.schedules import Strength, as_schedule
-from wdjax.transforms import EVERYTHING
 
 
 def torch_sgd(
