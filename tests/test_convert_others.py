@@ -227,7 +227,7 @@ def masked(decays):
     return {name: name in decays for name in NAMES}
 
 
-def maxtexts():
+def maxtext_schedule():
     """MaxText 0.2.5: clipped in the training step, then optax.adamw."""
     given = {"adam_weight_decay": LAM, "gradient_clipping_threshold": 0.5}
     record = convert.from_(
@@ -239,7 +239,7 @@ def maxtexts():
     )
 
 
-def levanters():
+def levanter_schedule():
     """Levanter at 00816d0, AdamConfig.build."""
     record = convert.from_("levanter", "adam", learning_rate=scheduled(LR), weight_decay=LAM)
     return record, optax.inject_hyperparams(
@@ -252,7 +252,7 @@ def levanters():
     )(learning_rate=scheduled(LR))
 
 
-def big_visions():
+def big_vision_entries():
     """big_vision at 11eea57, make(config, ...): the schedule multiplies the sum of both."""
     given = {"wd": 0.003, "wd_mults": [("bias", 0.5), (".*", 1.0)], "initial_lr": LR}
     record = convert.from_("big_vision", "scale_by_adam", lr=scheduled(LR), b2=0.95, **given)
@@ -295,7 +295,7 @@ def easylms_palm():
     )  # fmt: skip
 
 
-PROJECTS = [maxtexts, levanters, big_visions, easylms_adamw, easylms_palm]
+PROJECTS = [maxtext_schedule, levanter_schedule, big_vision_entries, easylms_adamw, easylms_palm]
 
 
 def test_projects_in_jax_by_chains_of_their_source(x64):
@@ -366,7 +366,7 @@ BIG_VISIONS = {
 EASYLMS = {
     "type": "adamw", "accumulate_gradient_steps": 1, "palm_optimizer": {},
     "adamw_optimizer": {"lr": 1.0, "end_lr": 0.1, "lr_warmup_steps": 2, "lr_decay_steps": 10,
-                        "weight_decay": 0.1},
+                        "weight_decay": 0.1, "notes": "none of its settings"},
 }  # fmt: skip
 T5XS = {
     "learning_rate": None, "factored": True, "multiply_by_parameter_scale": True, "beta1": None,

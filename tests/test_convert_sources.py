@@ -690,6 +690,17 @@ def test_what_is_unknown_or_wrong_is_refused_by_name(call, error, message):
         ),
         (("t5x", "Adafactor"), {"factors": "constant*cube"}, ValueError, r"got 'cube'"),
         (("maxtext", "adamw"), {"adamw_mask": "bias"}, TypeError, r"Write \['bias'\]"),
+        (("transformers", "Adafactor"), {"lr": 0.1}, ValueError, r"ignores it. Got lr=0.1 and rel"),
+        (("mlx", "Adafactor"), {"relative_step": False}, ValueError, r"Got learning_rate=None and"),
+        (
+            ("transformers", "Adafactor"),
+            {"lr": 0.1, "relative_step": False, "warmup_init": True},
+            ValueError,
+            r"`warmup_init` needs relative_step=True",
+        ),
+        (("transformers", "Adafactor"), {"eps": 1e-3}, ValueError, r"`eps` must be a pair"),
+        (("pytorch_optimizer", "RAdam"), {"betas": (0.9, 0.5)}, ValueError, r"β₂ above 2/3"),
+        (("easylm", "palm"), {"weight_decay": lambda t: 0.1}, TypeError, r"`weight_decay` must be"),
     ],
 )
 def test_a_wrong_setting_is_refused(call, settings, error, message):

@@ -99,23 +99,23 @@ OPTIMIZERS = {
 WIDE = [name for name in OPTIMIZERS if name.startswith(("compensated", "stoch", "rounded"))]
 
 
-def kept(optimizer, params, grads, **extra):
+def kept(optimizer, tree, grads, **extra):
     """Check two steps on paper: dtypes after every addition, and that one program takes both."""
     for library in ("equinox", "flax.nnx"):  # an import while tracing is another trace
         pytest.importorskip(library)
     traces = []
 
     @jax.jit
-    def step(params, state, grads, extra):
+    def step(tree, state, grads, extra):
         traces.append(1)
-        updates, state = optimizer.update(grads, state, params, **extra)
-        return {name: add(params, updates) for name, add in LIBRARIES.items()}, state
+        updates, state = optimizer.update(grads, state, tree, **extra)
+        return {name: add(tree, updates) for name, add in LIBRARIES.items()}, state
 
-    state = jax.eval_shape(optimizer.init, params)
+    state = jax.eval_shape(optimizer.init, tree)
     for _ in range(2):
-        added, state = jax.eval_shape(step, params, state, grads, extra)
+        added, state = jax.eval_shape(step, tree, state, grads, extra)
         for name, after in added.items():
-            assert dtypes(after) == dtypes(params), name
+            assert dtypes(after) == dtypes(tree), name
     assert len(traces) == 1
 
 

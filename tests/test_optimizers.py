@@ -321,6 +321,7 @@ def test_update_without_params_says_what_to_call():
         lambda lr: optax.lamb(lr),  # its trust ratio reads the weights, and pulls at none
         lambda lr: optax.adamw(lr, mask={"kernel": False}),
         lambda lr: optax.chain(optax.add_noise(1.0, 0.0, 0), optax.lamb(lr)),  # alike at −θ
+        lambda lr: optax.chain(optax.sgd(lr), optax.keep_params_nonnegative()),  # one side only
         optax.inject_hyperparams(optax.adam),
     ],
 )

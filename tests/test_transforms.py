@@ -12,6 +12,7 @@ from wdjax import adaptive, gates, penalties, radial
 
 KERNEL = {"kernel": np.float32([[2, -1]]), "bias": np.float32([3])}
 ZERO = jax.tree.map(np.zeros_like, KERNEL)
+KERNEL_NARROW = {"kernel": jnp.ones((8, 8), jnp.bfloat16)}
 
 
 def run(tx, params, grads, steps):
@@ -290,6 +291,8 @@ def test_decay_that_bfloat16_would_swallow_warns_with_paths_and_remedy(verb):
 TAKES = {  # lengths and rates, not fractions of each number
     "l1": lambda s: wdjax.decay_weights(s, penalties.l1),
     "after the step": lambda s: wdjax.decay_after_step(s, penalties.l1),
+    "huber": lambda s: wdjax.decay_weights(s, penalties.huber(0.5)),  # curved near 0 alone
+    "p_norm": lambda s: wdjax.prox_weights(s, penalties.p_norm(0.8, 1.0)),
     "group_lasso": lambda s: wdjax.prox_weights(s, penalties.group_lasso()),
     "nuclear": lambda s: wdjax.prox_weights(s, wdjax.matrices.nuclear),
     "norm_control": lambda s: radial.norm_control(s, 0.5),
@@ -311,6 +314,16 @@ def test_each_method_says_when_bfloat16_swallows_what_it_takes(method):
     method(0.1).init(params)  # this it holds
     wdjax.compensated(method(1e-4)).init(params)
     method(1e-4).init(jax.tree.map(np.float32, params))
+
+
+def test_each_leaf_is_tried_at_the_size_of_its_own_weights():
+    """L1 takes a length: most of it is lost on large weights, and little on small ones."""
+    shapes = {"few": (4, 64), "many": (4096, 64), "vector": (4096,), "other": (4, 64)}
+    params = {name: jnp.ones(shape, jnp.bfloat16) for name, shape in shapes.items()}
+    rules = (("other", 30.0), ("**", 1.0))
+    with pytest.warns(UserWarning, match="swallow this decay.*, for 'few'. Wrap"):
+        wdjax.prox_weights(2e-4, penalties.l1, rules=rules).init(params)
+    wdjax.prox_weights(1e-2, penalties.elastic_net(0.9)).init(KERNEL_NARROW)
 
 
 @pytest.mark.parametrize(

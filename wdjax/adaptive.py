@@ -137,8 +137,8 @@ def cpr(
         (s,) = step.values
         return step.map_with(memory, leaf)
 
-    settings = {"rules": rules, "axes": axes, "is_steady": False}  # μ grows until it is felt
-    return _lift("cpr", method, strength, start, **settings)
+    # not steady: μ grows until it is felt
+    return _lift("cpr", method, strength, start, rules=rules, axes=axes, is_steady=False)
 
 
 def cumulative_l1(
@@ -163,6 +163,9 @@ def cumulative_l1(
         ValueError: the strength is negative or not finite; rules do not fit the parameters (at
             `init`); `params` is missing (at `update`).
         TypeError: at `update`, updates are of a narrower dtype than their parameters.
+
+    Warns:
+        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
 
     Example:
         >>> optimizer = optax.chain(optax.sgd(0.1), cumulative_l1(0.5))

@@ -269,10 +269,13 @@ def _check_is_plain(factory: Factory, inner: optax.GradientTransformation) -> No
     def run(theta: Any) -> Any:
         return jax.lax.scan(lambda state, _: step(state, theta), inner.init(theta), length=3)[1]
 
-    def odd(theta: Any) -> Any:
-        """Noise has the same sign at −θ, decay has not; three steps, for a warm-up begins at 0."""
+    def inward(theta: Any) -> Any:
+        """What pulls θ and −θ to 0 alike, in three steps, for a warm-up begins at 0.
+
+        Noise and a bound on one side, such as `keep_params_nonnegative`, do not.
+        """
         there, here = run(jax.tree.map(jnp.negative, theta)), run(theta)
-        return jax.tree.map(lambda x, y: (x - y) / 2, there, here)
+        return jax.tree.map(lambda x, y: jnp.minimum(x, -y), there, here)
 
     taken = 0.0
     # what cannot be tried, such as a traced learning rate, is for `wdjax.audit` to see
@@ -282,12 +285,13 @@ def _check_is_plain(factory: Factory, inner: optax.GradientTransformation) -> No
             return
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             theta = jax.tree.map(np.float64, theta)
-            taken = float(jnp.max(jax.jit(odd)(theta)["kernel"]))
+            taken = float(jnp.max(jax.jit(inward)(theta)["kernel"]))
     if taken > _ROUNDING:
         raise TypeError(
             f"`factory` must not decay by itself, or decay would act twice; {_name(factory)} takes "
             f"{taken:.2g} of a weight off in a step without a gradient. Switch that off, for "
-            "instance by weight_decay=0.0, and pass λ to the decayed factory."
+            "instance by weight_decay=0.0, and pass λ to the decayed factory. A bound on weights "
+            "goes last: optax.chain(wdjax.decayed(...)(...), bound)."
         )
 
 

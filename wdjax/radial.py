@@ -81,6 +81,9 @@ def norm_control(
             radius=None and a ratio other than 0, a group of zeros (at `init`); `params` is
             missing (at `update`).
 
+    Warns:
+        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
+
     Example:
         >>> tx = norm_control(0.5, ratio=2.0)
         >>> params = {"kernel": jnp.array([[3.0, 4.0]])}
@@ -258,6 +261,9 @@ def project_radial(
     Raises:
         ValueError: a number is out of range; a leaf has no such axes (at `init`); `params` or
             `grad` is missing (at `update`).
+
+    Warns:
+        UserWarning: at `init`, where the decay is too weak for the parameters' dtype to hold.
 
     Example:
         >>> params = {"kernel": jnp.array([[3.0, 0.0]])}

@@ -320,7 +320,7 @@ def _anchored(
         rules=rules,
         start=lambda params, _: target.init(params),
         check=functools.partial(_check_taken, name, penalty),
-        is_steady=penalty.curvature == 0,  # else the fraction is known
+        is_steady=penalty is not penalties.l2,  # whose fraction is known
         **options,
     )
 
@@ -384,4 +384,5 @@ def _check_taken(name: str, penalty: Penalty, rows: tuple[Ruled, ...], samples: 
     taken = [(row.leaf, top * row.multiplier) for row in rows]
     if name != "prox_weights":
         checks.fractions("`strength` times multiplier", [(leaf.path, x) for leaf, x in taken])
-    warn_of_lost_fractions(name, taken, top)
+    if penalty is penalties.l2:
+        warn_of_lost_fractions(name, taken)

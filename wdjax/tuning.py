@@ -118,7 +118,8 @@ def hyper_decay(
             number, `bounds` are not two, or `hyper_optimizer` is not an Optax optimizer.
 
     Warns:
-        UserWarning: at `init`, there are fewer than 50 validation examples for each λ.
+        UserWarning: at `init`, there are fewer than 50 validation examples for each λ, or the first
+            λ is too weak for the parameters' dtype to hold what it takes off.
 
     Example:
         >>> params, grads = {"kernel": jnp.array([[2.0]])}, {"kernel": jnp.array([[0.0]])}
@@ -403,7 +404,7 @@ def _check_strengths(
             "Lower `bounds[1]`, or check the units of `strength`, which belongs to λ = 1.",
         )
         taken = [(row.leaf, top * first * row.multiplier) for row in known]
-        warn_of_lost_fractions("hyper_decay", taken, top * first)
+        warn_of_lost_fractions("hyper_decay", taken, " at the first λ")
 
 
 def _check_many(rules: Rules, params: Params, examples: int) -> None:

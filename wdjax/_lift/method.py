@@ -159,18 +159,12 @@ def lift(
         _check_has_axes(axes, rows)
         samples = {key: schedules.checked_samples(s, key) for key, s in of_step.items()}
         check(rows, samples)
-        known = {key: values for key, values in samples.items() if values is not None}
-        acts = len(known) == len(samples) and all(values.max() > 0 for values in known.values())
-        if acts and all(map(leaves.is_off, jax.tree.leaves(multipliers))):
-            leaves.warn_if_idle(name, rows, params)
-        if (
-            is_steady
-            and check_order is check_last
-            and not sees_grads
-            and len(known) == len(samples)
-        ):
-            tops = tuple(float(values.max()) for values in known.values())
-            warn_of_lost_steps(name, rows, functools.partial(at_rest, tops))
+        tops = tuple(float(values.max()) for values in samples.values() if values is not None)
+        if len(tops) == len(samples):
+            if min(tops, default=1) > 0 and all(map(leaves.is_off, jax.tree.leaves(multipliers))):
+                leaves.warn_if_idle(name, rows, params)
+            if is_steady and check_order is check_last and not sees_grads:
+                warn_of_lost_steps(name, rows, functools.partial(at_rest, tops))
         return start(params, multipliers)
 
     def at_rest(values: tuple[float, ...], theta: jax.Array, m: float) -> Params:

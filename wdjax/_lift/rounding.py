@@ -1,6 +1,7 @@
 """Decay that a narrow dtype swallows: known of a fraction, tried on a stand-in for the rest."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,18 +31,16 @@ def swallowed_below(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) / 4  # type: ignore[no-untyped-call]
 
 
-def warn_of_lost_fractions(name: str, taken: Iterable[tuple[Leaf, Any]], top: float) -> None:
-    """Warn of fractions that the dtype of their leaf swallows, of which `top` is the largest."""
-    lost: dict[Any, list[str]] = {}
+def warn_of_lost_fractions(name: str, taken: Iterable[tuple[Leaf, Any]], when: str = "") -> None:
+    """Warn of fractions that the dtype of their leaf swallows."""
+    lost: dict[Any, list[tuple[float, str]]] = {}
     for leaf, x in taken:
         if not isinstance(x, jax.core.Tracer) and 0 < x < swallowed_below(leaf.dtype):
-            lost.setdefault(leaf.dtype, []).append(repr(leaf.path))
-    for dtype, names in lost.items():
-        least = f"{swallowed_below(dtype):.2g}"
-        _warn(
-            name, dtype, names, f"it takes off at most {top:.2g} per step, and a change below "
-            f"{least} of a number rounds away",
-        )  # fmt: skip
+            lost.setdefault(leaf.dtype, []).append((float(x), repr(leaf.path)))
+    for dtype, rows in lost.items():
+        most, least = f"{max(rows)[0]:.2g}", f"{swallowed_below(dtype):.2g}"
+        why = f"it takes off at most {most} per step{when}, and a change below {least} of a number"
+        _warn(name, dtype, [path for _, path in rows], f"{why} rounds away")
 
 
 def warn_of_lost_steps(
@@ -64,23 +63,42 @@ def warn_of_lost_steps(
         >>> [str(one.message).partition(":")[0] for one in said]
         ['`shrink`']
     """
-    kinds: dict[Any, list[Leaf]] = {}
-    for row in rows:
-        is_narrow = jnp.issubdtype(row.leaf.dtype, jnp.floating) and row.leaf.dtype.itemsize <= 2
-        if is_narrow and isinstance(row.multiplier, float) and not is_off(row.multiplier):
-            kind = row.leaf.dtype, len(row.leaf.shape), row.multiplier
-            kinds.setdefault(kind, []).append(row.leaf)
+    kinds: dict[Any, list[str]] = {}
+    for leaf, _, m in rows:
+        is_narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize <= 2
+        if is_narrow and isinstance(m, float) and not is_off(m):
+            shape = tuple(min(size, _MOST) for size in leaf.shape)
+            inputs = math.prod(leaf.shape[:-1] if len(leaf.shape) > 1 else leaf.shape)
+            power = round(math.log2(max(1, inputs)))  # few sizes: all are one program
+            kinds.setdefault((leaf.dtype, shape, power, m), []).append(repr(leaf.path))
+
+    @jax.jit
+    def step(starts: list[jax.Array]) -> Any:
+        taken = [take(start, m) for start, (*_, m) in zip(starts, kinds, strict=True)]
+        return [(2 * x, u, applied(2 * x, u)) for x, u in zip(starts, taken, strict=True)]
+
     lost: dict[Any, list[str]] = {}
-    for (dtype, _, m), alike in kinds.items():
-        if _is_lost(_stand_in(alike[0]), m, take):
-            lost.setdefault(dtype, []).extend(repr(leaf.path) for leaf in alike)
+    # what cannot be tried on a stand-in, such as an anchor of other shapes, is the audit's to see
+    with contextlib.suppress(Exception), jax.ensure_compile_time_eval():
+        tried = step([_weights(*kind) for kind in kinds]) if kinds else []
+        for ((dtype, *_), names), seen in zip(kinds.items(), tried, strict=True):
+            if _is_lost(*map(np.asarray, seen)):
+                lost.setdefault(dtype, []).extend(names)
     for dtype, names in lost.items():
         _warn(
-            name,
-            dtype,
-            names,
-            "what it takes from nearly all weights of the usual size rounds away",
+            name, dtype, names, "nearly all of what it takes from weights of usual size rounds off"
         )
+
+
+def _weights(dtype: Any, shape: tuple[int, ...], power: int, _: float) -> np.ndarray:
+    """Random weights of the size that an initializer gives, 1/√fan-in."""
+    theta: np.ndarray = np.random.default_rng(0).normal(size=shape) * 2.0 ** (-power / 2)
+    return theta.astype(dtype)
+
+
+def _is_lost(before: np.ndarray, update: np.ndarray, after: np.ndarray) -> bool:
+    taken = update.astype(np.float32) != 0
+    return bool(taken.any() and np.mean((before != after)[taken]) <= _FEW)
 
 
 def _warn(name: str, dtype: Any, names: list[str], why: str) -> None:
@@ -89,24 +107,3 @@ def _warn(name: str, dtype: Any, names: list[str], why: str) -> None:
         "the optimizer in wdjax.compensated, or keep these parameters in float32.",
         stacklevel=3,
     )
-
-
-def _stand_in(leaf: Leaf) -> np.ndarray:
-    """Random weights of the size that an initializer gives, 1/√fan-in, and of as many axes."""
-    shape = tuple(min(size, _MOST) for size in leaf.shape)
-    fan_in = max(1, int(np.prod(leaf.shape[:-1])))
-    theta: np.ndarray = np.random.default_rng(0).normal(size=shape) / np.sqrt(fan_in)
-    return theta.astype(leaf.dtype)
-
-
-def _is_lost(theta: np.ndarray, m: Any, take: Callable[[jax.Array, Any], Any]) -> bool:
-    def step(start: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
-        update = take(start, m)
-        return 2 * start, update, applied(2 * start, update)
-
-    # what cannot be tried on a stand-in, such as an anchor of other shapes, is the audit's to see
-    with contextlib.suppress(Exception), jax.ensure_compile_time_eval():
-        before, update, after = map(np.asarray, jax.jit(step)(jnp.asarray(theta)))
-        taken = update.astype(np.float32) != 0
-        return bool(taken.any() and np.mean((before != after)[taken]) <= _FEW)
-    return False

@@ -165,13 +165,13 @@ def _modulated(answers: Answers) -> Seen | None:
     """Gradients change the fraction: a gate that holds some back, or a trust ratio."""
     if answers.same:
         return None
-    if _gated(answers.z, answers.r):
+    if _stays(answers.z, answers.r):
         return Seen("weights", answers.z.fraction, gated=True)
     return Seen("gradient", None, "gradients change the strength of the decay")
 
 
-def _gated(z: Response, r: Response) -> bool:
-    """Whether random gradients hold a part of the decay back, entry by entry."""
+def _stays(z: Response, r: Response) -> bool:
+    """Whether decay stays on the weights under random gradients; a gate may hold a part back."""
     share = r.fraction / z.fraction if z.fraction else 0.0
     return 0.3 < share < 1.7 and r.aside < 0.5
 
@@ -272,7 +272,7 @@ def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> 
     direct: list[float] = []
     through: list[float] = []
     for z, r, memory in answered:
-        plain = z.aside < 0.01 and _gated(z, r)
+        plain = z.aside < 0.01 and _stays(z, r)
         remembers = abs(memory) > 0.01 * abs(z.odd)
         (direct if plain and not remembers else through).append(z.fraction)
     if seen.acts == "gradient" and direct and through:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
+from wdjax._trees import checks
 from wdjax.convert import _update_rules
 from wdjax.convert._links import in_the_dtypes, rate_name
 from wdjax.convert._pieces import Build, Piece, Settings, decay, given, named_rules, rate, shown
@@ -79,7 +80,17 @@ def adafactor(read: Callable[[Settings], Options], *, is_decoupled: bool = True)
 
 def by_pairs(s: Settings) -> Options:
     """The options of transformers and MLX, whose ε are a pair."""
-    lr, (eps, floor) = None if s["relative_step"] else s[rate_name(s)], s["eps"]
+    name, eps = rate_name(s), s["eps"]
+    if s["relative_step"] == (s[name] is not None):
+        raise ValueError(
+            f"`{name}` must be given exactly where relative_step=False: a relative step ignores "
+            f"it. Got {name}={shown(s[name])} and relative_step={s['relative_step']}."
+        )
+    if s["warmup_init"] and not s["relative_step"]:
+        raise ValueError("`warmup_init` needs relative_step=True; got False.")
+    is_pair = isinstance(eps, tuple | list) and len(eps) == 2
+    checks.must("eps", is_pair, "be a pair, that of g² and that of the weights", repr(eps))
+    lr, (eps, floor) = s[name], eps
     return Options(
         lr, eps, floor, s["clip_threshold"], s["decay_rate"], beta1=s.get("beta1", s.get("beta_1")),
         scaled=s["scale_parameter"], warmup=s["warmup_init"],
@@ -109,7 +120,7 @@ def _relative(warmup: bool) -> Strength:
     return relative
 
 
-def big_visions(
+def capped(
     least: int, decay_rate: float, offset: int, cap: float, most: Any, momentum: Any,
     dtype: Any, eps: float | None,
 ) -> optax.GradientTransformation:  # fmt: skip

@@ -56,23 +56,24 @@ def all_but(*ours: str) -> Reader:
     return read
 
 
-def easylms(entries: Entries, optimizer: str, row: Settings) -> Settings:
+def easylm_entries(entries: Entries, optimizer: str, row: Settings) -> Settings:
     """EasyLM's configuration of all optimizers, or that of one."""
     if entries.get("accumulate_gradient_steps", 1) > 1:
         raise ValueError(
             "`config` accumulates gradients. Wrap the result in optax.MultiSteps, and pass the "
             f"part of this optimizer: config.{optimizer}_optimizer."
         )
-    return entries_of(entries.get(f"{optimizer}_optimizer", entries))
+    part = entries_of(entries.get(f"{optimizer}_optimizer", entries))
+    return {key: value for key, value in part.items() if key in row}
 
 
-def big_visions(entries: Entries, optimizer: str, row: Settings) -> Settings:
+def big_vision_entries(entries: Entries, optimizer: str, row: Settings) -> Settings:
     """big_vision's, which leaves out what has its default, and has Optax's in a part."""
     own = {key: value for key, value in entries.items() if key in row}
     return {**own, **entries_of(entries.get("optax", {}))}
 
 
-MADE = "they make the schedule, unless the rate is one"
+MADE = "the schedule is made of these, unless the rate is a schedule"
 
 
 def clipped(name: str) -> Build:
@@ -90,14 +91,14 @@ def with_schedule(schedule: Callable[[Settings], Strength], *links: Build) -> Bu
     return link
 
 
-def easylms_cosine(s: Settings) -> Strength:
+def easylm_cosine(s: Settings) -> Strength:
     """Warm-up and half a cosine."""
     names = ("init_lr", "lr", "lr_warmup_steps", "lr_decay_steps", "end_lr")
     cosine: Strength = optax.warmup_cosine_decay_schedule(*(s[name] for name in names))
     return cosine
 
 
-def easylms_root(s: Settings) -> Strength:
+def easylm_root(s: Settings) -> Strength:
     """(η / 0.01) / √max(t, warm-up)."""
     height, warm_up = s["lr"] / 0.01, s["lr_warmup_steps"]
 
@@ -107,7 +108,7 @@ def easylms_root(s: Settings) -> Strength:
     return inverse_root
 
 
-def maxtexts(s: Settings) -> Strength:
+def maxtext_schedule(s: Settings) -> Strength:
     """Warm-up, a plateau for "wsd", a fall, and 0 from there to the end."""
     steps, length, lr = s["steps"], s["learning_rate_schedule_steps"], s["learning_rate"]
     steps, length = (length if steps == -1 else steps), (steps if length == -1 else length)
@@ -131,7 +132,7 @@ def maxtexts(s: Settings) -> Strength:
     )
 
 
-def levanters(s: Settings) -> Strength:
+def levanter_schedule(s: Settings) -> Strength:
     """Warm-up, a plateau, and a fall to `min_lr_ratio`."""
     steps, lr, least = s["num_train_steps"], s["learning_rate"], s["min_lr_ratio"]
     if steps is None:
@@ -170,7 +171,7 @@ def levanters(s: Settings) -> Strength:
     )
 
 
-def big_visions_shape(s: Settings) -> Strength:
+def big_vision_schedule(s: Settings) -> Strength:
     """`lr` times the shape of `schedule`, by steps or shares of all steps."""
     shape, total, lr = dict(s["schedule"]), s["total_steps"], s["lr"]
     if not shape:
@@ -205,7 +206,7 @@ def big_visions_shape(s: Settings) -> Strength:
     return height
 
 
-def t5xs(s: Settings) -> Strength:
+def t5x_schedule(s: Settings) -> Strength:
     """The product of `factors`; a rate that is given is meant as it is."""
     if s["learning_rate"] is not None:
         rate: Strength = s["learning_rate"]

@@ -8,9 +8,16 @@ import optax
 
 from wdjax._lift.leaves import Params
 from wdjax._trees import paths
-from wdjax.convert._configs import MADE, clipped, easylms_cosine, easylms_root, t5xs, with_schedule
+from wdjax.convert._configs import (
+    MADE,
+    clipped,
+    easylm_cosine,
+    easylm_root,
+    t5x_schedule,
+    with_schedule,
+)
 from wdjax.convert._links import in_the_dtypes, last, off, ours, rated, told, unless, when
-from wdjax.convert._pieces import Piece, Settings, decay, given, is_zero, named_rules
+from wdjax.convert._pieces import Piece, Settings, check_numbers, decay, given, is_zero, named_rules
 from wdjax.convert._row import Entry, row
 from wdjax.convert._rows_optax import OPTAX
 from wdjax.rules import Rules
@@ -40,6 +47,7 @@ def _adafactor_of_easylm(s: Settings, rules: Rules) -> list[Piece]:
 
 def _palm(s: Settings, rules: Rules) -> list[Piece]:
     """optax.adafactor, and s = (λ / 1e-4) η²."""
+    check_numbers(s, "weight_decay")
     (decays,) = last(lr_squared)({**s, "weight_decay": s["weight_decay"] / 1e-4}, rules)
     setting = f"weight_decay={s['weight_decay']}"
     return [*_adafactor_of_easylm(s, rules), decays._replace(setting=setting)]
@@ -57,7 +65,7 @@ EASYLM: Mapping[str, Entry] = {
     "adamw": row(
         clipped("clip_gradient"),
         with_schedule(
-            easylms_cosine,
+            easylm_cosine,
             unless(_SCALED, _half_adam, rated), when(_SCALED, _adafactor_of_easylm), last(),
         ),
         told(MADE, "init_lr", "end_lr", "lr_warmup_steps", "lr_decay_steps"),
@@ -65,7 +73,7 @@ EASYLM: Mapping[str, Entry] = {
         **_EASYLM, b2=0.95, multiply_by_parameter_scale=False,
     ),
     "palm": row(
-        clipped("clip_gradient"), with_schedule(easylms_root, _palm),
+        clipped("clip_gradient"), with_schedule(easylm_root, _palm),
         told(MADE, "lr_warmup_steps"),
         lr=0.01, lr_warmup_steps=10_000, **_EASYLM, b2=0.99,
     ),
@@ -75,7 +83,7 @@ EASYLM: Mapping[str, Entry] = {
 # t5x.
 
 
-def _t5xs_adafactor(
+def _t5x_adafactor(
     lr: Any, factored: bool, scaled: bool, momentum: Any, decay_rate: float, offset: int,
     most: Any, least: int, eps: float, floor: float, dtype: Any,
 ) -> optax.GradientTransformation:  # fmt: skip
@@ -136,9 +144,9 @@ T5X: Mapping[str, Entry] = {
         off("Nothing here does that.", max_parameter_scale=None, skip_nan_updates=False),
         clipped("global_norm_clip_threshold"),
         with_schedule(
-            t5xs,
+            t5x_schedule,
             ours(
-                _t5xs_adafactor, "optax.adafactor, in parts",
+                _t5x_adafactor, "optax.adafactor, in parts",
                 "learning_rate", "factored", "multiply_by_parameter_scale", "beta1",
                 "decay_rate", "step_offset", "clipping_threshold", "min_dim_size_to_factor",
                 "epsilon1", "epsilon2", "dtype_momentum",

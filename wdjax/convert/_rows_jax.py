@@ -8,13 +8,13 @@ import optax
 
 from wdjax._trees.kinds import Kind
 from wdjax._trees.paths import Leaf
-from wdjax.convert._adafactor import big_visions
+from wdjax.convert._adafactor import capped
 from wdjax.convert._configs import (
     MADE,
-    big_visions_shape,
+    big_vision_schedule,
     clipped,
-    levanters,
-    maxtexts,
+    levanter_schedule,
+    maxtext_schedule,
     with_schedule,
 )
 from wdjax.convert._links import (
@@ -35,15 +35,12 @@ from wdjax.rules import EVERYTHING, Rules
 from wdjax.schedules import corrected, schedule_scaled
 
 _adam = part(optax.scale_by_adam, "b1", "b2", "eps", "eps_root", "mu_dtype")
-_adafactor = (
-    "optax.adafactor(lr, momentum=b1, decay_rate=b2, factored=False, clipping_threshold=None)"
-)
 
 
 # MaxText.
 
 
-def _maxtexts_adam(s: Settings, rules: Rules) -> list[Piece]:
+def _maxtext_adam(s: Settings, rules: Rules) -> list[Piece]:
     """Adam whose first moment has `mu_dtype`; "" is the dtype of the weights."""
     names = ("adam_b1", "adam_b2", "adam_eps", "adam_eps_root", "mu_dtype")
     return part(optax.scale_by_adam, *names)({**s, "mu_dtype": s["mu_dtype"] or None}, rules)
@@ -56,8 +53,8 @@ _SCHEDULE: Settings = {
 }  # fmt: skip
 _maxtext = row(
     off("Nothing here skips a step.", skip_step_on_spikes=False),
-    clipped("gradient_clipping_threshold"), _maxtexts_adam,
-    with_schedule(maxtexts, rated, last()), told(MADE, *_SCHEDULE),
+    clipped("gradient_clipping_threshold"), _maxtext_adam,
+    with_schedule(maxtext_schedule, rated, last()), told(MADE, *_SCHEDULE),
     learning_rate=3e-5, adam_b1=0.9, adam_b2=0.95, adam_eps=1e-8, adam_eps_root=0.0,
     adam_weight_decay=0.1, mu_dtype="", adamw_mask=(),
     gradient_clipping_threshold=1.0, skip_step_on_spikes=False, **_SCHEDULE,
@@ -80,7 +77,7 @@ _LEVANTER: Settings = {
     "rewarmup": 0.0, "cooldown": None, "cycle_length": None, "cycles": None, "haps": None,
     "weight_decay_modules": None, "default_weight_decay_mask": None,
 }  # fmt: skip
-_levanters_limits = chain(
+_levanter_limits = chain(
     off(
         "Give `learning_rate` the schedule: config.lr_scheduler(num_train_steps).",
         rewarmup=0.0, cooldown=None, cycle_length=None, cycles=None, haps=None,
@@ -88,9 +85,7 @@ _levanters_limits = chain(
     only("weight_decay_modules", None, "Say it in `rules`."),
     clipped("max_grad_norm"),
 )  # fmt: skip
-_levanters_schedule = told(
-    MADE, "num_train_steps", "min_lr_ratio", "warmup", "decay", "lr_schedule"
-)
+_levanter_schedule = told(MADE, "num_train_steps", "min_lr_ratio", "warmup", "decay", "lr_schedule")
 
 
 def _corrected_by_the_peak(s: Settings, rules: Rules) -> list[Piece]:
@@ -108,7 +103,7 @@ def _with_its_peak(*links: Build) -> Build:
                 "`learning_rate` must be a number with adamc_weight_decay: its decay is divided "
                 "by that peak."
             )
-        return with_schedule(levanters, *links)({**s, "max_lr": lr}, rules)
+        return with_schedule(levanter_schedule, *links)({**s, "max_lr": lr}, rules)
 
     return link
 
@@ -119,7 +114,7 @@ LEVANTER: Mapping[str, Entry] = {
             "Nothing here does that to the update.",
             update_rms_clipping=None, clip_update_norm=None, skip_bad_steps=False,
         ),
-        _levanters_limits,
+        _levanter_limits,
         ours(
             lambda b1, b2, eps, nesterov: optax.scale_by_adam(b1, b2, eps, nesterov=nesterov),
             "optax.scale_by_adam", "beta1", "beta2", "epsilon", "nesterov",
@@ -128,14 +123,14 @@ LEVANTER: Mapping[str, Entry] = {
             rated, unless("adamc_weight_decay", last()),
             when("adamc_weight_decay", _corrected_by_the_peak),
         ),
-        _levanters_schedule,
+        _levanter_schedule,
         **_LEVANTER, beta1=0.9, beta2=0.95, epsilon=1e-8, nesterov=False,
         update_rms_clipping=None, clip_update_norm=None, skip_bad_steps=False,
         adamc_weight_decay=False,
     ),
     "lion": row(
-        _levanters_limits, part(optax.scale_by_lion, "beta1", "beta2"),
-        with_schedule(levanters, rated, last()), _levanters_schedule,
+        _levanter_limits, part(optax.scale_by_lion, "beta1", "beta2"),
+        with_schedule(levanter_schedule, rated, last()), _levanter_schedule,
         told("nothing: Lion has no ε", "epsilon"),
         **_LEVANTER, beta1=0.9, beta2=0.95, epsilon=1e-8,
     ),
@@ -162,7 +157,7 @@ _LEVANTER_RULES: Rules = (
 )
 
 
-def levanters_rules(default_weight_decay_mask: Any = None) -> Rules:
+def levanter_rules(default_weight_decay_mask: Any = None) -> Rules:
     """What Levanter decays: its default, unless that is switched off."""
     return EVERYTHING if default_weight_decay_mask is False else _LEVANTER_RULES
 
@@ -191,7 +186,7 @@ def _big_vision(direction: Build, **defaults: Any) -> Entry:
         off("They scale the step and not the decay, which no group here does.", lr_mults=None),
         off("Clip with optax, before the optimizer.", grad_clip_per_example=None),
         clipped("grad_clip_norm"), direction,
-        with_schedule(big_visions_shape, rated, last(schedule_scaled)),
+        with_schedule(big_vision_schedule, rated, last(schedule_scaled)),
         told(MADE, "schedule", "total_steps"), **defaults, **_BIG_VISION,
     )  # fmt: skip
 
@@ -203,7 +198,7 @@ BIG_VISION: Mapping[str, Entry] = {
     ),
     "big_vision.scale_by_adafactor": _big_vision(
         ours(
-            big_visions,
+            capped,
             "optax.scale_by_factored_rms with a β₂ of at most `beta2_cap`, and an average",
             "min_dim_size_to_factor", "decay_rate", "decay_offset", "beta2_cap",
             "clipping_threshold", "momentum", "dtype_momentum", "eps",

@@ -71,6 +71,8 @@ def _root_of_root(step: Any) -> Any:
 def _once_rectified(s: Settings, rules: Rules) -> list[Piece]:
     """Decay waits for the first rectified step."""
     b2 = s["betas"][1]
+    if 2 / (1 - b2) - 1 <= 5:
+        raise ValueError(f"`betas` must have β₂ above 2/3, or no step is rectified; got {b2}.")
     variances = (2 / (1 - b2) - 1 - 2 * t * b2**t / (1 - b2**t) for t in range(1, 1_000))
     wait = sum(variance < 5 for variance in variances)
     return last(fixed if s["fixed_decay"] else lr_scaled, wait=wait)(s, rules)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from wdjax.convert import _torch, _update_rules
-from wdjax.convert._adafactor import Options, adafactor, big_visions
+from wdjax.convert._adafactor import Options, adafactor, capped
 from wdjax.convert._links import (
     adam,
     added,
@@ -98,7 +98,7 @@ _RMSPROP_TF: Settings = {
 _big = chain(
     off("Its decay would be wdjax.fixed, without the rate.", unscaled_wd=False),
     ours(
-        big_visions, "Adafactor's direction with a β₂ of at most `beta2_cap`, and an average",
+        capped, "Adafactor's direction with a β₂ of at most `beta2_cap`, and an average",
         "min_dim_size_to_factor", "decay_rate", "decay_offset", "beta2_cap",
         "clipping_threshold", "momentum", "momentum_dtype", "eps",
     ),
@@ -213,12 +213,13 @@ _REASONS: Mapping[str, tuple[str, ...]] = {
     "its preconditioner is random, drawn by PyTorch. psgd-jax has the method: "
     "wdjax.decayed(kron)(lr, weight_decay=λ).": ("kron", "kronw", "kronc"),
     "it needs a second gradient, and draws it at random.": ("adahessian",),
-    "it is bitsandbytes': write convert.from_('bitsandbytes', 'AdamW', ...), or 'Adam', 'Lion'.": (
+    "it belongs to bitsandbytes. Write convert.from_('bitsandbytes', 'AdamW', ...), or 'Adam' or "
+    "'Lion'.": (
         "bnbadam", "bnbadam8bit", "bnbadamw", "bnbadamw8bit", "bnbademamix", "bnbademamix8bit",
         "bnblion", "bnblion8bit", "bnbsgd", "bnbsgd8bit",
     ),
-    "it is Apex', on CUDA only. For its formula write 'adam', 'adamw', 'lamb', 'novograd' or "
-    "'sgd'.": ("fusedadam", "fusedadamw", "fusedlamb", "fusednovograd", "fusedsgd"),
+    "it belongs to Apex and runs on CUDA only. For its formula write 'adam', 'adamw', 'lamb', "
+    "'novograd' or 'sgd'.": ("fusedadam", "fusedadamw", "fusedlamb", "fusednovograd", "fusedsgd"),
 }  # fmt: skip
 TIMM: Mapping[str, Entry] = {
     **_ROWS,

@@ -13,7 +13,7 @@ from wdjax import like
 from wdjax._trees.kinds import Kind
 from wdjax.convert import _paper, _update_rules
 from wdjax.convert._adafactor import PAIRS, adafactor, by_pairs
-from wdjax.convert._configs import all_but, big_visions, easylms, named
+from wdjax.convert._configs import all_but, big_vision_entries, easylm_entries, named
 from wdjax.convert._links import (
     adam,
     by,
@@ -47,7 +47,7 @@ from wdjax.convert._row import (
     row,
 )
 from wdjax.convert._rows_adafactor import EASYLM, T5X, T5X_SCHEDULE
-from wdjax.convert._rows_jax import BIG_VISION, LEVANTER, MAXTEXT, levanters_rules
+from wdjax.convert._rows_jax import BIG_VISION, LEVANTER, MAXTEXT, levanter_rules
 from wdjax.convert._rows_keras import KERAS
 from wdjax.convert._rows_optax import OPTAX, OPTAX_NO_EQUAL
 from wdjax.convert._rows_others import (
@@ -234,14 +234,14 @@ SOURCES: Mapping[str, Source] = {
     ),
     "levanter": Source(
         "levanter.optim", LEVANTER, groups=False,
-        says={"default_weight_decay_mask": levanters_rules}, config=all_but("num_train_steps"),
+        says={"default_weight_decay_mask": levanter_rules}, config=all_but("num_train_steps"),
     ),
     "big_vision": Source(
         "big_vision", BIG_VISION, groups=False,
         says={"wd_mults": lambda pairs: like.big_vision(wd_mults=pairs)},
-        config=named("optax_name", big_visions),
+        config=named("optax_name", big_vision_entries),
     ),
-    "easylm": Source("EasyLM", EASYLM, groups=False, config=named("type", easylms)),
+    "easylm": Source("EasyLM", EASYLM, groups=False, config=named("type", easylm_entries)),
     "t5x": Source("t5x", T5X, groups=False, config=all_but(*T5X_SCHEDULE, "dtype_momentum")),
     "schedulefree": Source("schedulefree", SCHEDULEFREE, ("foreach",)),
     # Only what must not be converted.

@@ -142,7 +142,7 @@ def fit(
         _warn_about(run, goal, int(state.skipped))
         return run.state, run.history()
     except BaseException as error:
-        # a chunk that failed has no metrics to wait for, and who interrupts again does not wait
+        # a chunk that failed has no metrics to wait for, and a second interrupt ends the wait
         with contextlib.suppress(BaseException):
             run.settle(len(run.results))
         found = {"state": run.state, "history": run.history(), "batches": left}
