@@ -726,7 +726,10 @@ EVERY_ROW = [(source, name) for source in SOURCES for name in rows_of(source)]
 def with_what_it_needs(source, name, **settings):
     defaults = SOURCES[source].entries[name].defaults
     needed = {k: 8 if k == "batch_size" else 0.1 for k, v in defaults.items() if v is REQUIRED}
-    needed |= {key: 0.1 for key in ("learning_rate", "lr") if defaults.get(key, 0) is None}
+    unset = [key for key in ("learning_rate", "lr") if defaults.get(key, 0) is None]
+    needed |= dict.fromkeys(unset, 0.1)
+    if unset and "relative_step" in defaults:  # which ignores the rate
+        needed["relative_step"] = False
     needed |= {key: 10 for key in ("num_train_steps", "total_steps") if key in defaults}
     return convert.from_(source, name, **{**needed, **settings})
 

@@ -466,7 +466,7 @@ def test_interrupts_while_an_interrupted_run_is_settled_lose_no_step(more):
     error, Interrupting.armed = caught.value, 0
     assert int(error.state.step) == 1
     assert np.isfinite(error.state.params["w"]).all()
-    assert len(error.history.steps) == (more == 1)  # five in a row end the wait for metrics
+    assert len(error.history.steps) <= 1  # a second interrupt ends the wait for metrics
     state, _ = fit(STEP, error.state, DATA, steps=3, batch_size=8)
     assert int(state.step) == 3
 
