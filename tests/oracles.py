@@ -1,13 +1,12 @@
 """Other packages, for tests that compare with them."""
 
 import functools
-import importlib
 import importlib.util
 import sys
-import types
 import warnings
 
 import pytest
+from script_files import load
 
 
 def imported(name, source="the extra 'oracles'"):
@@ -18,27 +17,15 @@ def imported(name, source="the extra 'oracles'"):
 
 
 def alone(name, stand_ins, reason):
-    """Import a module whose package needs more than is here, or skip.
-
-    `stand_ins` maps modules that it would import to what is taken from them; an empty one is a
-    package, whose own __init__ does not run.
-    """
+    """Import a module as the field guide does and leave no stand-ins behind, or skip."""
     top = name.split(".")[0]
-    spec = importlib.util.find_spec(top)
-    if spec is None:
+    if importlib.util.find_spec(top) is None:
         pytest.skip(f"{top} comes with {reason}")
-    (folder,) = spec.submodule_search_locations
-    modules = {key: types.ModuleType(key) for key in stand_ins}
-    for key, module in modules.items():
-        vars(module).update(
-            stand_ins[key] or {"__path__": [folder + key[len(top) :].replace(".", "/")]}
-        )
     before = set(sys.modules)
-    sys.modules |= modules
     try:
-        return importlib.import_module(name)
+        return load("field_guide/alone").alone(name, stand_ins)
     finally:
-        for key in {*modules, *(x for x in sys.modules if x.split(".")[0] == top)} - before:
+        for key in {*stand_ins, *(x for x in sys.modules if x.split(".")[0] == top)} - before:
             del sys.modules[key]
 
 

@@ -91,10 +91,16 @@ belief = ours(
     lambda b1, b2, eps: optax.scale_by_belief(b1, b2, eps, eps_root=eps),
     "optax.scale_by_belief", "betas", "eps",
 )  # fmt: skip
+normalized = ours(
+    lambda _, b2, eps: _update_rules.normalized(b2, eps),
+    "NovoGrad: each leaf's gradient over its running norm", "betas", "eps",
+)  # fmt: skip
+beta1_trace = ours(lambda b1, _: optax.trace(b1), "optax.trace(β₁)", "betas")
 EARLY = "Adam with ε added before the bias is corrected; optax.scale_by_adam has it after"
 
 
 DECOUPLED = "decoupled_weight_decay"
 INITIAL: Settings = {"weight_decay": 0.0, "initial_lr": None}
 LION: Settings = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
+OWN_STEP_SIZE = "its λ is multiplied by a step size that it finds itself, which no schedule knows."
 STOPS = "its decay stops for ever at 1 − 9·lr·λ of the first weights."

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import optax
 
 from wdjax.convert import _keras, _update_rules
-from wdjax.convert._keras_muon import muon
 from wdjax.convert._links import decayed_first, last, ours, part, rated, relative, told
+from wdjax.convert._muon import muon
 from wdjax.convert._row import Entry, row
 
 KERAS: Mapping[str, Entry] = {

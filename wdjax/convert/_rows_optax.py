@@ -7,10 +7,10 @@ from typing import Any
 import optax
 
 from wdjax.convert import _update_rules
-from wdjax.convert._keras_muon import by_owner, decays_of
 from wdjax.convert._links import added, coupled, in_the_dtypes, last, only, ours, part, rated
+from wdjax.convert._muon import by_owner, decays_of
 from wdjax.convert._pieces import Build, Piece, Settings, given
-from wdjax.convert._row import REQUIRED, Entry, Row
+from wdjax.convert._row import OWN_STEP_SIZE, REQUIRED, Entry, Row
 from wdjax.rules import Rules
 from wdjax.schedules import as_schedule, fixed
 
@@ -72,7 +72,6 @@ def _trust_ratio(s: Settings, rules: Rules) -> list[Piece]:
 
 
 _AXES = ("muon_weight_dimension_numbers", "weight_decay_mask")
-_STEP_SIZE = "its λ is multiplied by a step size that it finds itself, which no schedule knows."
 _POLYAK = "its λ is part of its step size, which it computes from the loss."
 _SCHEDULE_FREE = "it decays inside its averaging. Write convert.from_('schedulefree', '{}', ...)."
 
@@ -98,7 +97,7 @@ OPTAX: Mapping[str, Entry] = {
         added("in its momentum, beside the normalized gradient"),
         part(optax.trace, "b1"), rated,
     ),
-    **dict.fromkeys(("prodigy", "dadapt_adamw"), _STEP_SIZE),
+    **dict.fromkeys(("prodigy", "dadapt_adamw"), OWN_STEP_SIZE),
     **dict.fromkeys(("momo", "momo_adam"), _POLYAK),
     "mechanize": "its λ is multiplied by the norm of the gradient over that of the weights. "
     "Decay inside: optax.contrib.mechanize(wdjax.adamw(...), weight_decay=0.0).",

@@ -24,6 +24,7 @@ from wdjax.convert._links import (
 )
 from wdjax.convert._pieces import Build, Piece, Settings
 from wdjax.convert._row import (
+    OWN_STEP_SIZE,
     PAIR,
     PLAIN,
     STOPS,
@@ -32,7 +33,9 @@ from wdjax.convert._row import (
     adamax,
     adan,
     belief,
+    beta1_trace,
     lion,
+    normalized,
     row,
 )
 from wdjax.convert._rows_torch import TORCH
@@ -138,12 +141,9 @@ _ROWS: Mapping[str, Entry] = {
     ),
     "NovoGrad": row(
         only("grad_averaging", False, "Nothing here has it."),
-        ours(
-            lambda _, b2, eps: _update_rules.normalized(b2, eps),
-            "each leaf's gradient over its running norm", "betas", "eps",
-        ),
+        normalized,
         unless("weight_decouple", added("in its momentum, beside the normalized gradient")),
-        ours(lambda b1, _: optax.trace(b1), "optax.trace(β₁)", "betas"), rated, _decoupled,
+        beta1_trace, rated, _decoupled,
         lr=1e-3, betas=(0.95, 0.98), eps=1e-8, grad_averaging=False,
         **{**_EITHER, "weight_decouple": False}, fixed_decay=False,
     ),
@@ -202,7 +202,7 @@ _REASONS = {
     "its decay is divided by the RMS of its step, or by a constant of its own. Say what you want "
     "with wdjax.decay_weights last.": "StableAdamW GrokFastAdamW",
     "its decay goes by the second moment of the gradient; see wdjax.adaptive.swd.": "AdamS FAdam",
-    "its λ is multiplied by a step size that it finds itself, which no schedule knows.":
+    OWN_STEP_SIZE:
         "AdamG DAdaptAdaGrad DAdaptAdam DAdaptAdan DAdaptLion DAdaptSGD Prodigy",
     "it needs a second gradient.": "AdaHessian BSAM SophiaH",
     "it takes the model apart, or holds a schedule, an optimizer or a projection of its own.":

@@ -36,8 +36,10 @@ from wdjax.convert._row import (
     adamax,
     adan,
     belief,
+    beta1_trace,
     lion,
     nadamw,
+    normalized,
     radam,
     row,
 )
@@ -72,11 +74,6 @@ _adopt = ours(
 )  # fmt: skip
 _ADOPT: Settings = {"lr": 1e-3, "betas": (0.9, 0.9999), "eps": 1e-6, "clip_exp": 0.333}
 
-_normalized = ours(
-    lambda _, b2, eps: _update_rules.normalized(b2, eps),
-    "NovoGrad: each leaf's gradient over its running norm", "betas", "eps",
-)  # fmt: skip
-_beta1_trace = ours(lambda b1, _: optax.trace(b1), "optax.trace(β₁)", "betas")
 _novograd_limits = off("Nothing here has it.", amsgrad=False, grad_averaging=False)
 _NOVOGRAD: Settings = {
     "lr": 1e-3, "betas": (0.95, 0.98), "eps": 1e-8, "grad_averaging": False, "amsgrad": False,
@@ -161,11 +158,11 @@ _ROWS: Mapping[str, Entry] = {
     "lambw": row(lambw(), **_LAMB),
     "lambcd": row(lambw(corrected), **_LAMB, initial_lr=None),
     "novograd": row(
-        _novograd_limits, _normalized, added("in its momentum, beside the normalized gradient"),
-        _beta1_trace, rated, **_NOVOGRAD, **_ZERO,
+        _novograd_limits, normalized, added("in its momentum, beside the normalized gradient"),
+        beta1_trace, rated, **_NOVOGRAD, **_ZERO,
     ),
     **_forms(
-        chain(_novograd_limits, _normalized, _beta1_trace, rated),
+        chain(_novograd_limits, normalized, beta1_trace, rated),
         "novograd", **_NOVOGRAD,
     ),
     "adafactor": row(
