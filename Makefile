@@ -12,6 +12,8 @@ PROGRAMS := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/programs \
 
 BIN := $(VENV)/bin
 # Python compiles what it imports: to compile all that is there takes longer than to install it.
+# It keeps that, for the next process: otherwise each one takes 10 s longer to begin.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 DEMO := $(VENV)/.ready-demo
 TEST := $(VENV)/.ready-test
