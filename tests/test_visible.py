@@ -118,7 +118,7 @@ SAYS = {
     on_the_wrong_side: "grow without a gradient",
     on_frozen_weights: "frozen weights decay",
     twice: "2 places of one chain",
-    far_too_strong: "one step takes off all of",
+    far_too_strong: "lower the strength",
     in_bfloat16: "swallows this decay",
 }
 
@@ -129,66 +129,66 @@ SAYS = {
 # (projections, rotations), where twice is once (projections), and where no strength flips signs (a
 # prox, a cap).
 #
-# Not seen: twice, what is curved: equal parts of a program are computed once. Too strong, what
-# flips small weights (mcp, scad) or differences (spread). What acts on small weights alone (l0), or
-# after three steps (own bound). What gradients cause: before Adam (swd) and too strong (awd).
+# Not seen: twice, what gradients decide (a strict gate, swd, awd), what has a multiplier of its own
+# (cpr) and a prox of cubes. What acts on small weights alone (l0), or after three steps (own
+# bound). What gradients cause: before Adam (swd) and too strong (awd).
 TABLE = """
 add_decayed_weights l2           +  +  +  +  +  +
 decay_weights l2                 +  +  +  +  +  +
 prox_weights l2                  +  +  +  +  .  +
-add_decayed_weights l1           +  +  +  ?  +  +
-decay_weights l1                 +  +  +  ?  +  +
-prox_weights l1                  +  +  +  ?  +  +
-add_decayed_weights elastic_net  +  +  +  ?  +  +
-decay_weights elastic_net        +  +  +  ?  +  +
+add_decayed_weights l1           +  +  +  +  +  +
+decay_weights l1                 +  +  +  +  +  +
+prox_weights l1                  +  +  +  +  +  +
+add_decayed_weights elastic_net  +  +  +  +  +  +
+decay_weights elastic_net        +  +  +  +  +  +
 prox_weights elastic_net         +  +  +  +  .  +
-add_decayed_weights group_lasso  +  +  +  ?  +  +
-decay_weights group_lasso        +  +  +  ?  +  +
-prox_weights group_lasso         +  +  +  ?  +  +
-decay_weights cubic              +  +  +  ?  +  +
+add_decayed_weights group_lasso  +  +  +  +  +  +
+decay_weights group_lasso        +  +  +  +  +  +
+prox_weights group_lasso         +  +  +  +  +  +
+decay_weights cubic              +  +  +  +  +  +
 prox_weights cubic               +  +  +  ?  .  +
-decay_weights spread             +  +  +  ?  ?  +
-prox_weights spread              +  +  +  ?  .  +
-decay_weights p_norm 0.8         +  +  +  ?  +  +
-prox_weights p_norm 0.8          +  +  +  ?  .  +
+decay_weights spread             +  +  +  +  +  +
+prox_weights spread              +  +  +  +  .  +
+decay_weights p_norm 0.8         +  +  +  +  +  +
+prox_weights p_norm 0.8          +  +  +  +  .  +
 prox_weights l0                  ?  ?  ?  .  +  .
-prox_weights l_half              +  +  +  ?  +  +
-decay_weights mcp                +  +  +  ?  ?  +
-prox_weights mcp                 +  +  +  ?  +  +
-decay_weights scad               +  +  +  ?  ?  +
-prox_weights scad                +  +  +  ?  +  +
-decay_weights huber              +  +  +  ?  +  +
-prox_weights huber               +  +  +  ?  .  +
+prox_weights l_half              +  +  +  +  +  +
+decay_weights mcp                +  +  +  +  +  +
+prox_weights mcp                 +  +  +  +  +  +
+decay_weights scad               +  +  +  +  +  +
+prox_weights scad                +  +  +  +  +  +
+decay_weights huber              +  +  +  +  +  +
+prox_weights huber               +  +  +  +  .  +
 prox_weights ball                +  +  +  .  .  .
 prox_weights sphere              +  +  +  .  .  .
-prox_weights nuclear             +  +  +  ?  .  +
-add_decayed_weights spectral     +  +  +  ?  +  +
-decay_weights spectral           +  +  +  ?  +  +
-prox_weights spectral            +  +  +  ?  .  +
+prox_weights nuclear             +  +  +  +  .  +
+add_decayed_weights spectral     +  +  +  +  +  +
+decay_weights spectral           +  +  +  +  +  +
+prox_weights spectral            +  +  +  +  .  +
 decay_weights orthogonal         +  +  +  ?  +  +
 prox_weights spectral_cap        +  +  +  .  .  .
 decay_weights cautious           +  +  +  +  +  +
 decay_weights strictly_cautious  .  +  .  ?  +  .
 decay_after_step                 +  +  +  +  +  +
-decay_weights anchor init        +  +  +  ?  +  +
+decay_weights anchor init        +  +  +  +  +  +
 decay_after_step anchor init     +  +  +  +  +  +
-prox_weights anchor init         +  +  +  ?  +  +
+prox_weights anchor init         +  +  +  +  +  +
 cpr uniform                      +  +  +  ?  .  .
 cpr dependent                    +  +  +  ?  .  .
 cpr own bound                    ?  ?  ?  ?  .  .
 cpr deviation                    .  +  .  ?  .  .
-cumulative_l1                    +  +  +  ?  +  +
+cumulative_l1                    +  +  +  +  +  +
 spd                              .  .  .  .  .  .
 swd                              ?  ?  +  ?  .  .
 awd                              ?  +  +  ?  ?  .
-ada_decay                        +  +  +  ?  +  +
-norm_control                     .  +  +  ?  +  .
-hyperball                        .  +  +  .  .  .
+ada_decay                        +  +  +  +  +  +
+norm_control                     .  +  +  +  +  .
+hyperball                        .  +  +  +  .  .
 radial_brake                     .  .  .  .  +  .
 project_radial                   +  +  +  .  +  +
 update_floor                     .  .  .  .  .  .
 relative_update                  .  .  .  .  .  .
-rotational                       +  +  +  ?  .  .
+rotational                       +  +  +  +  .  .
 hyper_decay                      +  +  +  +  +  +
 """
 SEEN = {

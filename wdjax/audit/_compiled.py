@@ -5,7 +5,8 @@ lead to equal updates and states again.
 """
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ _LINEAR = {  # of one argument: f(2x) = 2 f(x)
     *("neg", "convert_element_type", "broadcast_in_dim", "reshape", "transpose", "squeeze"),
     *("expand_dims", "copy", "copy_p", "reduce_precision", "rev", "slice"),
 }
+_SUMS = {"add", "add_any", "sub"}
 _MOST_SITES = 8
 BLOCK = 264  # steps visited at once
 
@@ -169,6 +171,38 @@ class Compiled:
             if value in linear
         }
         self.sites = max([1, *(min(n, _MOST_SITES) for n in used)])
+        self.repeats = self._repeats_of_pulls(linear)
+
+    def _repeats_of_pulls(self, linear: Collection[Value]) -> tuple[int, ...]:
+        """Count for each kind how often one pull that is not linear is added to an update.
+
+        Equal equations stand once: two L1 in a chain are one sign(θ), subtracted twice.
+        """
+        moved = set(self.grads_in)  # what depends on gradients
+        kinds = {value: {kind} for kind, value in enumerate(self.theta_in)}
+        pull_of: dict[Value, Value] = {}  # a pull, or a multiple of it -> that pull
+        shifted: set[Value] = set()  # θ + c is a pull once it is scaled; before, it is a weight
+        added: Counter[Value] = Counter()
+        for equation in self.graph.needed(self.updates):
+            weights = [x for x in equation.ins if x in kinds]
+            is_sum = equation.primitive.name in _SUMS
+            if not moved.isdisjoint(equation.ins):
+                moved.update(equation.outs)
+                pulls = (x for x in equation.ins if x in pull_of and x not in shifted)
+                added.update(pull_of[x] for x in pulls if is_sum)
+            elif weights:
+                first, *others = weights
+                is_multiple = not others and _keeps_linear(equation, equation.ins.index(first))
+                if is_sum and not others and first in linear:
+                    shifted.update(equation.outs)
+                for out in equation.outs:
+                    kinds[out] = set().union(*(kinds[x] for x in weights))
+                    if not (is_multiple and first in linear):
+                        pull_of[out] = pull_of.get(first, out) if is_multiple else out
+        return tuple(
+            max([1, *(n for pull, n in added.items() if kind in kinds[pull])])
+            for kind in range(len(self.theta_in))
+        )
 
     # running
 

@@ -61,6 +61,7 @@ class Finding:
         counts: the steps visited.
         curve: fractions taken off there.
         taken: the share of ordinary weights that a step without gradients takes off.
+        way: the share of their way to where they are pulled that it takes.
     """
 
     acts: str
@@ -80,6 +81,7 @@ class Finding:
     counts: tuple[int, ...] = ()
     curve: tuple[float, ...] = ()
     taken: float = 0.0
+    way: float = 0.0
 
 
 def followed(machine: Machine, steps: int | None, every: bool = False) -> list[Finding]:
@@ -254,6 +256,7 @@ class _Course:
             gated=seen.gated,
             calls=self.probe.period,
             taken=pull.taken,
+            way=pull.way,
             counts=tuple(int(c) for c in self.counts),
             curve=tuple(float(x) for x in curve),
         )

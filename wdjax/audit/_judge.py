@@ -246,16 +246,23 @@ def _settled(probe: Probe, state: Any, seen: list[Seen]) -> list[Seen]:
 
 def _by_places(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> list[Seen]:
     """Look at each place at which weights enter by itself."""
-    sites = probe.machine.sites
-    if sites == 1:
-        return seen
+    machine = probe.machine
+    if machine.sites > 1:
+        seen = _each_place(probe, state, noise, seen)
+    return [
+        s if s.acts == "none" else s._replace(places=max(s.places, times))
+        for s, times in zip(seen, machine.repeats, strict=True)
+    ]
+
+
+def _each_place(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> list[Seen]:
     each = [
         (
             probe.responses(state, None, one),
             probe.responses(state, noise, one),
             _memory(probe, state, one),
         )
-        for one in np.eye(sites)
+        for one in np.eye(probe.machine.sites)
     ]
     return [
         _with_places(s, [(z[i], r[i], m[i][0]) for z, r, m in each]) for i, s in enumerate(seen)
@@ -264,7 +271,7 @@ def _by_places(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> lis
 
 def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> Seen:
     """Count the places; tell "both" from "gradient"."""
-    if seen.acts in ("none", "unknown"):
+    if seen.acts == "none":
         return seen
     answered = [each for each in places if each[0].finite and _answers(each[0])]
     if seen.acts not in ("weights", "gradient"):
@@ -290,7 +297,7 @@ def _parts(places: Iterable[Response]) -> tuple[list[float], list[float]]:
     lengths: list[float] = []
     for z in places:
         if abs(z.fraction) > 0.01 * abs(z.odd):
-            linear.append(z.fraction)
+            linear.append(z.odd)
         else:
             lengths.append(z.odd)
     return linear, lengths

@@ -51,6 +51,7 @@ class Machine(Protocol):
         kinds: for each leaf of the tree, of which kind it is.
         shapes: for each kind, shape and dtype.
         sites: how many places there are at which weights enter; each can be scaled alone.
+        repeats: for each kind, how often a pull that is not linear is added to its update.
         names: the names of the state's classes, outermost first.
         needs: which extra arguments were made up of the gradients.
     """
@@ -58,6 +59,7 @@ class Machine(Protocol):
     kinds: tuple[int, ...]
     shapes: tuple[jax.ShapeDtypeStruct, ...]
     sites: int
+    repeats: tuple[int, ...]
     names: frozenset[str]
     needs: frozenset[str]
 
@@ -227,7 +229,7 @@ class Plain:
         leaves, self._treedef = jax.tree.flatten(tree)
         self.kinds = tuple(range(len(leaves)))
         self.shapes = tuple(shape_of(x.shape, x.dtype) for x in leaves)
-        self.sites = 1
+        self.sites, self.repeats = 1, (1,) * len(leaves)
         self.needs: frozenset[str] = frozenset()
         self.names: frozenset[str] = frozenset()
 

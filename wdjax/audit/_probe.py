@@ -127,10 +127,16 @@ class Probe:
         return np.asarray(values(shape.shape)).astype(shape.dtype)  # NumPy's: nothing to compile
 
     def summed(
-        self, state: Any, grads: Arrays, scales: Any = 1.0, calls: int | None = None
+        self,
+        state: Any,
+        grads: Arrays,
+        scales: Any = 1.0,
+        calls: int | None = None,
+        theta: Arrays | None = None,
     ) -> list[np.ndarray]:
         """Return U for each kind."""
-        ran = self.machine.run(self.theta, grads, state, calls=calls or self.period, scales=scales)
+        at = self.theta if theta is None else theta
+        ran = self.machine.run(at, grads, state, calls=calls or self.period, scales=scales)
         return as_float64(ran.total)
 
     def responses(
@@ -164,9 +170,15 @@ class Probe:
             for *each, theta, size in zip(*means, self.weights, sizes, strict=True)
         ]
 
-    def still(self, state: Any, scales: Any = 1.0, calls: int | None = None) -> list[np.ndarray]:
+    def still(
+        self,
+        state: Any,
+        scales: Any = 1.0,
+        calls: int | None = None,
+        theta: Arrays | None = None,
+    ) -> list[np.ndarray]:
         """Return U of each kind without gradients."""
-        sums = [self.summed(state, g, scales, calls) for g in self.quiet]
+        sums = [self.summed(state, g, scales, calls, theta) for g in self.quiet]
         means: list[np.ndarray] = [np.mean(x, axis=0) for x in zip(*sums, strict=True)]
         return means
 

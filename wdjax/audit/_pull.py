@@ -2,7 +2,10 @@
 
     pull(s) = −⟨U(sθ) − U(−sθ), θ⟩ / 2 ⟨θ, θ⟩
 
-for ordinary weights (s = 1), and for long and short ones, which some penalties pull alone.
+for ordinary weights (s = 1), and for long and short ones, which some penalties pull alone. Of the
+way to a point of rest c, U(θ) = x (c − θ), a step takes
+
+    x = ⟨U(θ) − U(θ + U(θ)), U(θ)⟩ / ⟨U(θ), U(θ)⟩
 """
 
 from collections.abc import Sequence
@@ -20,10 +23,13 @@ class Pull(NamedTuple):
     Attributes:
         sign: 1 inward, −1 outward, 0 not at all; by the longest weights that are pulled.
         taken: pull(1), the share of ordinary weights that a step takes off.
+        way: the share of their way to where they are pulled that a step takes; more than 1 goes
+            past it.
     """
 
     sign: int
     taken: float
+    way: float
 
 
 def pulls(probe: Probe, state: Any) -> list[Pull]:
@@ -37,12 +43,19 @@ def pulls(probe: Probe, state: Any) -> list[Pull]:
         ]
         for s in _SCALES
     }
+    steps = probe.still(state)
+    after = probe.still(
+        state, theta=[x + u.astype(x.dtype) for x, u in zip(probe.theta, steps, strict=True)]
+    )
     found = []
     for kind in range(len(probe.weights)):
         each = [(s, of_scale[s][kind]) for s in _SCALES]
         felt = (pull for s, pull in each if abs(pull) > _ROUNDING * s)
         first = next(felt, 0.0)
-        found.append(Pull((first > 0) - (first < 0), of_scale[1.0][kind]))
+        u, w = steps[kind], probe.weights[kind]
+        is_moved = dot(u, u) > _ROUNDING**2 * dot(w, w)
+        way = dot(u - after[kind], u) / dot(u, u) if is_moved else 0.0
+        found.append(Pull((first > 0) - (first < 0), of_scale[1.0][kind], way))
     return found
 
 

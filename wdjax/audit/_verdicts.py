@@ -223,11 +223,15 @@ def two_decays(facts: Facts) -> str | None:
 
 
 def flips_signs(facts: Facts) -> str | None:
-    """A step takes off more than everything."""
-    flips = _pulled(facts, lambda leaf: max(leaf.found.shrink or 0.0, leaf.found.taken) >= 1)
-    if not flips:
-        return None
-    return f"one step takes off all of {_named(flips)} or more; lower the strength"
+    """A step takes off all, or goes past the point to which it pulls."""
+    off = _pulled(facts, lambda leaf: max(leaf.found.shrink or 0.0, leaf.found.taken) >= 1)
+    if off:
+        return f"one step takes off all of {_named(off)} or more; lower the strength"
+    past = _pulled(facts, lambda leaf: leaf.found.way > 1.01)
+    if past:
+        it, pulls = _for(past, "it", "them"), f"one step moves {_named(past)} past the point"
+        return f"{pulls} to which the penalty pulls {it}; lower the strength"
+    return None
 
 
 def far_too_strong(facts: Facts) -> str | None:
