@@ -59,8 +59,18 @@ def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(items):
-    """Files whose slow tests start other processes begin first: a worker takes a whole file."""
+    """Of a test marked `first_is_quick` all rows but the first are slow.
+
+    Files whose slow tests start other processes begin first: a worker takes a whole file.
+    """
+    seen = set()
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if name in seen and item.get_closest_marker("first_is_quick"):
+            item.add_marker(pytest.mark.slow)
+        seen.add(name)
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 

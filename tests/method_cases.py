@@ -11,6 +11,7 @@ import adaptive_reference as of_adaptive
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import radial_reference as of_radial
 import reference as ref
 from cases import MATRICES, PENALTIES
@@ -226,6 +227,16 @@ METHODS = {**dict(of_transforms()), **dict(of_adaptive_methods()), **dict(of_rad
 
 # What the lift answers is asked once per verb: its first row, whatever the penalty or bound.
 VERBS = {case.verb: case for case in reversed(METHODS.values())}
+
+
+def first_quick(table):
+    """Parameters of a test: rows that are not the first of their verb are slow."""
+    first = {id(case) for case in VERBS.values()}
+    return [
+        pytest.param(case, id=name, marks=[] if id(case) in first else [pytest.mark.slow])
+        for name, case in table.items()
+    ]
+
 
 # Learned strengths have no formula of one step: what they learn is tested in `test_tuning`.
 

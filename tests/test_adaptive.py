@@ -151,6 +151,7 @@ def test_cpr_below_its_bound_is_the_optimizers_own_step_bit_for_bit(measure):
         (bounds.deviation, [[-0.35, -0.65]]),
     ],
 )
+@pytest.mark.first_is_quick
 def test_cpr_never_jumps_over_the_minimum_however_large_its_multiplier(measure, left):
     params = leaf(1.0, -2.0)
     for m in (0.25, 4.0, 1.0):

@@ -779,6 +779,7 @@ def changed(source, name):
 
 
 @pytest.mark.parametrize(("source", "name"), EVERY_ROW)
+@pytest.mark.first_is_quick
 def test_a_checkpoint_fits_after_rate_and_decay_have_changed(source, name):
     params = {"layer": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(3)}}
     one = with_what_it_needs(source, name).optimizer
@@ -808,6 +809,7 @@ def test_dtypes_stay_as_they_are(source, name):
 @pytest.mark.parametrize(
     ("source", "name"), [("torch", "RAdam"), ("keras", "Lamb"), ("timm", "lamb"), ("timm", "adamc")]
 )
+@pytest.mark.first_is_quick
 def test_rates_and_decays_may_be_traced(source, name):
     params = {"kernel": jnp.ones((3, 2))}
     rate = "learning_rate" if source == "keras" else "lr"

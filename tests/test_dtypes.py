@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import two_devices
-from method_cases import LEARNED, METHODS, VERBS
+from method_cases import LEARNED, METHODS, VERBS, first_quick
 
 import wdjax
 from wdjax import adaptive, anchors, metrics, penalties, precision, stacking
@@ -135,15 +135,15 @@ def made(case, tree, x):
 
 
 @pytest.mark.filterwarnings("ignore:.*swallow")
-@pytest.mark.parametrize("name", METHODS | LEARNED)
-def test_no_method_changes_a_dtype(name):
-    case = (METHODS | LEARNED)[name]
-    for tree in trees(name):
+@pytest.mark.parametrize("case", first_quick(METHODS | LEARNED))
+def test_no_method_changes_a_dtype(case, request):
+    for tree in trees(request.node.name):
         kept(made(case, tree, case.x), tree, tree, grad=tree)
 
 
 @pytest.mark.filterwarnings("ignore:.*swallow")
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.first_is_quick
 def test_strengths_in_float64_change_no_dtype(verb, x64):
     case = VERBS[verb]
     strength = jnp.asarray(case.x, jnp.float64)
@@ -221,6 +221,7 @@ def landed(name, dtype, start, goal, steps=1):
 
 
 @pytest.mark.parametrize("dtype", NARROW[1:])  # bfloat16 is as long as float32
+@pytest.mark.first_is_quick
 def test_a_step_longer_than_the_largest_number_is_finite(dtype):
     top = float(jnp.finfo(dtype).max)
     for name in ("compensated", "stochastically_rounded"):

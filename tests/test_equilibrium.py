@@ -146,6 +146,7 @@ def test_adamw_turns_by_the_predicted_angle_per_step(b1):
 
 
 @pytest.mark.parametrize("start", [0.0005, 0.1])
+@pytest.mark.first_is_quick
 def test_adamw_s_weights_go_to_equilibrium_on_the_predicted_path(start):
     """Also while the learning rate, and with it the equilibrium, changes."""
     size, steps = 10_000, 2_000

@@ -255,6 +255,7 @@ def test_the_same_gradient_again_and_again_is_no_noise():
 
 
 @pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.first_is_quick
 def test_a_strength_that_acts_between_readings_is_not_missed(every):
     """Decay acts in steps 9, 19, ..., readings are of steps 0, 10, ...: they never meet."""
     law = lambda decay, lr: wdjax.periodic(wdjax.lr_scaled(decay, lr), 10)
@@ -267,6 +268,7 @@ def test_a_strength_that_acts_between_readings_is_not_missed(every):
 
 
 @pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.first_is_quick
 def test_held_readings_and_falling_rates_are_compared_step_by_step(every):
     """The ratio of decay to update grows without bound where η falls and decay does not."""
     lr = optax.cosine_decay_schedule(2e-3, 2_000)

@@ -67,6 +67,7 @@ def course(line, parts):
 
 
 @pytest.mark.parametrize(("row", "seen", "exact"), [*rows()])
+@pytest.mark.first_is_quick
 def test_a_line_takes_off_what_the_other_package_does(row, seen, exact, x64):
     if row.line == COUPLED:  # what the line says, asked of the package itself
         assert seen["apart"]["coupled"] < GUIDE.SAME

@@ -51,6 +51,7 @@ def test_zeros_and_empty_leaves_give_numbers_in_range(case):
 @pytest.mark.parametrize(
     ("factory", "dtype"), [(optax.sgd, jnp.bfloat16), (optax.adam, jnp.float32)]
 )
+@pytest.mark.first_is_quick
 def test_decayed_hands_it_the_raw_gradient(case, dtype, factory):
     """θ + Δ − s φ(θ, Δ, g) θ, several steps, with Δ the optimizer's own and g before it."""
     keywords = {"momentum": 0.9} if factory is optax.sgd else {}

@@ -54,6 +54,7 @@ def prox_of(name):
 
 @convex
 @given(x=LEAF, y=LEAF, s=STRENGTH)
+@pytest.mark.first_is_quick
 def test_the_prox_of_a_convex_penalty_brings_points_no_further_apart(name, x, y, s):
     prox = prox_of(name)
     assert norm(prox(x, s) - prox(y, s)) <= norm(x - y) + 1e-4

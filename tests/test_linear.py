@@ -80,6 +80,7 @@ X, Y = problem(10, 3)
 
 @pytest.mark.usefixtures("x64")
 @models
+@pytest.mark.first_is_quick
 def test_ridge_path_is_scikit_learns_ridge_and_its_degrees_of_freedom_a_trace(shape, intercept):
     x, y = problem(*shape, targets=2)
     for weights in (None, some_weights(len(x))):
@@ -139,6 +140,7 @@ def choice_of(x, y):
 
 @pytest.mark.parametrize("shape", [(50, 10), (8, 20)])
 @precisions
+@pytest.mark.first_is_quick
 def test_a_constant_column_gets_exactly_nothing(shape, run):
     path_of_it, choice_of_it = run(path_of), run(choice_of)
     for seed in range(8):  # whether eigenvectors mix is a matter of luck
@@ -218,6 +220,7 @@ def test_every_criterion_is_its_formula_and_a_weight_of_zero_an_absent_example(
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("per_target", [False, True])
 @pytest.mark.parametrize("shape", [(60, 8), (25, 80)])
+@pytest.mark.first_is_quick
 def test_loo_is_scikit_learns_ridge_cv_for_all_targets_or_each(shape, per_target):
     x, y = problem(*shape, targets=3)
     y[:, 1] = np.random.default_rng(5).normal(size=len(y))
@@ -244,6 +247,7 @@ def textbook_loo(x, y, lams):
 
 
 @precisions
+@pytest.mark.first_is_quick
 def test_in_float32_with_p_above_n_loo_is_right_where_the_textbook_is_not(run):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 600)) * np.linspace(3, 0.1, 600)
@@ -263,6 +267,7 @@ def test_in_float32_with_p_above_n_loo_is_right_where_the_textbook_is_not(run):
 
 @pytest.mark.parametrize("shape", [(80, 60), (61, 60)])  # of the two forms
 @precisions
+@pytest.mark.first_is_quick
 def test_in_float32_loo_is_right_where_n_is_little_above_p(shape, run):
     x, y = problem(*shape, shift=0.0)
     lams = np.logspace(-1, 4, 12)
@@ -315,6 +320,7 @@ def fold_scores(x, y, folds, lams, weights=None, solver="auto"):
 
 
 @pytest.mark.parametrize("shape", [(60, 5), (31, 200)])
+@pytest.mark.first_is_quick
 def test_traced_folds_agree_in_float32(shape):
     x, y = problem(*shape)
     folds = Folds.from_sklearn(KFold(4), x)
@@ -325,6 +331,7 @@ def test_traced_folds_agree_in_float32(shape):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(30, 4), (16, 30)])
+@pytest.mark.first_is_quick
 def test_weighted_folds_fit_and_score_with_the_weights(shape):
     x, y = problem(*shape)
     weights = some_weights(shape[0])
@@ -334,6 +341,7 @@ def test_weighted_folds_fit_and_score_with_the_weights(shape):
 
 
 @pytest.mark.parametrize("method", ["loo", "gcv", kfold(10, 5)], ids=["loo", "gcv", "folds"])
+@pytest.mark.first_is_quick
 def test_of_equal_scores_the_largest_lambda_wins_in_any_order(method):
     lams = [1e6, 1.0, 1e7, 3.0, 2.0, 10.0, 20.0]
     chosen = linear.ridge_cv(X, np.full(10, 0.1), lams, method=method)
@@ -374,6 +382,7 @@ def assert_float32(results):
 
 
 @kinds
+@pytest.mark.first_is_quick
 def test_features_of_unlike_scales_need_not_be_standardized(kind):
     x, y = load_breast_cancer(return_X_y=True)  # standard deviations from 0.003 to 569
     x, lams = kind(x), np.logspace(-3, 3, 7)
@@ -388,6 +397,7 @@ def test_features_of_unlike_scales_need_not_be_standardized(kind):
 
 
 @kinds
+@pytest.mark.first_is_quick
 def test_folds_of_few_rows_are_scored_right_at_small_lambda(kind):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 20))
@@ -403,6 +413,7 @@ def test_folds_of_few_rows_are_scored_right_at_small_lambda(kind):
 
 
 @kinds
+@pytest.mark.first_is_quick
 def test_least_squares_keeps_a_feature_of_small_scale(kind):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 2)) * np.array([1e4, 1.0])
@@ -418,6 +429,7 @@ def test_least_squares_keeps_a_feature_of_small_scale(kind):
 
 @kinds
 @pytest.mark.parametrize("shape", [(50, 4), (6, 8)])
+@pytest.mark.first_is_quick
 def test_at_lambda_zero_a_column_that_is_a_sum_to_rounding_adds_nothing(kind, shape):
     x, y = problem(*shape)
     x[:, 3] = x[:, 1] + x[:, 2]
@@ -474,6 +486,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.first_is_quick
 def test_float64_inside_does_not_leak(name):
     call, x, y = CALLS[name], X.astype(np.float32), Y.astype(np.float32)
     assert_float32(call(x, y))
@@ -505,6 +518,7 @@ def test_with_x64_results_have_the_dtype_of_the_data(x64):
         ((20, 40), "loo", np.asarray),
     ],
 )
+@pytest.mark.first_is_quick
 def test_group_ridge_follows_the_scale_of_each_group(shape, method, kind):
     """A group in other units: the same fit, λ times their square."""
     rng = np.random.default_rng(0)
@@ -689,6 +703,7 @@ def test_l1_paths_in_float32_match_float64():
 
 @pytest.mark.usefixtures("x64")
 @l1_shapes
+@pytest.mark.first_is_quick
 def test_lasso_path_is_celers(shape):
     celer = pytest.importorskip("celer", reason="an oracle, without its dependencies on PyPI")
     x, y = sparse_problem(*shape)
@@ -767,6 +782,7 @@ def test_a_working_set_that_is_full_lets_go_of_what_is_zero_and_one_too_small_is
 
 
 @l1_shapes
+@pytest.mark.first_is_quick
 def test_too_few_sweeps_are_reported(shape):
     x, y = sparse_problem(*shape)
     path = linear.lasso_path(x, y, np.asarray(linear.lam_max(x, y)) * [1e-3], max_sweeps=2)
@@ -776,6 +792,7 @@ def test_too_few_sweeps_are_reported(shape):
 
 @pytest.mark.usefixtures("x64")
 @l1_shapes
+@pytest.mark.first_is_quick
 def test_duplicated_columns_converge(shape):
     x, y = sparse_problem(shape[0], shape[1] // 2)
     x = np.hstack([x, x])
@@ -1152,6 +1169,7 @@ def test_bad_arguments_are_errors_that_name_them(call, error, message):
 
 
 @pytest.mark.parametrize("function", DATA_FUNCTIONS.values(), ids=DATA_FUNCTIONS.keys())
+@pytest.mark.first_is_quick
 def test_an_intercept_is_a_bool(function):
     for wrong in ("no", None, 0, jnp.array(True)):
         with pytest.raises(TypeError, match="`intercept` must be True or False; got"):
@@ -1166,6 +1184,7 @@ def test_an_intercept_is_a_bool(function):
 
 @pytest.mark.parametrize("scalar", [np.float32, np.float64, np.array, jnp.float32])
 @pytest.mark.parametrize("shape", [(10, 3), (15, 200)])
+@pytest.mark.first_is_quick
 def test_tolerances_and_counts_may_be_numpys(scalar, shape):
     x, y = problem(*shape)
     plain = linear.lasso_path(x, y, [5.0], tol=2**-12, max_sweeps=500, max_active=100)
@@ -1227,6 +1246,7 @@ STIFF = ["first", "last", "middle", "middle wide", "far from 0", "far from 0, wi
 
 
 @pytest.mark.parametrize("name", STIFF)
+@pytest.mark.first_is_quick
 def test_features_of_unlike_scales_are_solved_as_without_inner_products(name):
     x, y, intercept = stiff(name)
     lams = np.array([0.01, 1.0, 100.0])
@@ -1243,6 +1263,7 @@ def test_features_of_unlike_scales_are_solved_as_without_inner_products(name):
         ("folds", "first"), ("folds", "last"), ("folds", "middle wide"), ("folds", "far from 0"),
     ],
 )  # fmt: skip
+@pytest.mark.first_is_quick
 def test_scores_of_unlike_scales_are_those_of_the_fits_left_out(method, name):
     x, y, intercept = stiff(name)
     lams = np.array([0.1, 1.0, 10.0])
@@ -1273,6 +1294,7 @@ def test_scores_of_unlike_scales_are_those_of_the_fits_left_out(method, name):
         ((20, 200), 2.0**66, 2.0**-33),  # powers of 2 round nothing: as many sweeps
     ],
 )
+@pytest.mark.first_is_quick
 def test_the_lasso_does_not_depend_on_units(shape, of_x, of_y):
     """float32 cannot hold the squares of such numbers."""
     rng = np.random.default_rng(0)

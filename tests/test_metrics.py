@@ -277,6 +277,7 @@ def test_strength_follows_the_schedule_and_the_law():
     ("factory", "per", "every"),
     [(optax.sgd, "leaf", 1), (optax.adam, "rule", 1), (optax.adam, "leaf", 2)],
 )
+@pytest.mark.first_is_quick
 def test_the_step_is_the_same_bit_for_bit(factory, per, every):
     plain = wdjax.decayed(factory)(0.01, weight_decay=0.1, gate=wdjax.gates.cautious)
     ours = measured(plain, per=per, every=every)
@@ -454,6 +455,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.first_is_quick
 def test_latest_finds_the_readings_under_wrappers(name):
     params, grads = PARAMS["dense"], GRADS["dense"]
     want = one_step(MEASURED, params, grads)[1]["weight"]
@@ -519,6 +521,7 @@ def test_the_state_is_the_same_whatever_multipliers_strength_and_schedule():
 
 
 @pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.first_is_quick
 def test_a_state_of_other_groups_goes_on(jit):
     """A rule may come or go between save and restore; what was read under the old ones stays."""
     old, new = (measured(sgd(rules=rules), every=2) for rules in (wdjax.standard(), RULES))

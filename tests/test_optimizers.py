@@ -64,6 +64,7 @@ def first_update(optimizer, params=PARAMS, grads=None, **extra):
 
 
 @every
+@pytest.mark.first_is_quick
 def test_decay_is_the_factory_s_own_step_minus_the_fraction(name):
     """θ⁺ − θ = Δ − s m θ, with Δ the step of the factory without decay."""
     factory = FACTORIES[name]

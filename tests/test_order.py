@@ -339,6 +339,7 @@ for build in (right, coupled, wrong, lambda: wdjax.adamw(0.1, weight_decay=0.1))
 
 
 @pytest.mark.parametrize("renamed", RENAMED.values(), ids=RENAMED)
+@pytest.mark.first_is_quick
 def test_where_optax_looks_otherwise_inside_nothing_is_refused_and_one_warning_says_so(
     renamed, tmp_path
 ):

@@ -61,6 +61,7 @@ def test_prox_equals_the_reference(case, x64):
 
 @joint
 @pytest.mark.parametrize("s", [0.1, 1.0])
+@pytest.mark.first_is_quick
 def test_prox_minimizes_its_objective(case, s, x64):
     """No reference at all: the definition, against a general-purpose minimizer."""
     z = np.random.default_rng(0).normal(size=(3, 2))
@@ -77,6 +78,7 @@ def test_prox_minimizes_its_objective(case, s, x64):
 
 
 @separable
+@pytest.mark.first_is_quick
 def test_prox_is_the_global_minimizer_of_a_dense_scan(case, x64):
     """Whatever the shape of R: no x on a grid of step 1e-3 is cheaper than the prox."""
     z = np.append(np.linspace(-3.97, 4.01, 61), [0.0, 1e-3, 6.0])
@@ -91,6 +93,7 @@ def test_prox_is_the_global_minimizer_of_a_dense_scan(case, x64):
 
 
 @separable
+@pytest.mark.first_is_quick
 def test_an_array_of_strengths_acts_entry_by_entry(case, x64):
     strengths = np.random.default_rng(6).uniform(0, 3, Z.shape)
     strengths[0, 1] = 0.0
@@ -186,6 +189,7 @@ def test_prox_is_non_expansive(case, s, x64):
 
 
 @proximal
+@pytest.mark.first_is_quick
 def test_prox_runs_under_vmap_over_strengths(case, x64):
     together = jax.vmap(case.penalty.prox, (None, 0))(Z, np.array(STRENGTHS))
     alone = [case.penalty.prox(Z, s) for s in STRENGTHS]

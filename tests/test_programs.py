@@ -36,6 +36,7 @@ def costs_of(name, *, bare=False):
 
 
 @pytest.mark.parametrize("name", DECAYED)
+@pytest.mark.first_is_quick
 def test_decay_adds_no_kernel_to_any_leaf(name):
     with_decay, without = (
         programs.kernels_of_leaves(programs.read(text_of(name, bare=bare)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_cases import METHODS, VERBS
+from method_cases import METHODS, VERBS, first_quick
 
 import wdjax
 from wdjax import adaptive
@@ -37,6 +37,8 @@ def where(condition):
 
 
 rows, verbs = each(METHODS), each(VERBS)
+# the lift is one for all rows of a verb
+first_rows = pytest.mark.parametrize("case", first_quick(METHODS))
 remembering = each(VERBS | where(lambda case: any(case.memory)))
 
 
@@ -169,7 +171,7 @@ def compiled(case):
 NARROW = {"float32": (2e-4, 5e-6), "bfloat16": (8e-3, 1e-4), "float16": (1e-3, 1e-5)}
 
 
-@rows
+@first_rows
 def test_it_equals_the_reference_in_narrow_dtypes_beside_awkward_leaves(case):
     """The last step of the float16 leaf is so long that its squares overflow: it stays finite."""
     scales = SCALES[3:]
@@ -187,7 +189,7 @@ def test_it_equals_the_reference_in_narrow_dtypes_beside_awkward_leaves(case):
             np.testing.assert_array_equal(old, new)
 
 
-@rows
+@first_rows
 def test_zeros_stay_zero(case):
     """And what lies at its anchor stays there."""
     init, update = compiled(case)
@@ -202,7 +204,7 @@ def test_zeros_stay_zero(case):
     chex.assert_tree_all_finite(got)
 
 
-@rows
+@first_rows
 def test_uncompiled_steps_equal_the_reference_and_a_state_may_have_other_containers(case):
     """A state made with lists works for params in tuples, as nnx changes them."""
     trees = [{"a": [tree(seed, scale=s)["a"]]} for seed, s in enumerate((1.0, 0.1, 1.0))]
@@ -217,7 +219,7 @@ def test_uncompiled_steps_equal_the_reference_and_a_state_may_have_other_contain
 # The strength and the multipliers.
 
 
-@rows
+@first_rows
 def test_traced_strengths_and_multipliers_run_under_vmap_and_equal_the_reference(case):
     """The derivative with respect to the strength is finite, also at zero weights."""
     numbers = [(case.x / 2, 0.5), (case.x, 0.0), (case.x if case.idle is None else case.idle, 1.0)]
@@ -290,7 +292,7 @@ def widening(x):
     return lambda count: jnp.float64(x)
 
 
-@rows
+@first_rows
 def test_it_remembers_what_the_table_says_in_float32_or_wider(case, x64):
     params = tree(0, np.float64) | {"b": tree(0, jnp.bfloat16)["b"]}
     tx = build(case, widening(case.x))  # must not widen what is remembered

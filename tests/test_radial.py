@@ -39,6 +39,7 @@ def trajectory(tx, params, updates):
 
 
 @methods
+@pytest.mark.first_is_quick
 def test_complex_leaves_turn_by_the_real_inner_product(case):
     """A complex group is a real group of twice the size."""
     real = lambda seed: np.random.default_rng(seed).normal(size=(2, 3, 2)).astype(np.float32)

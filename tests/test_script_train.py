@@ -180,6 +180,7 @@ def test_a_run_that_is_not_finite_fails_a_check_and_leaves_valid_json(script, tm
         (["--weight-decay", "1000", "--coupled", "--optimizer", "adam"], "gradient", None),
     ],
 )
+@pytest.mark.first_is_quick
 def test_the_audit_is_of_the_run_and_not_of_another_method(
     script, tmp_path, monkeypatch, options, acts, shrink
 ):

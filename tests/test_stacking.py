@@ -198,6 +198,7 @@ SLOW = {"adafactor", "muon", "decayed lamb", "CPR", "norm control", "hyperball",
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in STEPPERS]
 )
+@pytest.mark.first_is_quick
 def test_a_step_on_stacks_is_the_step_on_the_tree(name):
     params, state = on_the_tree(name)
     ours, our_state = on_stacks(name)

@@ -87,6 +87,7 @@ def assert_chosen(got, x, score, weights, intercept=True):
 
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("one", [False, True], ids=["targets", "one"])
+@pytest.mark.first_is_quick
 def test_a_path_is_that_of_all_data(one, intercept):
     x = X if intercept else X - FAR  # beside a column far from 0 others lose digits in any sums
     for weights in (None, WEIGHTS):
@@ -104,6 +105,7 @@ def test_a_path_with_a_lam_for_each_group():
 
 @pytest.mark.parametrize("per_target", [True, False])
 @pytest.mark.parametrize("method", ["gcv", "evidence"])
+@pytest.mark.first_is_quick
 def test_lam_chosen_by_a_criterion(method, per_target):
     for weights in (None, WEIGHTS):
         score = np.array([ridge(X, Y, lam, weights)[3][method] for lam in LAMS])
@@ -118,6 +120,7 @@ def test_lam_chosen_by_a_criterion(method, per_target):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.first_is_quick
 def test_lam_chosen_by_folds(intercept):
     x = X if intercept else X - FAR
     for weights in (None, WEIGHTS):
@@ -129,6 +132,7 @@ def test_lam_chosen_by_folds(intercept):
 
 
 @pytest.mark.parametrize("method", ["gcv", "evidence"])
+@pytest.mark.first_is_quick
 def test_a_lam_for_every_group(method):
     score = lambda lam: ridge(X, Y, lam[GROUPS])[3][method].sum()
     found = linear.group_ridge(total_of(x=X, y=Y), groups=GROUPS, method=method)
@@ -140,6 +144,7 @@ def test_a_lam_for_every_group(method):
 
 
 @pytest.mark.parametrize("method", ["gcv", "evidence"])
+@pytest.mark.first_is_quick
 def test_a_lam_for_every_group_is_that_of_all_data(method):
     options = {"groups": GROUPS, "method": method}
     got = jax.device_get(linear.group_ridge(total_of(x=X, y=Y), **options))

@@ -284,6 +284,7 @@ BUILDS = {
 
 
 @pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.first_is_quick
 def test_a_traced_hyperparameter_trains_as_a_python_number_does(name):
     build, hparams = BUILDS[name]
     folds = Folds.from_sklearn([(range(20), range(20, 30))], X)
@@ -1161,6 +1162,7 @@ def test_a_strength_that_flips_signs_is_refused_as_in_a_run_alone():
 
 
 @pytest.mark.parametrize("batch_size", [None, 7, 3])
+@pytest.mark.first_is_quick
 def test_some_of_the_folds_give_the_runs_that_they_gave_among_all(batch_size):
     rng = np.random.default_rng(0)
     data = {"x": rng.normal(size=(11, 2)), "y": rng.normal(size=11)}

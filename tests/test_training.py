@@ -203,6 +203,7 @@ def infinite_gradient(params, batch, model_state, key):
     ],
     ids=["adamw-1-nan", "adamw-2-infinite", "noise-1-infinite", "multisteps-2-nan"],
 )
+@pytest.mark.first_is_quick
 def test_a_step_that_is_not_finite_changes_nothing(loss_fn, accumulate, optimizer):
     model_state = {"calls": jnp.array(0), "loss": jnp.array(0.0)}
     state = TrainState.create(init(), optimizer, model_state=model_state, key=jax.random.key(1))
@@ -370,6 +371,7 @@ MOMENTUM = optax.sgd(0.1, momentum=0.9)  # not Adam: Optax itself mixes dtypes i
     ],
     ids=["plain", "narrow", "wide", "complex", "measured"],
 )
+@pytest.mark.first_is_quick
 def test_it_runs_where_dtypes_are_not_promoted(optimizer, accumulate, dtype, x64):
     """It added a truth value to a count; gradients of two widths met in the norm and in the sum."""
 

@@ -305,6 +305,7 @@ TAKES = {  # lengths and rates, not fractions of each number
 
 
 @pytest.mark.parametrize("method", TAKES.values(), ids=TAKES)
+@pytest.mark.first_is_quick
 def test_each_method_says_when_bfloat16_swallows_what_it_takes(method):
     params = {"kernel": np.linspace(-3, -1, 64).reshape(8, 8).astype(jnp.bfloat16)}
     with pytest.warns(UserWarning, match="bfloat16 parameters swallow this decay.*'kernel'"):

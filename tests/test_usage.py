@@ -98,6 +98,7 @@ by_own_rule.defvjp(
     [by_scan, by_branch, by_rows, by_own_rule, jax.jit(half_square), jax.checkpoint(half_square)],
     ids=["scan", "cond", "where", "custom_vjp", "jit", "checkpoint"],
 )
+@pytest.mark.first_is_quick
 def test_however_weights_are_used_they_are_used(loss):
     factor = {by_scan: 2, by_branch: 2, by_rows: 2}.get(loss, 1)
     np.testing.assert_allclose(start_loss(loss), factor * start_loss(half_square), rtol=1e-5)

@@ -104,6 +104,7 @@ ways = pytest.mark.parametrize("saved", [through_orbax, through_msgpack])
 
 
 @ways
+@pytest.mark.first_is_quick
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(saved, tmp_path):
     optimizer = first_optimizer()
     whole = trained(optimizer, begin(optimizer))

@@ -128,6 +128,7 @@ def test_nnx(check, build):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+@pytest.mark.first_is_quick
 def test_compensated_takes_partitioned_parameters(kind, dtype):
     nnx = pytest.importorskip("flax.nnx")
     ones = nnx.with_partitioning(nnx.initializers.ones_init(), ("fsdp", None))

@@ -284,6 +284,7 @@ def loss_fn(params, batch):
     ],
     ids=["cautious", "hyperball", "norm_control", "swd", "swd, parted", "spd"],
 )
+@pytest.mark.first_is_quick
 def test_masks_may_hide_leaves_from_what_is_given_all_raw_gradients(decay, hide):
     chain = optax.chain(optax.sgd(0.1), decay)
     labels = {"kernel": "decayed", "bias": "not"}
@@ -379,6 +380,7 @@ INJECTED = {
 
 
 @pytest.mark.parametrize("method", [*INJECTED])
+@pytest.mark.first_is_quick
 def test_numbers_of_radial_methods_may_be_injected(method):
     factory = INJECTED[method]()
     own = {"axes": (0,), "decay": 0.75, "eps": 1e-3} if method == "rotational" else {}
@@ -522,6 +524,7 @@ STRICT = {
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
 @pytest.mark.parametrize("decay", STRICT.values(), ids=STRICT)
+@pytest.mark.first_is_quick
 def test_it_runs_where_dtypes_are_not_promoted(decay, dtype):
     with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"):
         params = {"kernel": jax.ShapeDtypeStruct((2, 3), dtype)}
