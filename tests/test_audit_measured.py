@@ -15,7 +15,7 @@ from audit_cases import KERNELS, PARAMS, bare, built, sgd
 from hypothesis import strategies as st
 
 import wdjax
-from wdjax import audit, check_decay, same_decay
+from wdjax import audit, check_decay, penalties, same_decay
 from wdjax.audit import _standins
 from wdjax.audit._compiled import Compiled
 from wdjax.audit._machine import Plain
@@ -643,3 +643,18 @@ def test_a_method_that_keeps_a_length_is_no_decay_at_several_places():
     found = audit(params, optax.chain(optax.sgd(0.1), wdjax.radial.radial_brake(0.5)))
     assert not found.warnings
     assert {row["acts"] for row in found.rows if row["numbers"] > 3} <= {"unknown", "gradient"}
+
+
+@pytest.mark.parametrize("verb", [wdjax.decay_weights, wdjax.prox_weights])
+@pytest.mark.parametrize(
+    ("second", "is_twice"),
+    [
+        (penalties.l1, True),
+        (penalties.l2, False),  # with L1 an elastic net
+        (penalties.group_lasso(), False),  # with L1 a sparse group lasso
+    ],
+)
+def test_two_penalties_are_no_decay_twice_but_one_penalty_twice_is(verb, second, is_twice):
+    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(3)}
+    found = audit(params, optax.chain(sgd(), verb(1e-3, penalties.l1), verb(2e-3, second)))
+    assert [("2 places" in text) for text in found.warnings] == [True] * is_twice

@@ -129,9 +129,9 @@ SAYS = {
 # (projections, rotations), where twice is once (projections), and where no strength flips signs (a
 # prox, a cap).
 #
-# Not seen: twice, what gradients decide (a strict gate, swd, awd), what has a multiplier of its own
-# (cpr) and a prox of cubes. What acts on small weights alone (l0), or after three steps (own
-# bound). What gradients cause: before Adam (swd) and too strong (awd).
+# Not seen: twice, what gradients decide (a strict gate, swd, awd, ada_decay), what has a multiplier
+# of its own (cpr) and a prox of cubes. What acts on small weights alone (l0), or after three steps
+# (own bound). What gradients cause: before Adam (swd) and too strong (awd).
 TABLE = """
 add_decayed_weights l2           +  +  +  +  +  +
 decay_weights l2                 +  +  +  +  +  +
@@ -181,7 +181,7 @@ cumulative_l1                    +  +  +  +  +  +
 spd                              .  .  .  .  .  .
 swd                              ?  ?  +  ?  .  .
 awd                              ?  +  +  ?  ?  .
-ada_decay                        +  +  +  +  +  +
+ada_decay                        +  +  +  ?  +  +
 norm_control                     .  +  +  +  +  .
 hyperball                        .  +  +  +  .  .
 radial_brake                     .  .  .  .  +  .

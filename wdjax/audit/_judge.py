@@ -1,13 +1,12 @@
 """How decay acts on one kind of leaf, judged by its updates at one state."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wdjax.audit._machine import Arrays
 from wdjax.audit._probe import Probe, Response, dot, fraction, norm
-from wdjax.audit._pull import decays_in
+from wdjax.audit._pull import decays_in, same_in
 
 _ROUNDING = 3e-7  # of a sum of updates, in float32
 _ALIKE = 1e-3  # two measured fractions within this are one
@@ -275,7 +274,7 @@ def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> 
         return seen
     answered = [each for each in places if each[0].finite and _answers(each[0])]
     if seen.acts not in ("weights", "gradient"):
-        return seen._replace(places=max(1, *map(decays_in, _parts(z for z, _, _ in answered))))
+        return seen._replace(places=max(1, same_in([z for z, _, _ in answered])))
     direct: list[float] = []
     through: list[float] = []
     for z, r, memory in answered:
@@ -286,18 +285,3 @@ def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> 
         count = decays_in(direct + through)  # a method that keeps a length takes and gives back
         return seen._replace(acts="both", places=count) if count > 1 else seen
     return seen._replace(places=max(1, decays_in(direct)) if seen.acts == "weights" else 1)
-
-
-def _parts(places: Iterable[Response]) -> tuple[list[float], list[float]]:
-    """The pulls of places by themselves: what grows with the weights, and what is a length.
-
-    One of each is an elastic net, not a decay twice.
-    """
-    linear: list[float] = []
-    lengths: list[float] = []
-    for z in places:
-        if abs(z.fraction) > 0.01 * abs(z.odd):
-            linear.append(z.odd)
-        else:
-            lengths.append(z.odd)
-    return linear, lengths

@@ -38,6 +38,7 @@ class Response(NamedTuple):
         aside: the part of U(2θ) − U(θ) that is not along θ, 0 to 1.
         change: ‖U(2θ) − U(θ)‖ / ‖θ‖.
         odd: −⟨odd, θ⟩ / ⟨θ, θ⟩.
+        turn: what of U(θ) changes sign with the weights, as a list of numbers.
         pull: −⟨U(θ), θ⟩ / ⟨θ, θ⟩.
         even: ‖U(θ) + U(−θ)‖ / 2‖θ‖: what does not change sign with the weights.
         mean: ‖U(θ)‖ / ‖θ‖, of the mean over gradients of both signs.
@@ -49,6 +50,7 @@ class Response(NamedTuple):
     aside: float
     change: float
     odd: float
+    turn: np.ndarray
     pull: float
     even: float
     mean: float
@@ -73,6 +75,7 @@ def response(points: Points, theta: np.ndarray, size: float) -> Response:
         aside=norm(twice - once + f * theta) / change if change else 0.0,
         change=change / length,
         odd=-dot(odd, theta) / length**2,
+        turn=odd.ravel(),
         pull=-dot(once, theta) / length**2,
         even=norm(once + minus) / 2 / length,
         mean=norm(once) / length,

@@ -11,10 +11,13 @@ way to a point of rest c, U(θ) = x (c − θ), a step takes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from wdjax.audit._probe import Probe, dot
+import numpy as np
+
+from wdjax.audit._probe import Probe, Response, dot, norm
 
 _SCALES = (1e2, 1.0, 1e-2)  # a method that keeps a length pulls long weights inward
 _ROUNDING = 1e-6  # of a sum of weights and their update
+_ALONG = 0.998  # the cosine of two pulls along one line; that of L1 and L2 is 0.98 here
 
 
 class Pull(NamedTuple):
@@ -59,7 +62,7 @@ def pulls(probe: Probe, state: Any) -> list[Pull]:
     return found
 
 
-def decays_in(parts: Sequence[float]) -> int:
+def decays_in(pulls: Sequence[float]) -> int:
     """Count decays by the pulls of their parts.
 
     A proximal step takes all of θ off and gives nearly all of it back: what pulls the other way
@@ -69,13 +72,29 @@ def decays_in(parts: Sequence[float]) -> int:
         >>> decays_in([1.0, -0.99]), decays_in([0.01, 0.01]), decays_in([1.0, -0.99, 0.01])
         (1, 2, 2)
     """
-    if sum(parts) < 0:
-        parts = [-part for part in parts]
-    inward = [part for part in parts if part > 0]
-    for back in sorted(-part for part in parts if part < 0):
+    return len(_nets([np.array([pull]) for pull in pulls]))
+
+
+def same_in(parts: Sequence[Response]) -> int:
+    """Count how often pulls act along one line: L1 beside L2 is no decay twice, L1 beside L1 is."""
+    each = np.array([[z.odd, *z.turn] for z in parts])
+    nets = _nets(list(each)) if np.isfinite(each).all() else []
+
+    def alike(one: np.ndarray) -> int:
+        return sum(dot(one, net) > _ALONG * norm(one) * norm(net) for net in nets)
+
+    return max(map(alike, nets), default=0)
+
+
+def _nets(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What is left of parts that give back; the first number of each is its pull."""
+    outward = sum(part[0] for part in parts) < 0
+    parts = [-part for part in parts] if outward else list(parts)
+    inward = [part for part in parts if part[0] > 0]
+    for back in sorted((-part for part in parts if part[0] < 0), key=lambda part: part[0]):
         if inward:
-            nearest = min(inward, key=lambda part: abs(part - back))
-            inward.remove(nearest)
-            if nearest - back > _ROUNDING * nearest:
+            distances = [abs(part[0] - back[0]) for part in inward]
+            nearest = inward.pop(int(np.argmin(distances)))
+            if nearest[0] - back[0] > _ROUNDING * nearest[0]:
                 inward.append(nearest - back)
-    return len(inward)
+    return inward
