@@ -117,7 +117,7 @@ SAYS = {
     under_stop_gradient: "no gradient of the loss reaches still",
     on_the_wrong_side: "grow without a gradient",
     on_frozen_weights: "frozen weights decay",
-    twice: "2 places of one chain",
+    twice: "places of one chain",
     far_too_strong: "lower the strength",
     in_bfloat16: "swallows this decay",
 }
@@ -130,8 +130,9 @@ SAYS = {
 # prox, a cap).
 #
 # Not seen: twice, what gradients decide (a strict gate, swd, awd, ada_decay), what has a multiplier
-# of its own (cpr) and a prox of cubes. What acts on small weights alone (l0), or after three steps
-# (own bound). What gradients cause: before Adam (swd) and too strong (awd).
+# of its own (cpr) and a prox whose pull depends on the length of the weights or is not along them.
+# What acts on small weights alone (l0), or after three steps (own bound). What gradients cause:
+# before Adam (swd) and too strong (awd).
 TABLE = """
 add_decayed_weights l2           +  +  +  +  +  +
 decay_weights l2                 +  +  +  +  +  +
@@ -148,15 +149,15 @@ prox_weights group_lasso         +  +  +  +  +  +
 decay_weights cubic              +  +  +  +  +  +
 prox_weights cubic               +  +  +  ?  .  +
 decay_weights spread             +  +  +  +  +  +
-prox_weights spread              +  +  +  +  .  +
+prox_weights spread              +  +  +  ?  .  +
 decay_weights p_norm 0.8         +  +  +  +  +  +
-prox_weights p_norm 0.8          +  +  +  +  .  +
+prox_weights p_norm 0.8          +  +  +  ?  .  +
 prox_weights l0                  ?  ?  ?  .  +  .
-prox_weights l_half              +  +  +  +  +  +
+prox_weights l_half              +  +  +  ?  +  +
 decay_weights mcp                +  +  +  +  +  +
-prox_weights mcp                 +  +  +  +  +  +
+prox_weights mcp                 +  +  +  ?  +  +
 decay_weights scad               +  +  +  +  +  +
-prox_weights scad                +  +  +  +  +  +
+prox_weights scad                +  +  +  ?  +  +
 decay_weights huber              +  +  +  +  +  +
 prox_weights huber               +  +  +  +  .  +
 prox_weights ball                +  +  +  .  .  .
@@ -164,15 +165,15 @@ prox_weights sphere              +  +  +  .  .  .
 prox_weights nuclear             +  +  +  +  .  +
 add_decayed_weights spectral     +  +  +  +  +  +
 decay_weights spectral           +  +  +  +  +  +
-prox_weights spectral            +  +  +  +  .  +
-decay_weights orthogonal         +  +  +  ?  +  +
+prox_weights spectral            +  +  +  ?  .  +
+decay_weights orthogonal         +  +  +  +  +  +
 prox_weights spectral_cap        +  +  +  .  .  .
 decay_weights cautious           +  +  +  +  +  +
 decay_weights strictly_cautious  .  +  .  ?  +  .
 decay_after_step                 +  +  +  +  +  +
 decay_weights anchor init        +  +  +  +  +  +
 decay_after_step anchor init     +  +  +  +  +  +
-prox_weights anchor init         +  +  +  +  +  +
+prox_weights anchor init         +  +  +  ?  +  +
 cpr uniform                      +  +  +  ?  .  .
 cpr dependent                    +  +  +  ?  .  .
 cpr own bound                    ?  ?  ?  ?  .  .
@@ -183,7 +184,7 @@ swd                              ?  ?  +  ?  .  .
 awd                              ?  +  +  ?  ?  .
 ada_decay                        +  +  +  ?  +  +
 norm_control                     .  +  +  +  +  .
-hyperball                        .  +  +  +  .  .
+hyperball                        .  +  +  .  .  .
 radial_brake                     .  .  .  .  +  .
 project_radial                   +  +  +  .  +  +
 update_floor                     .  .  .  .  .  .

@@ -270,7 +270,7 @@ def _each_place(probe: Probe, state: Any, noise: Arrays, seen: list[Seen]) -> li
 
 def _with_places(seen: Seen, places: list[tuple[Response, Response, float]]) -> Seen:
     """Count the places; tell "both" from "gradient"."""
-    if seen.acts == "none":
+    if seen.acts in ("none", "unknown"):
         return seen
     answered = [each for each in places if each[0].finite and _answers(each[0])]
     if seen.acts not in ("weights", "gradient"):
